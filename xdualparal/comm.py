@@ -1,0 +1,85 @@
+"""Directed edges between stages.
+
+Knows: how a tensor gets from one rank to the next without either waiting for the other's computation. Must
+not know: what the tensors mean.
+
+xDiT's own ``pipeline_isend`` synchronises the device twice and drops the handle (DESIGN section 3). Here
+handles are kept, what is in flight is bounded, receives are posted ahead, and shapes follow from the schedule.
+"""
+
+from collections import deque
+
+import torch
+import torch.distributed as dist
+
+# Two messages in flight: one is used or made while the next one travels. More only adds memory.
+IN_FLIGHT = 2
+
+
+class Sender:
+    """The sending end of an edge. ``group``: the edge's own process group; ``peer``: the receiver's global rank."""
+
+    def __init__(self, group, peer):
+        self._group, self._peer = group, peer
+        self._pending = deque()
+
+    def send(self, tensor):
+        """Starts sending; waits only when IN_FLIGHT earlier messages have not arrived yet."""
+        while len(self._pending) >= IN_FLIGHT:
+            self._finish_oldest()
+        tensor = tensor.contiguous()
+        self._pending.append((dist.isend(tensor, self._peer, group=self._group), tensor))
+
+    def finish(self):
+        """Waits until everything sent has left."""
+        while self._pending:
+            self._finish_oldest()
+
+    def _finish_oldest(self):
+        work, _ = self._pending.popleft()
+        work.wait()
+
+
+class Receiver:
+    """The receiving end of an edge. ``shapes``: yields the shape of each message to come, in order."""
+
+    def __init__(self, group, peer, shapes, dtype, device):
+        self._group, self._peer = group, peer
+        self._shapes, self._dtype, self._device = iter(shapes), dtype, device
+        self._posted = deque()
+        for _ in range(IN_FLIGHT):
+            self._post()
+
+    def _post(self):
+        shape = next(self._shapes, None)
+        if shape is not None:
+            buffer = torch.empty(shape, dtype=self._dtype, device=self._device)
+            self._posted.append((dist.irecv(buffer, self._peer, group=self._group), buffer))
+
+    def receive(self):
+        """The next message. Waits until it is there."""
+        work, buffer = self._posted.popleft()
+        work.wait()
+        self._post()
+        return buffer
+
+
+class Loop:
+    """Both ends of the edge from a stage to itself: with one stage the last one is also the first."""
+
+    def __init__(self):
+        self._queue = deque()
+        self.send, self.receive = self._queue.append, self._queue.popleft
+
+    def finish(self):
+        """Nothing travels, so nothing is waited for."""
+
+
+def make_edge_groups(pipelines, backend):
+    """A process group for each directed edge of each ring in ``pipelines`` (lists of global ranks).
+
+    Every process of the world must call it with the same lists. Returns {(from_rank, to_rank): group}.
+    An edge has its own group, because on a shared one large messages both ways can wait for each other.
+    """
+    edges = [(a, b) for ranks in pipelines if len(ranks) > 1 for a, b in zip(ranks, ranks[1:] + ranks[:1])]
+    return {edge: dist.new_group(list(edge), backend=backend) for edge in edges}

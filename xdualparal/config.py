@@ -1,0 +1,61 @@
+"""What a user chooses about DualParal.
+
+Knows: the fields, their meaning and their limits. Must not know: torch, xDiT, or how anything is executed.
+"""
+
+from dataclasses import dataclass, field
+
+
+def _setting(default, help):
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class DualParalConfig:
+    """The settings of DualParal. Every field is also a launch flag, ``--dualparal_<field>``.
+
+    Raises ValueError when a field is outside its limits.
+    """
+
+    block_latents: int = _setting(
+        8, "latent frames denoised together (B); with Wan's VAE one latent frame is 4 video frames"
+    )
+    context_latents: int = _setting(
+        4, "latent frames of each neighbour that a block sees (C), 0 to block_latents"
+    )
+    trace: str | None = _setting(
+        None, "write what every stage did and when to this file, in Chrome's trace format (chrome://tracing)"
+    )
+
+    def __post_init__(self):
+        _check_whole("block_latents", self.block_latents, at_least=1)
+        _check_whole("context_latents", self.context_latents, at_least=0)
+        if self.context_latents > self.block_latents:
+            raise ValueError(
+                f"context_latents is {self.context_latents} and block_latents is {self.block_latents}: "
+                f"the context is taken from one block, so give context_latents 0 to {self.block_latents}"
+            )
+
+    @property
+    def window_latents(self):
+        """Latent frames in every window, B + C (DESIGN section 2)."""
+        return self.block_latents + self.context_latents
+
+    @property
+    def seen_latents(self):
+        """Latent frames that one pass attends to, B + 2C: the window and the next block's context."""
+        return self.block_latents + 2 * self.context_latents
+
+    def own_latents(self, block):
+        """Latent frames that ``block`` owns: B + C for block 0, B for every other one."""
+        return self.window_latents if block == 0 else self.block_latents
+
+    def num_blocks(self, latent_frames):
+        """Whole blocks that hold ``latent_frames`` (at least 1) latent frames."""
+        beyond_first = max(0, latent_frames - self.window_latents)
+        return 1 + -(-beyond_first // self.block_latents)
+
+
+def _check_whole(name, value, at_least):
+    if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
+        raise ValueError(f"{name} is {value!r}: give a whole number of {at_least} or more")

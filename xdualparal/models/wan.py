@@ -1,0 +1,127 @@
+"""Wan2.1 text-to-video.
+
+Knows: diffusers' WanTransformer3DModel, part by part. Must not know: stages, schedules, processes.
+Facts are from diffusers 0.42.1, models/transformers/transformer_wan.py, and DESIGN section 3.
+"""
+
+from functools import lru_cache
+
+import torch
+from diffusers.models.embeddings import get_1d_rotary_pos_embed
+from torch import nn
+
+from .base import Conditioning
+
+
+class Held(nn.Module):
+    """Stands in for a projection whose result does not change during a run."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def forward(self, _):
+        """The held tensor, whatever is asked."""
+        return self.value
+
+
+class WanFamily:
+    """See ``base.Family`` for what each function answers."""
+
+    trained_latents = 21  # 81 frames, DESIGN section 2
+
+    def __init__(self):
+        # Rows and columns are the same in every pass, a block's frames in each of its steps. 256 tables are
+        # more than the blocks in flight (one a step), and small: (positions, dim).
+        self._angles = lru_cache(maxsize=256)(_angles)
+
+    @staticmethod
+    def pipeline_class():
+        """diffusers' text-to-video pipeline of Wan."""
+        from diffusers import WanPipeline
+
+        return WanPipeline
+
+    def keep_stage(self, transformer, layers, is_first, is_last):
+        """Keeps the blocks in ``layers``, the patch embedding on the first and the head on the last stage."""
+        transformer.blocks = nn.ModuleList(transformer.blocks[n] for n in layers)
+        if not is_first:
+            transformer.patch_embedding = nn.Identity()
+        if not is_last:
+            transformer.proj_out = nn.Identity()
+
+    def prepare_attention(self, blocks):
+        """Gives ``blocks`` xDiT's attention processors where they have diffusers' own."""
+        from xfuser.model_executor.models.transformers.transformer_wan import xFuserWanAttnProcessor
+
+        for block in blocks:
+            if not isinstance(block.attn1.processor, xFuserWanAttnProcessor):
+                block.attn1.processor = xFuserWanAttnProcessor()
+                block.attn2.processor = xFuserWanAttnProcessor(
+                    use_ulysses_parallel_attention=False, is_cross_attention=True
+                )
+        return [block.attn1 for block in blocks]
+
+    def condition(self, transformer, timesteps, text):
+        """Per step the time embedding, (1, dim), and its projection, (1, 6, dim); the text, (branches, length, dim)."""
+        embedder = transformer.condition_embedder
+        no_text = text[:1, :0]
+        steps = []
+        for timestep in timesteps:  # one at a time: the ordinary pipeline's arithmetic, to the bit
+            head, blocks, _, _ = embedder(timestep.expand(1), no_text)
+            steps.append(Conditioning(head, blocks.unflatten(1, (6, -1))))
+        return steps, embedder.text_embedder(text)
+
+    def hold_text(self, blocks, text):
+        """Replaces the cross-attentions' key and value projections and key norm by their results."""
+        before = [(block.attn2, block.attn2.to_k, block.attn2.to_v, block.attn2.norm_k) for block in blocks]
+        for attention, to_k, to_v, norm_k in before:
+            attention.to_k, attention.to_v = Held(norm_k(to_k(text))), Held(to_v(text))
+            attention.norm_k = nn.Identity()
+
+        def let_go():
+            for attention, to_k, to_v, norm_k in before:
+                attention.to_k, attention.to_v, attention.norm_k = to_k, to_v, norm_k
+
+        return let_go
+
+    def rotary(self, transformer, start, grid):
+        """Cosines and sines, (1, tokens, 1, head_dim) float32, from float64 angles.
+
+        The model's own table ends at ``rope_max_seq_len`` (1024) positions; these go on.
+        """
+        rope = transformer.rope
+        axes = ((rope.t_dim, start, grid[0]), (rope.h_dim, 0, grid[1]), (rope.w_dim, 0, grid[2]))
+        tables = [self._angles(dim, first, count) for dim, first, count in axes]
+        return tuple(_spread([table[part] for table in tables], grid, transformer.device) for part in (0, 1))
+
+    def embed(self, transformer, latents):
+        """The patch embedding, tokens in (frame, row, column) order."""
+        return transformer.patch_embedding(latents).flatten(2).transpose(1, 2)
+
+    def head(self, transformer, hidden, conditioning, grid):
+        """Output norm, projection and unpatching."""
+        table = transformer.scale_shift_table.to(hidden.device)
+        shift, scale = (table + conditioning.head.unsqueeze(1)).chunk(2, dim=1)
+        hidden = (transformer.norm_out(hidden.float()) * (1 + scale) + shift).type_as(hidden)
+        patches = transformer.proj_out(hidden).unflatten(1, grid).unflatten(-1, (*transformer.config.patch_size, -1))
+        # (branches, frames, rows, columns, p_t, p_h, p_w, channels)
+        patches = patches.permute(0, 7, 1, 4, 2, 5, 3, 6)
+        return patches.flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+
+def _angles(dim, first, count):
+    positions = torch.arange(first, first + count, dtype=torch.float64)
+    return get_1d_rotary_pos_embed(
+        dim, positions, use_real=True, repeat_interleave_real=True, freqs_dtype=torch.float64
+    )
+
+
+def _spread(tables, grid, device):
+    frames, rows, columns = (table.to(device) for table in tables)
+    parts = (
+        frames.view(grid[0], 1, 1, -1).expand(*grid, -1),
+        rows.view(1, grid[1], 1, -1).expand(*grid, -1),
+        columns.view(1, 1, grid[2], -1).expand(*grid, -1),
+    )
+    return torch.cat(parts, dim=-1).reshape(1, grid[0] * grid[1] * grid[2], 1, -1)

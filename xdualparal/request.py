@@ -1,0 +1,156 @@
+"""What one call asks for, checked before anything is computed.
+
+Knows: the arguments of diffusers' WanPipeline, and what they mean in latents. Must not know: stages,
+blocks, processes.
+"""
+
+import copy
+
+import torch
+
+OUTPUT_TYPES = ("np", "pil", "pt", "latent")
+
+
+class Request:
+    """The arguments of one call. Raises ValueError for those that cannot work."""
+
+    def __init__(self, pipe, *, prompt=None, negative_prompt=None, height=480, width=832, num_frames=81,
+                 num_inference_steps=50, guidance_scale=5.0, generator=None, prompt_embeds=None,
+                 negative_prompt_embeds=None, max_sequence_length=512, output_type="np"):
+        self.pipe = pipe
+        self.prompt, self.negative_prompt = prompt, negative_prompt
+        self.height, self.width, self.num_frames = height, width, num_frames
+        self.num_inference_steps, self.guidance_scale = num_inference_steps, guidance_scale
+        self.prompt_embeds, self.negative_prompt_embeds = prompt_embeds, negative_prompt_embeds
+        self.max_sequence_length, self.output_type = max_sequence_length, output_type
+        self._check()
+        self.generator = generator if generator is not None else _shared_generator()
+        _check_generators(self.generator, self.num_videos)
+
+    def _check(self):
+        self.pipe.check_inputs(
+            self.prompt, self.negative_prompt, self.height, self.width, self.prompt_embeds, self.negative_prompt_embeds
+        )
+        check_size(self.height, self.width, self.pixels_per_token)
+        check_at_least_one("num_frames", self.num_frames)
+        check_at_least_one("num_inference_steps", self.num_inference_steps)
+        if self.output_type not in OUTPUT_TYPES:
+            raise ValueError(f"output_type is {self.output_type!r}: give one of {', '.join(OUTPUT_TYPES)}")
+        if self.branches == 2 and self.prompt_embeds is not None and self.negative_prompt_embeds is None:
+            raise ValueError("prompt_embeds come without negative_prompt_embeds: give both, or guidance_scale 1")
+
+    @property
+    def pixels_per_token(self):
+        """(rows, columns) of pixels that one token stands for: the VAE's factor times the patch."""
+        _, rows, columns = self.pipe.transformer.config.patch_size
+        factor = self.pipe.vae_scale_factor_spatial
+        return factor * rows, factor * columns
+
+    @property
+    def branches(self):
+        """2 with classifier-free guidance, 1 without (guidance_scale of 1 or less, as in diffusers)."""
+        return 2 if self.guidance_scale > 1 else 1
+
+    @property
+    def latent_frames(self):
+        """Latent frames that hold ``num_frames``: the first is 1 frame, each other one 4 (DESIGN section 2)."""
+        return 1 + -(-(self.num_frames - 1) // self.pipe.vae_scale_factor_temporal)
+
+    @property
+    def latent_shape(self):
+        """(channels, height, width) of a latent frame."""
+        factor = self.pipe.vae_scale_factor_spatial
+        return self.pipe.transformer.config.in_channels, self.height // factor, self.width // factor
+
+    @property
+    def has_embeds(self):
+        """Whether the caller has encoded the prompt already."""
+        return self.prompt_embeds is not None
+
+    @property
+    def text_shape(self):
+        """The shape of the encoded text, (branches, length, dim)."""
+        return self.branches, self.max_sequence_length, self.pipe.transformer.config.text_dim
+
+    def encode(self, device, dtype):
+        """The embeddings of the prompt and, with guidance, of the negative prompt, ``text_shape``."""
+        positive, negative = self.pipe.encode_prompt(
+            prompt=self.prompt, negative_prompt=self.negative_prompt, do_classifier_free_guidance=self.branches == 2,
+            prompt_embeds=self.prompt_embeds, negative_prompt_embeds=self.negative_prompt_embeds,
+            max_sequence_length=self.max_sequence_length, device=device,
+        )
+        texts = [positive, negative] if self.branches == 2 else [positive]
+        return torch.cat([text.to(device, dtype) for text in texts])
+
+    def make_scheduler(self, device):
+        """A fresh scheduler of the pipeline's kind with its timesteps set."""
+        scheduler = type(self.pipe.scheduler).from_config(self.pipe.scheduler.config)
+        scheduler.set_timesteps(self.num_inference_steps, device=device)
+        scheduler.set_begin_index(0)
+        return scheduler
+
+    def check_is_one_video(self):
+        """Raises ValueError when several videos are asked for."""
+        if self.num_videos > 1:
+            raise ValueError(f"{self.num_videos} prompts were given: a stream is one video, give one")
+
+    @property
+    def num_videos(self):
+        """How many videos are asked for: a prompt, or an embedding, each."""
+        if self.has_embeds:
+            return self.prompt_embeds.shape[0]
+        return len(self.prompt) if isinstance(self.prompt, list) else 1
+
+    def each_video(self):
+        """Yields a request for each video."""
+        for index in range(self.num_videos):
+            one = copy.copy(self)
+            one.prompt, one.negative_prompt = _nth(self.prompt, index), _nth(self.negative_prompt, index)
+            one.generator = _nth(self.generator, index)
+            one.prompt_embeds = _nth_row(self.prompt_embeds, index)
+            one.negative_prompt_embeds = _nth_row(self.negative_prompt_embeds, index)
+            yield one
+
+
+def check_at_least_one(name, value):
+    """Raises ValueError unless ``value`` is a whole number of 1 or more."""
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} is {value!r}: give a whole number of 1 or more")
+
+
+def check_size(height, width, pixels_per_token):
+    """Raises ValueError unless a frame of ``height`` x ``width`` pixels divides into tokens."""
+    for name, size, unit in zip(("height", "width"), (height, width), pixels_per_token):
+        if size < unit or size % unit:
+            nearest = max(unit, round(size / unit) * unit)
+            raise ValueError(f"{name} is {size}: the model needs a multiple of {unit}, for example {nearest}")
+
+
+def _check_generators(generators, num_videos):
+    listed = generators if isinstance(generators, list) else [generators]
+    if len(listed) not in (1, num_videos):
+        raise ValueError(f"{len(listed)} generators were given for {num_videos} videos: give one, or one for each")
+    for generator in listed:
+        if generator.device.type != "cpu":
+            raise ValueError(
+                f"the generator is on {generator.device}: give one on the CPU, torch.Generator().manual_seed(...), so "
+                "that every rank draws the same noise"
+            )
+
+
+def _shared_generator():
+    """A CPU generator with a seed of its own, the same on all ranks."""
+    seed = torch.randint(2**62, (1,))
+    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        holder = [seed]
+        torch.distributed.broadcast_object_list(holder, src=0)
+        seed = holder[0]
+    return torch.Generator().manual_seed(int(seed))
+
+
+def _nth(values, index):
+    return values[index if len(values) > 1 else 0] if isinstance(values, list) else values
+
+
+def _nth_row(rows, index):
+    return None if rows is None else rows[index:index + 1]

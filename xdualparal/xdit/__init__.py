@@ -1,0 +1,1 @@
+"""DualParal in xDiT's runner: the only place that imports it."""
