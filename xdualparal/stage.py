@@ -21,13 +21,19 @@ def layer_ranges(num_layers, num_stages):
 
 
 class Stage:
-    """The layers of stage ``index`` of ``count``. Building it drops the other layers from ``transformer``."""
+    """The layers of stage ``index`` of ``count``.
+
+    ``transformer``: whole, and then building the stage drops the other layers from it, or with the stage's own
+    layers only (see xdit/weights.py).
+    """
 
     def __init__(self, family, transformer, index, count):
         self.family, self.transformer = family, transformer
         self.index, self.is_first, self.is_last = index, index == 0, index == count - 1
-        layers = layer_ranges(len(transformer.blocks), count)[index]
-        family.keep_stage(transformer, layers, self.is_first, self.is_last)
+        layers = layer_ranges(transformer.config.num_layers, count)[index]
+        if len(transformer.blocks) == transformer.config.num_layers:
+            family.keep_stage(transformer, layers, self.is_first, self.is_last)
+        assert len(transformer.blocks) == len(layers), f"{len(transformer.blocks)} layers, stage {index} has {layers}"
         self._attentions = family.prepare_attention(transformer.blocks)
 
     def begin(self, config, timesteps, text, latent_size):

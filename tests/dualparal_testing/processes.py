@@ -1,0 +1,63 @@
+"""Real processes over gloo: started, given a time limit, always reaped."""
+
+import multiprocessing
+import os
+import socket
+import time
+import traceback
+
+LIMIT_S = 240
+
+
+def free_port():
+    """A TCP port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+def run_ranks(function, world_size, *args):
+    """``function(rank, *args)`` in ``world_size`` processes; what each returned, in rank order.
+
+    ``function`` must be importable. Raises AssertionError with the traceback of a rank that failed, or when
+    one is still running after LIMIT_S seconds.
+    """
+    context = multiprocessing.get_context("spawn")
+    results, port = context.Queue(), free_port()
+    ranks = [
+        context.Process(target=_rank, args=(function, rank, world_size, port, results, args)) for rank in range(world_size)
+    ]
+    for rank in ranks:
+        rank.start()
+    try:
+        return _collect(results, ranks)
+    finally:
+        for rank in ranks:
+            rank.join(5)
+            rank.kill()
+            rank.join()
+
+
+def _collect(results, ranks):
+    returned, end = {}, time.monotonic() + LIMIT_S
+    while len(returned) < len(ranks):
+        rank, value, failure = results.get(timeout=max(0.1, end - time.monotonic()))
+        assert failure is None, f"rank {rank}:\n{failure}"
+        returned[rank] = value
+    return [returned[rank] for rank in range(len(ranks))]
+
+
+def _rank(function, rank, world_size, port, results, args):
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR="localhost", MASTER_PORT=str(port)
+    )
+    import torch
+
+    from xdualparal import enable_host_platform
+
+    torch.set_num_threads(1)
+    enable_host_platform()
+    try:
+        results.put((rank, function(rank, *args), None))
+    except BaseException:
+        results.put((rank, None, traceback.format_exc()))

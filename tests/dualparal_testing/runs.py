@@ -1,0 +1,80 @@
+"""What the ranks of a test do."""
+
+from dataclasses import dataclass
+
+import torch
+
+from xdualparal import DualParalConfig, DualParalPipeline, initial_noise
+
+from .sequential import sequential_latents
+from .small_wan import SCHEDULERS, small_pipeline, small_transformer, texts
+
+SIZE = 32  # pixels; 4 x 4 in latents
+SEED = 5
+
+
+@dataclass(frozen=True)
+class Case:
+    """A video for the executor and for the sequential program."""
+
+    name: str
+    num_frames: int
+    num_steps: int
+    block: int = 4
+    context: int = 2
+    guidance_scale: float = 5.0
+    scheduler: str = "unipc"
+    rope_max_seq_len: int = 1024
+
+    def config(self):
+        """The DualParalConfig of the case."""
+        return DualParalConfig(block_latents=self.block, context_latents=self.context)
+
+    def arguments(self):
+        """The arguments of a pipeline call."""
+        positive, negative = texts()
+        return dict(
+            prompt_embeds=positive, negative_prompt_embeds=negative, height=SIZE, width=SIZE, num_frames=self.num_frames,
+            num_inference_steps=self.num_steps, guidance_scale=self.guidance_scale,
+            generator=torch.Generator().manual_seed(SEED), output_type="latent",
+        )
+
+    def sequential(self, **broken):
+        """The sequential program's latents."""
+        blocks = self.config().num_blocks(1 + -(-(self.num_frames - 1) // 4))
+        noise = initial_noise(blocks, self.block, self.context, (16, 4, 4), torch.Generator().manual_seed(SEED))
+        branches = texts() if self.guidance_scale > 1 else texts()[:1]
+        return sequential_latents(
+            small_transformer(), SCHEDULERS[self.scheduler], self.num_steps, noise, branches, self.guidance_scale,
+            self.block, self.context, **broken,
+        )
+
+
+CASES = [
+    Case("more blocks than steps", num_frames=120, num_steps=3),
+    Case("more steps than blocks", num_frames=57, num_steps=8),
+    Case("context as long as a block", num_frames=77, num_steps=4, block=3, context=3),
+    Case("no context", num_frames=77, num_steps=4, context=0),
+    Case("default sizes", num_frames=100, num_steps=4, block=8, context=4),
+    Case("no guidance", num_frames=77, num_steps=4, guidance_scale=1.0),
+    Case("dpm++", num_frames=77, num_steps=5, scheduler="dpm++"),
+    Case("one block", num_frames=21, num_steps=5),
+    Case("past the model's table of positions", num_frames=120, num_steps=3, rope_max_seq_len=8),
+]
+
+
+def engine_config(stages=1, **degrees):
+    """xDiT's EngineConfig for ``stages`` stages; starts torch.distributed from the environment."""
+    from xfuser import xFuserArgs
+
+    return xFuserArgs(model="small", pipefusion_parallel_degree=stages, **degrees).create_config()[0]
+
+
+def latents_of_cases(rank, stages, cases):
+    """The executor's latents of each case by name, as numpy arrays; None off the output rank."""
+    engine, latents = engine_config(stages), {}
+    for case in cases:
+        pipeline = DualParalPipeline(small_pipeline(case.scheduler, case.rope_max_seq_len), engine, case.config())
+        output = pipeline(**case.arguments())
+        latents[case.name] = None if output is None else output.frames.numpy()
+    return latents

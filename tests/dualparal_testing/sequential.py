@@ -1,0 +1,95 @@
+"""DESIGN section 2 as a plain sequential program on diffusers' stock modules. Shares no code with the executor."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+
+class AbsoluteRope(torch.nn.Module):
+    """Wan's rotary embedding for latent frames ``start`` and on, computed from the formula in float64."""
+
+    def __init__(self, head_dim):
+        super().__init__()
+        side = 2 * (head_dim // 6)
+        self.dims, self.start = (head_dim - 2 * side, side, side), 0
+
+    def forward(self, latents):
+        frames, rows, columns = latents.shape[2], latents.shape[3] // 2, latents.shape[4] // 2
+        where = np.stack(np.meshgrid(
+            np.arange(self.start, self.start + frames), np.arange(rows), np.arange(columns), indexing="ij"
+        )).reshape(3, -1).astype(np.float64)
+        angles = np.concatenate([
+            np.outer(axis, 1.0 / 10000.0 ** (np.arange(0, dim, 2) / dim)) for axis, dim in zip(where, self.dims)
+        ], axis=1).repeat(2, axis=1)
+        return tuple(torch.tensor(f(angles), dtype=torch.float32)[None, :, None, :] for f in (np.cos, np.sin))
+
+
+class ContextAttention:
+    """Self-attention that also sees ``extra`` (K, V) and remembers its own in ``seen``."""
+
+    def __init__(self):
+        self.extra = self.seen = None
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, rotary_emb=None):
+        cos, sin = rotary_emb
+        q, k, v = attn.norm_q(attn.to_q(hidden_states)), attn.norm_k(attn.to_k(hidden_states)), attn.to_v(hidden_states)
+        q, k, v = (x.unflatten(2, (attn.heads, -1)) for x in (q, k, v))
+        q, k = (self.rotate(x, cos, sin) for x in (q, k))
+        self.seen = (k, v)
+        if self.extra is not None:
+            k, v = (torch.cat(pair, dim=1) for pair in zip((k, v), self.extra))
+        out = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)))
+        return attn.to_out[0](out.transpose(1, 2).flatten(2))
+
+    @staticmethod
+    def rotate(x, cos, sin):
+        even, odd = x[..., 0::2], x[..., 1::2]
+        c, s = cos[..., 0::2], sin[..., 0::2]
+        return torch.stack([even * c - odd * s, even * s + odd * c], dim=-1).flatten(-2)
+
+
+@torch.no_grad()
+def sequential_latents(transformer, make_scheduler, num_steps, noise, texts, guidance_scale, block, context,
+                       next_context=True, previous_context_after=True):
+    """All latents of the video, (1, channels, latent frames, height, width).
+
+    ``noise``: the blocks' initial latents. ``texts``: one embedding a branch. The last two arguments break a rule of
+    the method, for tests of the tests: no next context; the previous context one step noisier.
+    """
+    transformer.rope = AbsoluteRope(transformer.config.attention_head_dim)
+    processors = [ContextAttention() for _ in transformer.blocks]
+    for layer, processor in zip(transformer.blocks, processors):
+        layer.attn1.processor = processor
+    latents, schedulers = [n.clone() for n in noise], []
+    history = [[n.clone()] for n in noise]
+    for _ in noise:
+        schedulers.append(make_scheduler())
+        schedulers[-1].set_timesteps(num_steps)
+    timesteps, count = schedulers[0].timesteps, len(noise)
+    per_frame = (noise[0].shape[3] // 2) * (noise[0].shape[4] // 2)
+
+    for wave in range(count + num_steps - 1):
+        kept = None
+        start = [x.clone() for x in latents]
+        for i in range(min(wave, count - 1), max(0, wave - num_steps + 1) - 1, -1):
+            step = wave - i
+            window = start[i]
+            if i > 0 and context > 0:
+                previous = start[i - 1] if previous_context_after else history[i - 1][step]
+                window = torch.cat([previous[:, :, -context:], window], dim=2)
+            transformer.rope.start = i * block
+            predictions, keep = [], []
+            for branch, text in enumerate(texts):
+                for n, processor in enumerate(processors):
+                    processor.extra = kept[branch][n] if kept and next_context and context else None
+                predictions.append(transformer(window, timesteps[step].expand(1), text, return_dict=False)[0])
+                first, last = context * per_frame, 2 * context * per_frame
+                keep.append([tuple(x[:, first:last] for x in processor.seen) for processor in processors])
+            kept = keep
+            prediction = predictions[0]
+            if len(texts) == 2:
+                prediction = predictions[1] + guidance_scale * (predictions[0] - predictions[1])
+            own = prediction[:, :, -start[i].shape[2]:]
+            latents[i] = schedulers[i].step(own, timesteps[step], start[i], return_dict=False)[0]
+            history[i].append(latents[i])
+    return torch.cat(latents, dim=2)

@@ -1,0 +1,55 @@
+"""A small Wan pipeline with random weights, the same in every process."""
+
+import torch
+from diffusers import (
+    AutoencoderKLWan,
+    DPMSolverMultistepScheduler,
+    UniPCMultistepScheduler,
+    WanPipeline,
+    WanTransformer3DModel,
+)
+
+TEXT_DIM = 32
+SCHEDULERS = {
+    "unipc": lambda: UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+    ),
+    "dpm++": lambda: DPMSolverMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0, algorithm_type="dpmsolver++"
+    ),
+}
+
+
+def small_transformer(rope_max_seq_len=1024):
+    """4 layers, 4 heads; weights from seed 0, with attention sharp enough for the context to matter."""
+    torch.manual_seed(0)
+    transformer = WanTransformer3DModel(
+        num_attention_heads=4, attention_head_dim=12, in_channels=16, out_channels=16, text_dim=TEXT_DIM, freq_dim=32,
+        ffn_dim=64, num_layers=4, rope_max_seq_len=rope_max_seq_len,
+    )
+    for block in transformer.blocks:
+        block.attn1.norm_q.weight.data.fill_(2.0)
+        block.scale_shift_table.data.normal_(std=0.5)
+    return transformer.eval()
+
+
+def small_vae():
+    """Spatial factor 8, temporal factor 4, as Wan2.1's."""
+    torch.manual_seed(1)
+    return AutoencoderKLWan(
+        base_dim=8, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
+    ).eval()
+
+
+def small_pipeline(scheduler="unipc", rope_max_seq_len=1024):
+    """A WanPipeline without text encoder: give it prompt_embeds."""
+    return WanPipeline(
+        tokenizer=None, text_encoder=None, vae=small_vae(), scheduler=SCHEDULERS[scheduler](),
+        transformer=small_transformer(rope_max_seq_len),
+    )
+
+
+def texts():
+    """(prompt_embeds, negative_prompt_embeds), (1, 8, TEXT_DIM) each."""
+    generator = torch.Generator().manual_seed(2)
+    return [torch.randn(1, 8, TEXT_DIM, generator=generator) for _ in range(2)]

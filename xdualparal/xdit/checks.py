@@ -1,0 +1,109 @@
+"""Refuses a command that cannot work, before any weight is loaded.
+
+Knows: what the flags mean together. Must not know: processes, or how a run is made.
+"""
+
+import difflib
+import math
+import os
+import tempfile
+from pathlib import Path
+
+from xfuser import xFuserArgs
+from xfuser.model_executor.models.runner_models.base_model import MODEL_REGISTRY
+
+from ..request import check_at_least_one, check_size
+from ..stage import layer_ranges
+from .flags import dualparal_config, xdit_args
+from .models import DUALPARAL_MODELS
+
+# diffusers' WanPipeline.check_inputs asks for multiples of 16 whatever the VAE and the patch are.
+PIXEL_MULTIPLE = (16, 16)
+_DEGREES = (
+    "dualparal_degree", "ulysses_degree", "ring_degree", "data_parallel_degree", "tensor_parallel_degree",
+    "pipefusion_parallel_degree",
+)
+_NOT_YET = (*_DEGREES[1:], "fully_shard_degree", "text_encoder_tp_degree")
+
+
+def num_processes(args):
+    """The product of all degrees in ``args``, a dict of parsed flags, as xdit reckons it."""
+    return math.prod(args[name] or 1 for name in _DEGREES) * (2 if args["use_cfg_parallel"] else 1)
+
+
+def check_command(args, world_size):
+    """The model class for ``args``, a dict of parsed flags, to run on ``world_size`` processes.
+
+    Raises ValueError, with what was given, what is allowed and what to do, for a command that cannot work.
+    """
+    model = _check_model(args["model"], args["dualparal_degree"])
+    if not args["prompt"] and not args["dataset_path"]:
+        raise ValueError('the prompt is missing: add --prompt "what the video shows"')
+    if args["dualparal_degree"] is not None:
+        _check_dualparal(args, model)
+    _check_world(args, world_size)
+    _check_writable(Path(args["output_directory"]), "--output_directory")
+    model(xFuserArgs.from_runner_args(xdit_args(args)))  # xDiT's own checks of what the model supports
+    return model
+
+
+def _check_model(name, degree):
+    known = {**MODEL_REGISTRY, **DUALPARAL_MODELS}
+    if name not in known:
+        raise ValueError(f"model {name!r} is not known: give one of {', '.join(_nearest_first(name, known))}")
+    if degree is None and name not in MODEL_REGISTRY:
+        raise ValueError(f"model {name} runs with DualParal only: add --dualparal_degree 1 (or more)")
+    if degree is not None and name not in DUALPARAL_MODELS:
+        supported = ", ".join(_nearest_first(name, DUALPARAL_MODELS))
+        raise ValueError(
+            f"model {name} has no DualParal support: give one of {supported}, or leave --dualparal_degree out"
+        )
+    return known[name] if degree is None else DUALPARAL_MODELS[name]
+
+
+def _nearest_first(name, known):
+    def likeness(other):
+        return difflib.SequenceMatcher(None, str(name).lower(), other.lower()).ratio()
+
+    return sorted(known, key=likeness, reverse=True)
+
+
+def _check_dualparal(args, model):
+    config, degree = dualparal_config(args), args["dualparal_degree"]
+    if not 1 <= degree <= model.num_layers:
+        raise ValueError(
+            f"--dualparal_degree is {degree}: every stage needs a layer and {args['model']} has "
+            f"{model.num_layers}, give 1 to {model.num_layers}"
+        )
+    layer_ranges(model.num_layers, degree)
+    for name in _NOT_YET:
+        if (args[name] or 1) > 1:
+            raise ValueError(f"--{name} {args[name]} does not go with --dualparal_degree yet: leave it out")
+    if args["use_cfg_parallel"]:
+        raise ValueError("--use_cfg_parallel does not go with --dualparal_degree yet: leave it out")
+    defaults = model.default_input_values
+    sizes = [args[name] if args[name] is not None else getattr(defaults, name) for name in ("height", "width")]
+    check_size(*sizes, PIXEL_MULTIPLE)
+    for name in ("num_frames", "num_inference_steps"):
+        check_at_least_one(f"--{name}", args[name] if args[name] is not None else getattr(defaults, name))
+    if config.trace:
+        _check_writable(Path(config.trace).parent, "the folder of --dualparal_trace")
+
+
+def _check_world(args, world_size):
+    wanted = num_processes(args)
+    if wanted != world_size:
+        given = ", ".join(f"{name} {args[name]}" for name in _DEGREES if (args[name] or 1) > 1) or "no degree above 1"
+        raise ValueError(
+            f"the degrees ({given}) make {wanted} processes and {world_size} were started: change a degree, or "
+            f"start {wanted}"
+        )
+
+
+def _check_writable(folder, flag):
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"{flag} {folder} cannot be written ({error.strerror}): give a folder that can") from None

@@ -1,0 +1,73 @@
+"""DualParal's launch flags beside xDiT's.
+
+Knows: the command line. Must not know: models, processes.
+"""
+
+import sys
+from dataclasses import fields
+from typing import get_args
+
+from xfuser import xFuserArgs
+from xfuser.config import FlexibleArgumentParser
+
+from ..config import DualParalConfig
+
+
+class OneLineParser(FlexibleArgumentParser):
+    """xDiT's parser, except that an error is one line: xDiT's usage text is over a hundred."""
+
+    def error(self, message):
+        """Ends the program with exit code 2."""
+        refuse(f"{message} ({self.prog} --help lists the flags)")
+
+
+def refuse(message):
+    """Says on stderr why the command cannot run, in one line, and ends the program with exit code 2."""
+    sys.stderr.write("xdit-dualparal: error: " + " ".join(str(message).split()) + "\n")
+    sys.exit(2)
+
+
+def make_parser():
+    """A parser with every flag of xDiT's runner and DualParal's own group."""
+    parser = OneLineParser(
+        prog="xdit-dualparal",
+        description="xDiT with DualParal: long videos, pipelined over GPUs. Takes every flag of xdit; "
+        "--dualparal_degree turns DualParal on. --nnodes, --node_rank, --master_addr, --master_port and "
+        "--nproc_per_node go to torchrun.",
+    )
+    xFuserArgs.add_runner_args(parser)
+    add_dualparal_args(parser)
+    return parser
+
+
+def add_dualparal_args(parser):
+    """Adds ``--dualparal_degree`` and a flag for each field of DualParalConfig, in a group of their own."""
+    group = parser.add_argument_group("DualParal Options")
+    group.add_argument(
+        "--dualparal_degree", type=int, metavar="N",
+        help="turn DualParal on with N pipeline stages (1 is allowed); multiplies the number of processes",
+    )
+    for field in fields(DualParalConfig):
+        group.add_argument(
+            f"--dualparal_{field.name}", type=_type_of(field), default=field.default,
+            help=f"{field.metadata['help']} (default: {field.default})",
+        )
+
+
+def _type_of(field):
+    return next((t for t in get_args(field.type) if t is not type(None)), field.type)
+
+
+def dualparal_config(args):
+    """The DualParalConfig in ``args``, a dict of parsed flags. Raises ValueError as DualParalConfig does."""
+    return DualParalConfig(**{field.name: args[f"dualparal_{field.name}"] for field in fields(DualParalConfig)})
+
+
+def xdit_args(args):
+    """``args`` with DualParal's degree where xDiT has its own pipeline's, as its configuration expects it.
+
+    One patch: more would wake PipeFusion's stale K/V paths (DESIGN section 3).
+    """
+    if args["dualparal_degree"] is None:
+        return dict(args)
+    return dict(args, pipefusion_parallel_degree=args["dualparal_degree"], num_pipeline_patch=1)

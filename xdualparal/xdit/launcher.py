@@ -1,0 +1,100 @@
+"""The command ``xdit-dualparal``: checks a command, then runs it on as many processes as its degrees make.
+
+Knows: torchrun's command line. Must not know: what the processes do.
+"""
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+from .host import enable_host_platform
+
+RUNNER = "xdualparal.xdit.runner"
+
+
+def main(argv=None):
+    """Runs the command ``argv`` (by default the program's) and ends with its exit code; 2 when it cannot work."""
+    enable_host_platform()
+    launch, rest = split_launch_args(sys.argv[1:] if argv is None else argv)
+    processes = _checked_processes(launch, rest)
+    sys.exit(_run(torchrun_command(launch, processes, rest)))
+
+
+def split_launch_args(argv):
+    """(the flags that are torchrun's, as a namespace; all others, in order)."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name, kind in (("nnodes", int), ("node_rank", int), ("nproc_per_node", int), ("master_port", int)):
+        parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", type=kind)
+    parser.add_argument("--master_addr", "--master-addr", default="localhost")
+    parser.error = _refuse
+    launch, rest = parser.parse_known_args(argv)
+    launch.nnodes, launch.node_rank = launch.nnodes or 1, launch.node_rank or 0
+    return launch, rest
+
+
+def _checked_processes(launch, rest):
+    """The processes to start on this node. Ends the program with one line when the command cannot work."""
+    from .checks import check_command, num_processes
+    from .flags import make_parser
+
+    args = vars(make_parser().parse_args(rest))
+    wanted = num_processes(args)
+    per_node = launch.nproc_per_node or max(1, wanted // launch.nnodes)
+    os.environ.setdefault("RANK", "0"), os.environ.setdefault("WORLD_SIZE", "1")  # xDiT's logger reads them
+    try:
+        check_command(args, per_node * launch.nnodes)
+    except ValueError as error:
+        _refuse(error)
+    return per_node
+
+
+def _refuse(message):
+    from .flags import refuse
+
+    refuse(message)
+
+
+def torchrun_command(launch, processes, rest):
+    """The torchrun command line that starts ``processes`` runners on this node."""
+    port = launch.master_port or (_free_port() if launch.nnodes == 1 else 29500)  # 29500: torchrun's own
+    return [
+        sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--nnodes={launch.nnodes}",
+        f"--node_rank={launch.node_rank}", f"--master_addr={launch.master_addr}", f"--master_port={port}",
+        "-m", RUNNER, *rest,
+    ]
+
+
+def _free_port():
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+def _run(command):
+    """The exit code of ``command``. Its processes form a group, which gets our signals and ends with us."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
+    process = subprocess.Popen(command, start_new_session=True, env=environment)
+
+    def forward(number, _):
+        os.killpg(process.pid, number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, forward)
+    try:
+        return process.wait()
+    finally:
+        _end_group(process.pid)
+
+
+def _end_group(group):
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # all have ended, as they should
+
+
+if __name__ == "__main__":
+    main()
