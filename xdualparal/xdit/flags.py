@@ -50,6 +50,7 @@ def add_dualparal_args(parser):
     for field in fields(DualParalConfig):
         group.add_argument(
             f"--dualparal_{field.name}", type=_type_of(field), default=field.default,
+            metavar="N" if _type_of(field) is int else "FILE",
             help=f"{field.metadata['help']} (default: {field.default})",
         )
 

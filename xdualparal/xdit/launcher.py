@@ -4,11 +4,14 @@ Knows: torchrun's command line. Must not know: what the processes do.
 """
 
 import argparse
+import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
+import warnings
+from contextlib import contextmanager
 
 from .host import enable_host_platform
 
@@ -17,9 +20,11 @@ RUNNER = "xdualparal.xdit.runner"
 
 def main(argv=None):
     """Runs the command ``argv`` (by default the program's) and ends with its exit code; 2 when it cannot work."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of image processors that nothing here uses
     enable_host_platform()
     launch, rest = split_launch_args(sys.argv[1:] if argv is None else argv)
-    processes = _checked_processes(launch, rest)
+    with _quietly():
+        processes = _checked_processes(launch, rest)
     sys.exit(_run(torchrun_command(launch, processes, rest)))
 
 
@@ -27,12 +32,16 @@ def split_launch_args(argv):
     """(the flags that are torchrun's, as a namespace; all others, in order)."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name, kind in (("nnodes", int), ("node_rank", int), ("nproc_per_node", int), ("master_port", int)):
-        parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", type=kind)
-    parser.add_argument("--master_addr", "--master-addr", default="localhost")
+        parser.add_argument(*_spellings(name), type=kind)
+    parser.add_argument(*_spellings("master_addr"), default="localhost")
     parser.error = _refuse
     launch, rest = parser.parse_known_args(argv)
     launch.nnodes, launch.node_rank = launch.nnodes or 1, launch.node_rank or 0
     return launch, rest
+
+
+def _spellings(name):
+    return sorted({f"--{name}", f"--{name.replace('_', '-')}"})
 
 
 def _checked_processes(launch, rest):
@@ -49,6 +58,15 @@ def _checked_processes(launch, rest):
     except ValueError as error:
         _refuse(error)
     return per_node
+
+
+@contextmanager
+def _quietly():
+    """The processes will warn of what there is to warn of; here only a refusal is of interest."""
+    logging.disable(logging.WARNING)
+    with warnings.catch_warnings(action="ignore"):
+        yield
+    logging.disable(logging.NOTSET)
 
 
 def _refuse(message):

@@ -32,11 +32,11 @@ def load_wan_stage(folder, index, count, dtype):
     if index > 0:
         parts.update(text_encoder=None, tokenizer=None)
     if index == count - 1:
-        parts["vae"] = AutoencoderKLWan.from_pretrained(folder / "vae", torch_dtype=torch.float32)
+        parts["vae"] = AutoencoderKLWan.from_pretrained(folder / "vae", dtype=torch.float32)
     else:
         with init_empty_weights():
             parts["vae"] = AutoencoderKLWan.from_config(AutoencoderKLWan.load_config(folder / "vae"))
-    return WanPipeline.from_pretrained(folder, torch_dtype=dtype, **parts)
+    return WanPipeline.from_pretrained(folder, dtype=dtype, **parts)
 
 
 def load_transformer_stage(folder, index, count, dtype):

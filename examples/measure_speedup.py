@@ -1,0 +1,66 @@
+"""How much faster two processes with one thread each make the demo video than one process with one thread.
+
+    python examples/measure_speedup.py [--runs 5] [--num_frames 257]
+
+Runs both in turn, and prints for each the seconds from the synchronised start of a run to its finished mp4 (xDiT's
+timings.json), their medians, the ratio pair by pair, and how much of the time both stages worked at once.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import tempfile
+from pathlib import Path
+
+from xdualparal.schedule import parse_action
+from xdualparal.simulate import Span, Trace
+
+
+def run_once(degree, num_frames, folder):
+    """Seconds that the demo video takes with ``degree`` stages, one thread a process."""
+    command = [
+        "xdit-dualparal", "--model", "tiny-wan", "--prompt", "a red circle on a dark background",
+        "--num_frames", str(num_frames), "--dualparal_degree", str(degree), "--output_directory", folder,
+        "--dualparal_trace", f"{folder}/trace.json",
+    ]
+    environment = dict(os.environ, OMP_NUM_THREADS="1")
+    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return json.loads((Path(folder) / "timings.json").read_text())[-1]
+
+
+def recorded_trace(file):
+    """The Trace (seconds) in a file that --dualparal_trace wrote."""
+    rows = {}
+    for event in json.loads(Path(file).read_text())["traceEvents"]:
+        start = event["ts"] / 1e6
+        span = Span(parse_action(event["args"]["action"]), start, start + event["dur"] / 1e6)
+        rows.setdefault(event["tid"], []).append(span)
+    return Trace(tuple(tuple(rows[stage]) for stage in sorted(rows)))
+
+
+def main():
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--num_frames", type=int, default=257)
+    arguments = parser.parse_args()
+    folder, one, two, overlaps = tempfile.mkdtemp(), [], [], []
+    for _ in range(arguments.runs):
+        one.append(run_once(1, arguments.num_frames, folder))
+        two.append(run_once(2, arguments.num_frames, folder))
+        overlaps.append(recorded_trace(f"{folder}/trace.json").overlap())
+        print(f"1 process {one[-1]:.2f} s   2 processes {two[-1]:.2f} s   ratio {one[-1] / two[-1]:.2f}", flush=True)
+    shutil.rmtree(folder)
+    ratios = [a / b for a, b in zip(one, two)]
+    print(
+        f"medians: {statistics.median(one):.2f} s, {statistics.median(two):.2f} s, ratio {statistics.median(ratios):.2f} "
+        f"({min(ratios):.2f} to {max(ratios):.2f}); both stages work at once {100 * statistics.median(overlaps):.0f} % "
+        "of the time in which any does"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Directed edges between real processes over gloo."""
+
+import pytest
+import torch
+import torch.distributed as dist
+from dualparal_testing.processes import run_ranks
+
+from xdualparal.comm import IN_FLIGHT, Loop, Receiver, Sender, make_edge_groups
+
+MESSAGES, ELEMENTS = 7, 2_000_000  # 8 MB each, more than any socket buffer
+
+
+def round_the_ring(rank, ranks):
+    """Every rank sends all its messages first, then receives its neighbour's; the sums that it received."""
+    dist.init_process_group("gloo")
+    groups = make_edge_groups([list(range(ranks))], "gloo")
+    before, after = (rank - 1) % ranks, (rank + 1) % ranks
+    shapes = [(ELEMENTS + n,) for n in range(MESSAGES)]
+    receiver = Receiver(groups[before, rank], before, shapes, torch.float32, torch.device("cpu"))
+    sender = Sender(groups[rank, after], after)
+    sums = []
+    for n in range(MESSAGES):
+        sender.send(torch.full((ELEMENTS + n,), float(rank)))
+        assert len(sender._pending) <= IN_FLIGHT and len(receiver._posted) <= IN_FLIGHT
+        if n >= IN_FLIGHT - 1:
+            sums.append(receiver.receive().double().mean().item())
+    sums += [receiver.receive().double().mean().item() for _ in range(IN_FLIGHT - 1)]
+    sender.finish()
+    assert not sender._pending and not receiver._posted
+    return sums
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_all_send_before_they_receive(ranks):
+    for rank, sums in enumerate(run_ranks(round_the_ring, ranks, ranks)):
+        assert sums == [float((rank - 1) % ranks)] * MESSAGES
+
+
+def test_loop():
+    loop = Loop()
+    loop.send(1), loop.send(2)
+    assert (loop.receive(), loop.receive()) == (1, 2)
+    loop.finish()

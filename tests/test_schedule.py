@@ -1,0 +1,100 @@
+"""The schedule as data: golden files, its own text, its needs."""
+
+import itertools
+
+import pytest
+
+from xdualparal import build_schedule
+from xdualparal.render import time_grid
+from xdualparal.schedule import FORWARD, STEP, Action, in_order, parse_action, parse_schedule, waves
+
+SIZES = list(itertools.product((1, 2, 5), (1, 3, 4), (1, 2, 4)))
+
+
+@pytest.mark.parametrize("sizes", [(1, 3, 1), (3, 2, 2), (3, 4, 2), (4, 5, 4)])
+def test_golden(sizes, golden):
+    schedule = build_schedule(*sizes)
+    file = golden / f"blocks{sizes[0]}_steps{sizes[1]}_stages{sizes[2]}.txt"
+    assert f"{schedule}\n{time_grid(schedule)}\n" == file.read_text()
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_prints_and_parses_back(sizes):
+    schedule = build_schedule(*sizes)
+    assert parse_schedule(str(schedule)) == schedule
+
+
+def test_actions_print_and_parse_back():
+    for action in (Action(0, FORWARD, 12, 3), Action(3, STEP, 0, 49)):
+        assert parse_action(str(action)) == action
+    assert str(Action(0, FORWARD, 2, 5)) == "0F2.5"
+
+
+@pytest.mark.parametrize("text", ["", "0F1", "0X1.2", "F1.2", "0F1.2 "])
+def test_refuses_what_is_no_action(text):
+    with pytest.raises(ValueError, match="is not an action"):
+        parse_action(text)
+
+
+@pytest.mark.parametrize("text, part", [("stage 0: 0F0.0", "first line"), ("blocks 1, steps 1, stages 2\nstage 0: 0F0.0", "1 stages")])
+def test_refuses_what_is_no_schedule(text, part):
+    with pytest.raises(ValueError, match=part):
+        parse_schedule(text)
+
+
+@pytest.mark.parametrize("sizes", [(0, 1, 1), (1, 0, 1), (1, 1, 0)])
+def test_refuses_nothing_to_do(sizes):
+    with pytest.raises(ValueError, match="give 1 or more"):
+        build_schedule(*sizes)
+
+
+def test_waves_are_newest_first_and_staggered():
+    assert list(waves(3, 2)) == [[(0, 0)], [(1, 0), (0, 1)], [(2, 0), (1, 1)], [(2, 1)]]
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_every_pass_once_on_every_stage(sizes):
+    blocks, steps, stages = sizes
+    passes = sorted(itertools.product(range(blocks), range(steps)))
+    for stage, actions in enumerate(build_schedule(*sizes).stages):
+        for kind in (FORWARD, STEP) if stage == stages - 1 else (FORWARD,):
+            assert sorted((a.block, a.step) for a in actions if a.kind == kind) == passes
+
+
+def test_needs_of_a_pass_in_the_middle():
+    schedule = build_schedule(4, 5, 2)
+    assert schedule.needs(parse_action("0F1.2")) == [parse_action(t) for t in ("1S1.1", "1S0.2", "0F2.1")]
+    assert schedule.needs(parse_action("1F1.2")) == [parse_action(t) for t in ("0F1.2", "1F2.1")]
+    assert schedule.needs(parse_action("1S1.2")) == [parse_action("1F1.2")]
+
+
+def test_needs_at_the_ends():
+    schedule = build_schedule(4, 5, 2)
+    assert schedule.needs(parse_action("0F0.0")) == []
+    assert schedule.needs(parse_action("0F3.0")) == [parse_action("1S2.0")]  # the newest block has no next context
+    assert schedule.needs(parse_action("0F3.4")) == [parse_action("1S3.3"), parse_action("1S2.4")]
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_who_reads_is_who_keeps(sizes):
+    schedule = build_schedule(*sizes)
+    forwards = [a for row in schedule.stages for a in row if a.kind == FORWARD]
+    read = {schedule.next_context(a) for a in forwards} - {None}
+    assert read == {a for a in forwards if schedule.gives_context(a)}
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_what_goes_round_is_what_the_first_stage_needs(sizes):
+    schedule = build_schedule(*sizes)
+    needed = {need for a in schedule.stages[0] if a.kind == FORWARD for need in schedule.needs(a) if need.kind == STEP}
+    assert needed == {a for a in schedule.stages[-1] if a.kind == STEP and schedule.goes_round(a)}
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_order_respects_needs_and_lists(sizes):
+    schedule = build_schedule(*sizes)
+    order = {action: place for place, action in enumerate(in_order(schedule))}
+    assert len(order) == sum(map(len, schedule.stages))
+    for row in schedule.stages:
+        assert [order[a] for a in row] == sorted(order[a] for a in row)
+    assert all(order[need] < place for action, place in order.items() for need in schedule.needs(action))

@@ -1,0 +1,44 @@
+"""The mp4."""
+
+import av
+import numpy as np
+import pytest
+
+from xdualparal.video import VideoWriter
+
+
+def read(path):
+    """(frames, height, width, 3) uint8, and the frame rate."""
+    with av.open(str(path)) as container:
+        frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+        return frames, container.streams.video[0].average_rate
+
+
+def clip(count):
+    """A white square that moves to the right, floats in 0..1."""
+    frames = np.zeros((count, 32, 32, 3), np.float32)
+    for n, frame in enumerate(frames):
+        frame[8:20, n:n + 12] = 1.0
+    return frames
+
+
+@pytest.mark.parametrize("as_type", [np.float32, np.uint8])
+def test_frames_come_back(tmp_path, as_type):
+    frames = clip(10) if as_type is np.float32 else (clip(10) * 255).astype(np.uint8)
+    with VideoWriter(tmp_path / "a.mp4", fps=16) as writer:
+        writer.write(frames[:7])
+        writer.write(frames[7:])
+    back, rate = read(tmp_path / "a.mp4")
+    assert writer.frames_written == len(back) == 10 and rate == 16
+    assert np.abs(back.astype(float) - clip(10) * 255).mean() < 3
+
+
+def test_an_error_leaves_a_file_that_plays(tmp_path):
+    with pytest.raises(KeyError), VideoWriter(tmp_path / "a.mp4", fps=16) as writer:
+        writer.write(clip(5))
+        raise KeyError
+    assert len(read(tmp_path / "a.mp4")[0]) == 5
+
+
+def test_nothing_written(tmp_path):
+    VideoWriter(tmp_path / "a.mp4", fps=16).close()
