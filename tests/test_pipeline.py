@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from dualparal_testing.processes import run_ranks
-from dualparal_testing.runs import CASES, SEED, SIZE, Case, engine_config, latents_of_cases
+from dualparal_testing.runs import BFLOAT16, CASES, SEED, SIZE, Case, engine_config, latents_of_cases
 from dualparal_testing.small_wan import small_pipeline, texts
 
 from xdualparal import DualParalConfig, DualParalPipeline, initial_noise
@@ -18,7 +18,7 @@ def latents():
     """By number of stages, the executor's latents of every case, from the last rank."""
     by_stages = {}
     for stages in (1, 2, 4):
-        *others, last = run_ranks(latents_of_cases, stages, stages, CASES)
+        *others, last = run_ranks(latents_of_cases, stages, stages, [*CASES, BFLOAT16])
         assert all(value is None for other in others for value in other.values())
         by_stages[stages] = last
     return by_stages
@@ -35,7 +35,7 @@ def test_executor_is_the_sequential_program(latents, stages, case):
     assert difference(latents[stages][case.name], case.sequential().numpy()) <= BAR
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*CASES, BFLOAT16], ids=lambda case: case.name)
 def test_number_of_stages_does_not_change_a_bit(latents, case):
     for stages in (2, 4):
         assert np.array_equal(latents[stages][case.name], latents[1][case.name])

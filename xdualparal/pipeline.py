@@ -206,9 +206,15 @@ def _check_degrees(parallel):
 
 def _pipeline_group(wan_pipeline, engine_config):
     """xDiT's pipeline group, made if the caller has not made xDiT's groups yet."""
-    from xfuser.core.distributed import get_pp_group, get_runtime_state, initialize_runtime_state
+    from xfuser.core.distributed import (
+        get_pp_group,
+        get_runtime_state,
+        init_distributed_environment,
+        initialize_runtime_state,
+    )
     from xfuser.core.distributed.runtime_state import runtime_state_is_initialized
 
+    init_distributed_environment()  # a caller may have started torch.distributed, which xDiT does not notice
     if not runtime_state_is_initialized():
         initialize_runtime_state(wan_pipeline, engine_config)
     # More than one patch would wake PipeFusion's stale K/V paths, which are not ours (DESIGN section 3).

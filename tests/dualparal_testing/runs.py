@@ -25,6 +25,7 @@ class Case:
     guidance_scale: float = 5.0
     scheduler: str = "unipc"
     rope_max_seq_len: int = 1024
+    dtype: torch.dtype = torch.float32
 
     def config(self):
         """The DualParalConfig of the case."""
@@ -62,6 +63,8 @@ CASES = [
     Case("past the model's table of positions", num_frames=120, num_steps=3, rope_max_seq_len=8),
 ]
 
+BFLOAT16 = Case("bfloat16", num_frames=77, num_steps=3, dtype=torch.bfloat16)
+
 
 def engine_config(stages=1, **degrees):
     """xDiT's EngineConfig for ``stages`` stages; starts torch.distributed from the environment."""
@@ -74,7 +77,8 @@ def latents_of_cases(rank, stages, cases):
     """The executor's latents of each case by name, as numpy arrays; None off the output rank."""
     engine, latents = engine_config(stages), {}
     for case in cases:
-        pipeline = DualParalPipeline(small_pipeline(case.scheduler, case.rope_max_seq_len), engine, case.config())
-        output = pipeline(**case.arguments())
+        wan = small_pipeline(case.scheduler, case.rope_max_seq_len)
+        wan.transformer.to(case.dtype)
+        output = DualParalPipeline(wan, engine, case.config())(**case.arguments())
         latents[case.name] = None if output is None else output.frames.numpy()
     return latents

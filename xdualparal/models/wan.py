@@ -92,8 +92,8 @@ class WanFamily:
         """
         rope = transformer.rope
         axes = ((rope.t_dim, start, grid[0]), (rope.h_dim, 0, grid[1]), (rope.w_dim, 0, grid[2]))
-        tables = [self._angles(dim, first, count) for dim, first, count in axes]
-        return tuple(_spread([table[part] for table in tables], grid, transformer.device) for part in (0, 1))
+        tables = [self._angles(dim, first, count, transformer.device) for dim, first, count in axes]
+        return tuple(_spread([table[part] for table in tables], grid) for part in (0, 1))
 
     def embed(self, transformer, latents):
         """The patch embedding, tokens in (frame, row, column) order."""
@@ -110,15 +110,16 @@ class WanFamily:
         return patches.flatten(6, 7).flatten(4, 5).flatten(2, 3)
 
 
-def _angles(dim, first, count):
+def _angles(dim, first, count, device):
     positions = torch.arange(first, first + count, dtype=torch.float64)
-    return get_1d_rotary_pos_embed(
+    tables = get_1d_rotary_pos_embed(
         dim, positions, use_real=True, repeat_interleave_real=True, freqs_dtype=torch.float64
     )
+    return [table.to(device) for table in tables]
 
 
-def _spread(tables, grid, device):
-    frames, rows, columns = (table.to(device) for table in tables)
+def _spread(tables, grid):
+    frames, rows, columns = tables
     parts = (
         frames.view(grid[0], 1, 1, -1).expand(*grid, -1),
         rows.view(1, grid[1], 1, -1).expand(*grid, -1),

@@ -1,0 +1,66 @@
+"""Commands that cannot work are refused before any weight is loaded."""
+
+import pytest
+
+from xdualparal.xdit.checks import check_command, num_processes
+from xdualparal.xdit.flags import make_parser
+from xdualparal.xdit.models import DUALPARAL_MODELS, TinyWanModel
+
+
+def command(folder, *extra, model="tiny-wan", degree=2, prompt=("--prompt", "a red circle")):
+    """A good command's flags, as a dict, with ``extra`` ones behind."""
+    degrees = [] if degree is None else ["--dualparal_degree", str(degree)]
+    argv = ["--model", model, *prompt, "--output_directory", str(folder), *degrees, *extra]
+    return vars(make_parser().parse_args(argv))
+
+
+def test_a_good_command_gives_its_model(tmp_path):
+    assert check_command(command(tmp_path), 2) is TinyWanModel
+
+
+@pytest.mark.parametrize("extra, message", [
+    (dict(extra=["--num_frames", "0"]), "num_frames is 0: give a whole number of 1 or more"),
+    (dict(extra=["--num_frames", "-3"]), "num_frames is -3"),
+    (dict(extra=["--num_inference_steps", "0"]), "num_inference_steps is 0"),
+    (dict(extra=["--dualparal_context_latents", "9"]), "context_latents is 9 and block_latents is 8.*0 to 8"),
+    (dict(extra=["--height", "40"]), "height is 40: the model needs a multiple of 16, for example 32"),
+    (dict(extra=["--width", "24"]), "width is 24.*multiple of 16"),
+    (dict(degree=9), "--dualparal_degree is 9: every stage needs a layer and tiny-wan has 8, give 1 to 8"),
+    (dict(degree=0), "--dualparal_degree is 0.*give 1 to 8"),
+    (dict(degree=4), "dualparal_degree 4.*make 4 processes and 2 were started"),
+    (dict(model="tiny-wam"), "'tiny-wam' is not known: give one of tiny-wan, "),
+    (dict(prompt=()), "the prompt is missing: add --prompt"),
+    (dict(model="Wan2.2-TI2V"), "Wan2.2-TI2V has no DualParal support: give one of .*Wan2.1-T2V"),
+    (dict(degree=None), "tiny-wan runs with DualParal only: add --dualparal_degree 1"),
+    (dict(extra=["--ulysses_degree", "2"]), "--ulysses_degree 2 does not go with --dualparal_degree yet"),
+    (dict(extra=["--use_cfg_parallel"]), "--use_cfg_parallel does not go"),
+    (dict(extra=["--enable_tiling"]), "does not support enable_tiling"),
+])
+def test_refuses(tmp_path, extra, message):
+    arguments = dict(extra)
+    with pytest.raises(ValueError, match=message):
+        check_command(command(tmp_path, *arguments.pop("extra", []), **arguments), 2)
+
+
+def test_refuses_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="--output_directory .* cannot be written .*give a folder that can"):
+        check_command(command(tmp_path / "file" / "folder"), 2)
+    with pytest.raises(ValueError, match="the folder of --dualparal_trace .* cannot be written"):
+        check_command(command(tmp_path, "--dualparal_trace", str(tmp_path / "file" / "a.json")), 2)
+
+
+def test_the_folder_is_made(tmp_path):
+    check_command(command(tmp_path / "new" / "folder"), 2)
+    assert (tmp_path / "new" / "folder").is_dir()
+
+
+def test_processes_are_the_product_of_all_degrees(tmp_path):
+    extra = ["--ulysses_degree", "2", "--ring_degree", "3", "--data_parallel_degree", "5", "--use_cfg_parallel"]
+    assert num_processes(command(tmp_path, *extra)) == 2 * 2 * 3 * 5 * 2
+    assert num_processes(command(tmp_path, degree=None)) == 1
+
+
+@pytest.mark.parametrize("name", DUALPARAL_MODELS)
+def test_every_model_can_be_asked_for(tmp_path, name):
+    assert check_command(command(tmp_path, model=name), 2) is DUALPARAL_MODELS[name]

@@ -1,0 +1,91 @@
+"""The command, as a user gives it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import av
+import numpy as np
+import pytest
+
+from xdualparal.xdit.launcher import split_launch_args, torchrun_command
+
+LAUNCHER = [sys.executable, "-m", "xdualparal.xdit.launcher"]
+DEMO = ["--model", "tiny-wan", "--prompt", "a red circle on a dark background", "--num_inference_steps", "2"]
+LIMIT_S = 240
+
+
+def run(*command):
+    """The finished process; everything it started has ended with it."""
+    environment = dict(os.environ, OMP_NUM_THREADS="1")
+    return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, env=environment)
+
+
+def frames(folder):
+    """The frames of the only mp4 in ``folder``."""
+    [file] = folder.glob("*.mp4")
+    with av.open(str(file)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+@pytest.mark.processes
+def test_a_video_from_one_command(tmp_path):
+    videos = {}
+    for degree in (1, 2):
+        folder = tmp_path / str(degree)
+        done = run(*LAUNCHER, *DEMO, "--num_frames", "67", "--dualparal_degree", str(degree), "--output_directory",
+                   str(folder), "--dualparal_trace", str(folder / "trace.json"))
+        assert done.returncode == 0, done.stderr
+        assert "it/s" in done.stderr or "s/it" in done.stderr  # the progress bar
+        videos[degree] = frames(folder)
+        [seconds] = json.loads((folder / "timings.json").read_text())
+        assert seconds > 0
+        events = json.loads((folder / "trace.json").read_text())["traceEvents"]
+        assert {event["tid"] for event in events} == set(range(degree))
+    assert videos[2].shape == (67, 32, 32, 3)
+    assert np.array_equal(videos[1], videos[2])
+
+
+@pytest.mark.processes
+def test_plain_torchrun_and_two_prompts(tmp_path):
+    done = run(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m",
+               "xdualparal.xdit.runner", *DEMO[:2], "--prompt", "a red circle on a dark background",
+               "a blue square on a light background", "--num_inference_steps", "1", "--num_frames", "5",
+               "--dualparal_degree", "2", "--output_directory", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert [file.name[-6:] for file in sorted(tmp_path.glob("*.mp4"))] == ["_0.mp4", "_1.mp4"]
+
+
+@pytest.mark.processes
+def test_a_bad_command_is_one_line_and_exit_code_2(tmp_path):
+    done = run(*LAUNCHER, *DEMO, "--dualparal_degree", "9", "--output_directory", str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("xdit-dualparal: error: --dualparal_degree is 9")
+    assert done.stdout == "" and not list(tmp_path.iterdir())
+
+
+@pytest.mark.processes
+def test_processes_that_do_not_fit_the_degrees(tmp_path):
+    done = run(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m",
+               "xdualparal.xdit.runner", *DEMO, "--dualparal_degree", "4", "--output_directory", str(tmp_path))
+    assert done.returncode != 0
+    assert done.stderr.count("make 4 processes and 2 were started") == 1  # from one rank
+    assert "ValueError" not in done.stderr
+
+
+def test_launch_flags_are_torchruns_and_the_rest_the_runners():
+    launch, rest = split_launch_args(
+        ["--model", "m", "--nnodes", "2", "--node-rank=1", "--master_addr", "host", "--master_port", "1234", "--seed", "3"]
+    )
+    assert rest == ["--model", "m", "--seed", "3"]
+    command = torchrun_command(launch, 4, rest)
+    for part in ("--nproc_per_node=4", "--nnodes=2", "--node_rank=1", "--master_addr=host", "--master_port=1234"):
+        assert part in command
+    assert command[-6:] == ["-m", "xdualparal.xdit.runner", *rest]
+
+
+def test_one_node_gets_a_free_port():
+    launch, _ = split_launch_args([])
+    ports = {next(p for p in torchrun_command(launch, 1, []) if p.startswith("--master_port")) for _ in range(3)}
+    assert "--master_port=29500" not in ports and launch.nnodes == 1

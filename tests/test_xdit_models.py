@@ -1,0 +1,34 @@
+"""The models in xDiT's terms."""
+
+import json
+
+import pytest
+from diffusers import WanPipeline
+from xfuser import xFuserArgs
+
+from xdualparal.xdit.models import DUALPARAL_MODELS, TINY_WAN_FOLDER, TinyWanModel
+
+
+def test_tiny_wan_is_what_the_checks_believe():
+    config = json.loads((TINY_WAN_FOLDER / "transformer" / "config.json").read_text())
+    assert TinyWanModel.num_layers == config["num_layers"]
+
+
+def test_tiny_wan_is_a_complete_small_checkpoint():
+    pipeline = WanPipeline.from_pretrained(TINY_WAN_FOLDER)
+    parts = ("UMT5EncoderModel", "WanTransformer3DModel", "AutoencoderKLWan", "UniPCMultistepScheduler")
+    names = {type(part).__name__ for part in pipeline.components.values()}
+    assert names.issuperset(parts) and pipeline.tokenizer is not None
+    size = sum(file.stat().st_size for file in TINY_WAN_FOLDER.rglob("*") if file.is_file())
+    assert size <= 24 * 2**20
+
+
+@pytest.mark.parametrize("name", DUALPARAL_MODELS)
+def test_every_model_has_what_a_run_needs(name, tmp_path):
+    args = xFuserArgs(model=name, pipefusion_parallel_degree=2, num_pipeline_patch=1, output_directory=str(tmp_path))
+    model = DUALPARAL_MODELS[name](args)
+    defaults = model.default_input_values
+    assert model.settings.fps == 16 and model.settings.model_output_type == "video"
+    for value in ("height", "width", "num_frames", "num_inference_steps", "guidance_scale"):
+        assert getattr(defaults, value)
+    assert model.get_output_name({"height": 32, "width": 48}).endswith("_32x48_dualparal2")
