@@ -1,5 +1,9 @@
 """The mp4."""
 
+import signal
+import subprocess
+import sys
+
 import av
 import numpy as np
 import pytest
@@ -38,6 +42,29 @@ def test_an_error_leaves_a_file_that_plays(tmp_path):
         writer.write(clip(5))
         raise KeyError
     assert len(read(tmp_path / "a.mp4")[0]) == 5
+
+
+KILLED = """
+import os, signal, sys
+import numpy as np
+from xdualparal.video import VideoWriter
+VideoWriter(sys.argv[1], fps=16).write(np.zeros((200, 32, 32, 3), np.uint8))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_is_written_plays_after_a_kill(tmp_path):
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "a.mp4")])
+    assert done.returncode == -signal.SIGKILL
+    # x264 holds back up to 60 frames (its lookahead and frame threads), the muxer a fragment of 16
+    assert len(read(tmp_path / "a.mp4")[0]) >= 200 - 76
+
+
+def test_a_closed_file_says_how_long_it_is(tmp_path):
+    with VideoWriter(tmp_path / "a.mp4", fps=16) as writer:
+        writer.write(clip(10))
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        assert container.streams.video[0].frames == 10
 
 
 def test_nothing_written(tmp_path):

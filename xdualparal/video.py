@@ -15,14 +15,15 @@ QUALITY = "18"
 class VideoWriter:
     """Writes ``path`` frame by frame. A context manager; the file is closed properly also after an error.
 
-    The mp4 is fragmented: what is written stays playable if the process ends early. ``fps``: frames a second.
+    The mp4 is fragmented while it grows, a fragment a second, so that what is written plays also if the process is
+    killed; closing it makes it an ordinary one (FFmpeg's ``hybrid_fragmented``). ``fps``: frames a second.
     """
 
     def __init__(self, path, fps):
         self.path, self.fps = path, fps
         self.frames_written = 0
         self._container = av.open(
-            str(path), "w", format="mp4", options={"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+            str(path), "w", format="mp4", options={"movflags": "hybrid_fragmented", "flush_packets": "1"}
         )
         self._stream = None
 
