@@ -50,7 +50,7 @@ def run_alone(blocks=2, steps=2):
     windows = WindowStore(config, steps, iter(noise), CPU)
     edges = Edges(latents_in=loop, latents_out=loop)
     recorder = Recorder(synchronize=lambda: None)
-    runtime = Runtime(build_schedule(blocks, steps, 1), 0, stage, edges, windows, AddOne(noise), 1.0, recorder)
+    runtime = Runtime(build_schedule(blocks, steps, 1), 0, stage, edges, windows, AddOne(noise), lambda p: p, recorder)
     return stage, list(runtime.run()), recorder
 
 

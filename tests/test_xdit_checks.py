@@ -32,8 +32,12 @@ def test_a_good_command_gives_its_model(tmp_path):
     (dict(prompt=()), "the prompt is missing: add --prompt"),
     (dict(model="Wan2.2-TI2V"), "Wan2.2-TI2V has no DualParal support: give one of .*Wan2.1-T2V"),
     (dict(degree=None), "tiny-wan runs with DualParal only: add --dualparal_degree 1"),
-    (dict(extra=["--ulysses_degree", "2"]), "--ulysses_degree 2 does not go with --dualparal_degree yet"),
-    (dict(extra=["--use_cfg_parallel"]), "--use_cfg_parallel does not go"),
+    (dict(extra=["--ulysses_degree", "3"]), "--ulysses_degree is 3 and the model has 4 attention heads.*give 1, 2, 4"),
+    (dict(extra=["--ring_degree", "3"]), "16 tokens, which 3 ranks .* product of 1, 2, 4, 8, 16"),
+    (dict(extra=["--tensor_parallel_degree", "2"]), "--tensor_parallel_degree is 2 .* raise --dualparal_degree"),
+    (dict(extra=["--use_cfg_parallel", "--guidance_scale", "1"]), "--guidance_scale is 1.0.* leave it out"),
+    (dict(extra=["--data_parallel_degree", "2"]), "there are 1 prompts: every replica needs one"),
+    (dict(extra=["--use_parallel_vae"]), "does not support use_parallel_vae"),
     (dict(extra=["--enable_tiling"]), "does not support enable_tiling"),
 ])
 def test_refuses(tmp_path, extra, message):

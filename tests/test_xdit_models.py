@@ -1,17 +1,28 @@
 """The models in xDiT's terms."""
 
+import copy
 import json
+import pickle
 
 import pytest
 from diffusers import WanPipeline
 from xfuser import xFuserArgs
 
-from xdualparal.xdit.models import DUALPARAL_MODELS, TINY_WAN_FOLDER, TinyWanModel
+from xdualparal.xdit.models import DUALPARAL_MODELS, TINY_WAN_FOLDER, NumberedPrompt, TinyWanModel
 
 
 def test_tiny_wan_is_what_the_checks_believe():
     config = json.loads((TINY_WAN_FOLDER / "transformer" / "config.json").read_text())
     assert TinyWanModel.num_layers == config["num_layers"]
+    assert TinyWanModel.num_heads == config["num_attention_heads"]
+    vae = json.loads((TINY_WAN_FOLDER / "vae" / "config.json").read_text())
+    assert TinyWanModel.pixels_per_token == vae["scale_factor_spatial"] * config["patch_size"][1]
+
+
+def test_prompts_keep_their_number_in_copies_and_between_processes():
+    prompt = NumberedPrompt("a ship", 3)
+    for same in (copy.deepcopy(prompt), pickle.loads(pickle.dumps(prompt))):
+        assert same == "a ship" and same.number == 3
 
 
 def test_tiny_wan_is_a_complete_small_checkpoint():

@@ -6,21 +6,21 @@ Knows: how a call becomes a run, and a run a video. Must not know: what a stage 
 import logging
 from collections import deque
 from contextlib import ExitStack
-from itertools import islice
+from itertools import islice, repeat
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
-from .comm import Loop, Receiver, Sender, make_edge_groups
+from .comm import Loop, Receiver, Sender
 from .config import DualParalConfig
 from .decode import StreamingDecoder
-from .latents import DenoiseStore, WindowStore
+from .latents import DenoiseStore, WindowStore, apply_guidance
 from .models import family_of
 from .noise import noise_blocks
 from .request import Request
 from .runtime import Edges, Recorder, Runtime, round_trips, without_recording
 from .schedule import STEP, build_schedule
+from .sharding import SpatialShard, check_even_split, check_heads
 from .tracing import write_trace
 from .validate import check_schedule
 
@@ -39,31 +39,37 @@ class DualParalPipeline:
     """
 
     def __init__(self, wan_pipeline, engine_config, config=DualParalConfig()):
-        # Imports xfuser, which must wait: ``enable_host_platform`` may be called after this module is imported.
+        # These import xfuser, which must wait: ``enable_host_platform`` may be called after this module is imported.
+        from .groups import Groups
         from .stage import Stage
 
         self.pipe, self.config = wan_pipeline, config
         self.family = family_of(wan_pipeline)
-        _check_degrees(engine_config.parallel_config)
-        self._pp = _pipeline_group(wan_pipeline, engine_config)
-        self.device = self._pp.device
-        self.stage = Stage(self.family, wan_pipeline.transformer, self._pp.rank_in_group, self._pp.world_size)
-        self._groups = make_edge_groups([self._pp.ranks], dist.get_backend())
-        wan_pipeline.transformer.to(self.device)
-        if self.stage.is_first and wan_pipeline.text_encoder is not None:
-            wan_pipeline.text_encoder.to(self.device)
-        if self.is_output_rank and wan_pipeline.vae is not None:
-            wan_pipeline.vae.to(self.device)
+        parallel = engine_config.parallel_config
+        _check_degrees(parallel)
+        check_heads(wan_pipeline.transformer.config.num_attention_heads, parallel.ulysses_degree)
+        self.groups = Groups(wan_pipeline, engine_config)
+        self.device = self.groups.device
+        self.stage = Stage(self.family, wan_pipeline.transformer, *self.groups.stage)
+        self._place()
         if config.seen_latents > self.family.trained_latents:
             logger.warning(
                 "a pass sees block_latents + 2 * context_latents = %d latent frames, the model was trained on %d: "
                 "expect worse motion, or choose smaller ones", config.seen_latents, self.family.trained_latents,
             )
 
+    def _place(self):
+        """Moves what this rank uses to its device."""
+        self.pipe.transformer.to(self.device)
+        if self.stage.is_first and self.pipe.text_encoder is not None:
+            self.pipe.text_encoder.to(self.device)
+        if self.is_output_rank and self.pipe.vae is not None:
+            self.pipe.vae.to(self.device)
+
     @property
     def is_output_rank(self):
-        """Whether this rank returns the video: the last stage's."""
-        return self.stage.is_last
+        """Whether this rank returns the video: the last one of its replica."""
+        return self.groups.is_output
 
     def __call__(self, prompt=None, *, output_type="np", **options):
         """Makes a video for each prompt.
@@ -79,7 +85,7 @@ class DualParalPipeline:
         """
         from diffusers.pipelines.wan.pipeline_output import WanPipelineOutput
 
-        request = Request(self.pipe, prompt=prompt, output_type=output_type, **options)
+        request = self._request(prompt, output_type, options)
         videos = [_join(list(self._stream(one)), output_type) for one in request.each_video()]
         return WanPipelineOutput(frames=_stack(videos, output_type)) if self.is_output_rank else None
 
@@ -89,92 +95,104 @@ class DualParalPipeline:
         Arguments as for a call, with one prompt. A segment is what ``output_type`` says, without the videos axis.
         Every rank must iterate to the end; only the output rank gets segments.
         """
-        request = Request(self.pipe, prompt=prompt, output_type=output_type, **options)
+        request = self._request(prompt, output_type, options)
         request.check_is_one_video()
         return self._stream(request)
+
+    def _request(self, prompt, output_type, options):
+        request = Request(self.pipe, prompt=prompt, output_type=output_type, **options)
+        check_even_split(request.frame_tokens, self.groups.shard[1])
+        if self.groups.branch[1] > request.branches:
+            raise ValueError(
+                f"guidance_scale is {request.guidance_scale}, so there is one branch, and CFG parallelism computes two: "
+                "give a guidance_scale above 1, or leave CFG parallelism out"
+            )
+        return request
 
     @torch.no_grad()
     def _stream(self, request):
         num_blocks = self.config.num_blocks(request.latent_frames)
-        schedule = check_schedule(build_schedule(num_blocks, request.num_inference_steps, self._pp.world_size))
-        recorder = Recorder(self._synchronize) if self.config.trace else without_recording
+        schedule = check_schedule(build_schedule(num_blocks, request.num_inference_steps, self.groups.stage[1]))
+        recorder = Recorder(self.groups.synchronize) if self.config.trace else without_recording
+        shard = SpatialShard(request.latent_shape[1:], request.patch, *self.groups.shard)
         with ExitStack() as cleanup:
-            runtime = self._make_runtime(request, schedule, recorder, cleanup)
-            blocks = self._finished_blocks(runtime, schedule, cleanup)
-            yield from self._decoded(blocks, request) if self.is_output_rank else blocks
-        if self.config.trace:
-            write_trace(self.config.trace, recorder.spans, self._pp)
+            runtime = self._make_runtime(request, schedule, shard, recorder, cleanup)
+            blocks = self._finished_blocks(runtime, schedule, shard, cleanup)
+            yield from self._decoded(blocks, request) if self.is_output_rank else _nothing(blocks)
+        if self.config.trace and self.groups.in_last_pipeline:
+            write_trace(self.config.trace, recorder.spans, self.groups.pipeline)
 
-    def _make_runtime(self, request, schedule, measure, cleanup):
-        text = self._text(request)
+    def _make_runtime(self, request, schedule, shard, measure, cleanup):
         timesteps = request.make_scheduler(self.device).timesteps
-        stage_run = self.stage.begin(self.config, timesteps, text, request.latent_shape[1:])
+        stage_run = self.stage.begin(self.config, timesteps, self._text(request), shard)
         cleanup.callback(stage_run.end)
         cleanup.enter_context(stage_run.cache.installed())
         windows = denoise = None
         if self.stage.is_first:
-            noise = self._noise(request, request.generator.clone_state())
+            noise = self._noise(request, request.generator.clone_state(), shard)
             windows = WindowStore(self.config, len(timesteps), noise, self.device)
         if self.stage.is_last:
-            noise = self._noise(request, request.generator.clone_state())
+            noise = self._noise(request, request.generator.clone_state(), shard)
             denoise = DenoiseStore(lambda: request.make_scheduler(self.device), timesteps, noise, self.device)
         # The stages draw when they need to, from copies; the user's own generator goes on as if it had drawn all.
-        deque(islice(self._noise(request, request.generator), schedule.num_blocks), maxlen=0)
-        edges = self._edges(schedule, stage_run, request)
+        deque(islice(self._noise(request, request.generator, shard), schedule.num_blocks), maxlen=0)
         return Runtime(
-            schedule, self.stage.index, stage_run, edges, windows, denoise, request.guidance_scale, measure
+            schedule, self.stage.index, stage_run, self._edges(schedule, stage_run, request, shard), windows, denoise,
+            self._guide(request), measure,
         )
 
-    def _noise(self, request, generator):
-        return noise_blocks(
-            self.config.block_latents, self.config.context_latents, request.latent_shape, generator
-        )
+    def _noise(self, request, generator, shard):
+        sizes = self.config.block_latents, self.config.context_latents
+        return map(shard.take, noise_blocks(*sizes, request.latent_shape, generator))
+
+    def _guide(self, request):
+        return lambda prediction: apply_guidance(self.groups.join_branches(prediction), request.guidance_scale)
 
     def _text(self, request):
         """Prompt embeddings (branches, length, dim), encoded on the first stage and sent to the others."""
-        dtype, group = self.pipe.transformer.dtype, self._pp
-        if request.has_embeds or group.world_size == 1:
-            return request.encode(self.device, dtype)
-        if self.stage.is_first:
+        dtype = self.pipe.transformer.dtype
+        if request.has_embeds or self.stage.is_first:
             text = request.encode(self.device, dtype).contiguous()
         else:
             text = torch.empty(request.text_shape, dtype=dtype, device=self.device)
-        dist.broadcast(text, src=group.ranks[0], group=group.device_group)
-        return text
+        if not request.has_embeds:
+            self.groups.share_along_pipeline(text)
+        branch, ranks = self.groups.branch
+        return text if ranks == 1 else text[branch:branch + 1]
 
-    def _edges(self, schedule, stage_run, request):
-        ranks, me = self._pp.ranks, self.stage.index
-        if len(ranks) == 1:
+    def _edges(self, schedule, stage_run, request, shard):
+        if self.stage.is_first and self.stage.is_last:
             loop = Loop()
             return Edges(latents_in=loop, latents_out=loop)
-        before, after = ranks[me - 1], ranks[(me + 1) % len(ranks)]
-        sender = Sender(self._groups[ranks[me], after], after)
+        sender = Sender(*self.groups.edge_out())
         if self.stage.is_first:
-            shapes, dtype = self._latents_shapes(schedule, request), torch.float32
+            shapes, dtype = self._latents_shapes(schedule, request, shard), torch.float32
         else:
             passes = schedule.num_blocks * schedule.num_steps
-            shapes, dtype = (stage_run.hidden_shape for _ in range(passes)), stage_run.dtype
-        receiver = Receiver(self._groups[before, ranks[me]], before, shapes, dtype, self.device)
+            shapes, dtype = repeat(stage_run.hidden_shape, passes), stage_run.dtype
+        receiver = Receiver(*self.groups.edge_in(), shapes, dtype, self.device)
         return Edges(
             hidden_in=None if self.stage.is_first else receiver, hidden_out=None if self.stage.is_last else sender,
             latents_in=receiver if self.stage.is_first else None, latents_out=sender if self.stage.is_last else None,
         )
 
-    def _latents_shapes(self, schedule, request):
-        channels, height, width = request.latent_shape
+    def _latents_shapes(self, schedule, request, shard):
         for step in round_trips(schedule):
-            yield (1, channels, self.config.own_latents(step.block), height, width)
+            yield (1, request.latent_shape[0], self.config.own_latents(step.block), *shard.latent_size)
 
-    def _finished_blocks(self, runtime, schedule, cleanup):
+    def _finished_blocks(self, runtime, schedule, shard, cleanup):
+        """Yields the whole latents of block after block, on every rank of the last stage."""
         progress = None
-        if self.is_output_rank:
+        if self.is_output_rank and self.groups.is_last_of_all:
             passes = schedule.num_blocks * schedule.num_steps
             progress = cleanup.enter_context(self.pipe.progress_bar(total=passes))
         for action, latents in runtime.run():
-            if action.kind == STEP:
+            if action.kind != STEP:
+                continue
+            if progress is not None:
                 progress.update()
-                if action.step == schedule.num_steps - 1:
-                    yield latents
+            if action.step == schedule.num_steps - 1:
+                yield shard.join(self.groups.join_shards(latents))
 
     def _decoded(self, blocks, request):
         if request.output_type == "latent":
@@ -188,38 +206,21 @@ class DualParalPipeline:
                 yield self.pipe.video_processor.postprocess_video(frames, output_type=request.output_type)[0]
         decoder.close()
 
-    def _synchronize(self):
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
 
 def _check_degrees(parallel):
-    others = {
-        "ulysses": parallel.ulysses_degree, "ring": parallel.ring_degree, "cfg": parallel.cfg_degree,
-        "data_parallel": parallel.dp_degree, "tensor_parallel": parallel.tp_degree,
-        "fully_shard": parallel.fs_degree,
-    }
+    others = {"tensor_parallel_degree": parallel.tp_degree, "fully_shard_degree": parallel.fs_degree}
     for name, degree in others.items():
         if degree > 1:
-            raise ValueError(f"{name} degree {degree} does not go with DualParal yet: give 1")
+            raise ValueError(
+                f"{name} is {degree}: DualParal splits the weights over its stages already, give 1 and more stages"
+            )
 
 
-def _pipeline_group(wan_pipeline, engine_config):
-    """xDiT's pipeline group, made if the caller has not made xDiT's groups yet."""
-    from xfuser.core.distributed import (
-        get_pp_group,
-        get_runtime_state,
-        init_distributed_environment,
-        initialize_runtime_state,
-    )
-    from xfuser.core.distributed.runtime_state import runtime_state_is_initialized
-
-    init_distributed_environment()  # a caller may have started torch.distributed, which xDiT does not notice
-    if not runtime_state_is_initialized():
-        initialize_runtime_state(wan_pipeline, engine_config)
-    # More than one patch would wake PipeFusion's stale K/V paths, which are not ours (DESIGN section 3).
-    get_runtime_state().num_pipeline_patch = 1
-    return get_pp_group()
+def _nothing(blocks):
+    """Goes through ``blocks`` and yields nothing: only the output rank gives a video."""
+    for _ in blocks:
+        pass
+    return ()
 
 
 def _join(segments, output_type):

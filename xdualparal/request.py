@@ -40,11 +40,19 @@ class Request:
             raise ValueError("prompt_embeds come without negative_prompt_embeds: give both, or guidance_scale 1")
 
     @property
+    def patch(self):
+        """(rows, columns) of latents in a token."""
+        return tuple(self.pipe.transformer.config.patch_size[1:])
+
+    @property
     def pixels_per_token(self):
         """(rows, columns) of pixels that one token stands for: the VAE's factor times the patch."""
-        _, rows, columns = self.pipe.transformer.config.patch_size
-        factor = self.pipe.vae_scale_factor_spatial
-        return factor * rows, factor * columns
+        return tuple(self.pipe.vae_scale_factor_spatial * size for size in self.patch)
+
+    @property
+    def frame_tokens(self):
+        """Tokens of a latent frame."""
+        return (self.height // self.pixels_per_token[0]) * (self.width // self.pixels_per_token[1])
 
     @property
     def branches(self):

@@ -7,7 +7,6 @@ order of actions (the schedule has it), the model, or what is done with a finish
 import time
 from typing import Any, NamedTuple
 
-from .latents import apply_guidance
 from .schedule import FORWARD, STEP
 from .simulate import Span
 
@@ -51,13 +50,14 @@ class Runtime:
     """One rank of one run.
 
     ``stage_run``: see stage.StageRun. ``windows`` (latents.WindowStore): on the first stage. ``denoise``
-    (latents.DenoiseStore): on the last one. ``measure``: a Recorder, or without_recording.
+    (latents.DenoiseStore): on the last one, with ``guide``, which makes one prediction of the branches'.
+    ``measure``: a Recorder, or without_recording.
     """
 
-    def __init__(self, schedule, index, stage_run, edges, windows=None, denoise=None, guidance_scale=1.0,
+    def __init__(self, schedule, index, stage_run, edges, windows=None, denoise=None, guide=None,
                  measure=without_recording):
         self.schedule, self.index, self.stage_run, self.edges = schedule, index, stage_run, edges
-        self.windows, self.denoise, self.guidance_scale = windows, denoise, guidance_scale
+        self.windows, self.denoise, self.guide = windows, denoise, guide
         self.measure = measure
         self._updates = round_trips(schedule)
         self._prediction = None
@@ -88,7 +88,7 @@ class Runtime:
         return self.windows.window(action.block, action.step)
 
     def _step(self, action):
-        prediction = apply_guidance(self._prediction, self.guidance_scale)
+        prediction = self.guide(self._prediction)
         latents = self.measure(action, self.denoise.advance, action.block, action.step, prediction)
         if self.schedule.goes_round(action):
             self.edges.latents_out.send(latents)

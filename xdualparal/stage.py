@@ -36,33 +36,27 @@ class Stage:
         assert len(transformer.blocks) == len(layers), f"{len(transformer.blocks)} layers, stage {index} has {layers}"
         self._attentions = family.prepare_attention(transformer.blocks)
 
-    def begin(self, config, timesteps, text, latent_size):
+    def begin(self, config, timesteps, text, shard):
         """Computes what all passes of a run share; returns the run, see StageRun.
 
-        ``timesteps``: (steps,). ``text``: prompt embeddings, (branches, length, dim). ``latent_size``: (height,
-        width) of a latent frame.
+        ``timesteps``: (steps,). ``text``: prompt embeddings, (branches, length, dim). ``shard``: this rank's part of
+        every latent frame, a sharding.SpatialShard.
         """
-        return StageRun(self, config, timesteps, text, latent_size)
+        return StageRun(self, config, timesteps, text, shard)
 
 
 class StageRun:
     """A stage while it makes one video. Call ``end`` when it is made."""
 
-    def __init__(self, stage, config, timesteps, text, latent_size):
-        self._stage, self._config = stage, config
+    def __init__(self, stage, config, timesteps, text, shard):
+        self._stage, self._config, self._shard = stage, config, shard
         self._family, self._transformer = stage.family, stage.transformer
         self.branches = text.shape[0]
-        _, rows, columns = (size // patch for size, patch in zip((1, *latent_size), self._patch))
-        self._frame_grid = (rows, columns)
         self._conditioning, self._text = self._family.condition(self._transformer, timesteps, text)
         self._let_go_of_text = self._family.hold_text(self._transformer.blocks, self._text)
         self.cache = ContextCache(
-            stage._attentions, config.context_latents, rows * columns, get_ulysses_parallel_world_size()
+            stage._attentions, config.context_latents, shard.frame_tokens, get_ulysses_parallel_world_size()
         )
-
-    @property
-    def _patch(self):
-        return self._transformer.config.patch_size
 
     @property
     def dtype(self):
@@ -73,7 +67,7 @@ class StageRun:
     def hidden_shape(self):
         """The shape of what travels between stages: (branches, tokens, dim). It is the same in every pass."""
         config = self._transformer.config
-        tokens = self._config.window_latents * self._frame_grid[0] * self._frame_grid[1]
+        tokens = self._config.window_latents * self._shard.frame_tokens
         return (self.branches, tokens, config.num_attention_heads * config.attention_head_dim)
 
     def forward(self, action, reads, keeps, inputs):
@@ -83,9 +77,9 @@ class StageRun:
         height, width) on the first stage, hidden states elsewhere. Returns the prediction for the block's own
         frames, (branches, channels, own frames, height, width), on the last stage, hidden states elsewhere.
         """
-        grid = (self._config.window_latents, *self._frame_grid)
+        grid, start = (self._config.window_latents, *self._shard.whole_grid), action.block * self._config.block_latents
         conditioning = self._conditioning[action.step]
-        rotary = self._family.rotary(self._transformer, action.block * self._config.block_latents, grid)
+        rotary = self._family.rotary(self._transformer, start, grid, self._shard.tokens)
         hidden = self._embed(inputs) if self._stage.is_first else inputs
         with self.cache.of_pass(reads, keeps):
             for block in self._transformer.blocks:
@@ -98,9 +92,8 @@ class StageRun:
 
     def _predict(self, action, hidden, conditioning):
         own = self._config.own_latents(action.block)
-        rows, columns = self._frame_grid
-        hidden = hidden[:, -own * rows * columns:]  # the previous context's predictions are dropped
-        return self._family.head(self._transformer, hidden, conditioning, (own, rows, columns))
+        hidden = hidden[:, -own * self._shard.frame_tokens:]  # the previous context's predictions are dropped
+        return self._family.head(self._transformer, hidden, conditioning, (own, *self._shard.grid))
 
     def end(self):
         """Gives the transformer back as it was before the run."""

@@ -3,8 +3,10 @@
 import multiprocessing
 import os
 import socket
+import sys
 import time
 import traceback
+from multiprocessing.forkserver import ensure_running
 
 LIMIT_S = 240
 
@@ -16,16 +18,16 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def run_ranks(function, world_size, *args):
-    """``function(rank, *args)`` in ``world_size`` processes; what each returned, in rank order.
+def run_ranks(function, world_size, *args, **options):
+    """``function(rank, *args, **options)`` in ``world_size`` processes; what each returned, in rank order.
 
     ``function`` must be importable. Raises AssertionError with the traceback of a rank that failed, or when
     one is still running after LIMIT_S seconds.
     """
-    context = multiprocessing.get_context("spawn")
+    context = _context()
     results, port = context.Queue(), free_port()
     ranks = [
-        context.Process(target=_rank, args=(function, rank, world_size, port, results, args)) for rank in range(world_size)
+        context.Process(target=_rank, args=(function, rank, world_size, port, results, args, options)) for rank in range(world_size)
     ]
     for rank in ranks:
         rank.start()
@@ -38,6 +40,17 @@ def run_ranks(function, world_size, *args):
             rank.join()
 
 
+def _context():
+    """Forks of a server that has imported all that is heavy. The server finds modules where this process does."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["dualparal_testing.preload"])
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    ensure_running()
+    os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
+    return context
+
+
 def _collect(results, ranks):
     returned, end = {}, time.monotonic() + LIMIT_S
     while len(returned) < len(ranks):
@@ -47,17 +60,14 @@ def _collect(results, ranks):
     return [returned[rank] for rank in range(len(ranks))]
 
 
-def _rank(function, rank, world_size, port, results, args):
+def _rank(function, rank, world_size, port, results, args, options):
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR="localhost", MASTER_PORT=str(port)
     )
     import torch
 
-    from xdualparal import enable_host_platform
-
     torch.set_num_threads(1)
-    enable_host_platform()
     try:
-        results.put((rank, function(rank, *args), None))
+        results.put((rank, function(rank, *args, **options), None))
     except BaseException:
         results.put((rank, None, traceback.format_exc()))

@@ -73,9 +73,9 @@ def engine_config(stages=1, **degrees):
     return xFuserArgs(model="small", pipefusion_parallel_degree=stages, **degrees).create_config()[0]
 
 
-def latents_of_cases(rank, stages, cases):
+def latents_of_cases(rank, stages, cases, **degrees):
     """The executor's latents of each case by name, as numpy arrays; None off the output rank."""
-    engine, latents = engine_config(stages), {}
+    engine, latents = engine_config(stages, **degrees), {}
     for case in cases:
         wan = small_pipeline(case.scheduler, case.rope_max_seq_len)
         wan.transformer.to(case.dtype)

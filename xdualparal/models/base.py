@@ -36,8 +36,9 @@ class Family(Protocol):
     def hold_text(self, blocks, text):
         """Projects ``text`` to the K/V of the cross-attention of ``blocks`` once; returns a function that undoes it."""
 
-    def rotary(self, transformer, start, grid):
-        """Rotary factors of a window at absolute latent position ``start``; ``grid``: its (frames, rows, columns)."""
+    def rotary(self, transformer, start, grid, tokens=slice(None)):
+        """Rotary factors of a window at absolute latent position ``start``; ``grid``: its (frames, rows, columns),
+        ``tokens``: which ones of each frame."""
 
     def embed(self, transformer, latents):
         """Latents (1, channels, frames, height, width) to tokens (1, tokens, dim)."""

@@ -85,7 +85,7 @@ class WanFamily:
 
         return let_go
 
-    def rotary(self, transformer, start, grid):
+    def rotary(self, transformer, start, grid, tokens=slice(None)):
         """Cosines and sines, (1, tokens, 1, head_dim) float32, from float64 angles.
 
         The model's own table ends at ``rope_max_seq_len`` (1024) positions; these go on.
@@ -93,7 +93,7 @@ class WanFamily:
         rope = transformer.rope
         axes = ((rope.t_dim, start, grid[0]), (rope.h_dim, 0, grid[1]), (rope.w_dim, 0, grid[2]))
         tables = [self._angles(dim, first, count, transformer.device) for dim, first, count in axes]
-        return tuple(_spread([table[part] for table in tables], grid) for part in (0, 1))
+        return tuple(_spread([table[part] for table in tables], grid, tokens) for part in (0, 1))
 
     def embed(self, transformer, latents):
         """The patch embedding, tokens in (frame, row, column) order."""
@@ -118,11 +118,11 @@ def _angles(dim, first, count, device):
     return [table.to(device) for table in tables]
 
 
-def _spread(tables, grid):
+def _spread(tables, grid, tokens):
     frames, rows, columns = tables
     parts = (
         frames.view(grid[0], 1, 1, -1).expand(*grid, -1),
         rows.view(1, grid[1], 1, -1).expand(*grid, -1),
         columns.view(1, 1, grid[2], -1).expand(*grid, -1),
     )
-    return torch.cat(parts, dim=-1).reshape(1, grid[0] * grid[1] * grid[2], 1, -1)
+    return torch.cat(parts, dim=-1).flatten(1, 2)[:, tokens].flatten(0, 1)[None, :, None]

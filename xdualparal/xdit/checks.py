@@ -10,10 +10,11 @@ import tempfile
 from pathlib import Path
 
 from xfuser import xFuserArgs
+from xfuser.core.utils.runner_utils import load_dataset_prompts
 from xfuser.model_executor.models.runner_models.base_model import MODEL_REGISTRY
 
 from ..request import check_at_least_one, check_size
-from ..stage import layer_ranges
+from ..sharding import check_even_split, check_heads
 from .flags import dualparal_config, xdit_args
 from .models import DUALPARAL_MODELS
 
@@ -23,7 +24,8 @@ _DEGREES = (
     "dualparal_degree", "ulysses_degree", "ring_degree", "data_parallel_degree", "tensor_parallel_degree",
     "pipefusion_parallel_degree",
 )
-_NOT_YET = (*_DEGREES[1:], "fully_shard_degree", "text_encoder_tp_degree")
+# DualParal splits the weights over its stages already; these split them in other ways.
+_INSTEAD = ("tensor_parallel_degree", "pipefusion_parallel_degree", "fully_shard_degree", "text_encoder_tp_degree")
 
 
 def num_processes(args):
@@ -75,19 +77,42 @@ def _check_dualparal(args, model):
             f"--dualparal_degree is {degree}: every stage needs a layer and {args['model']} has "
             f"{model.num_layers}, give 1 to {model.num_layers}"
         )
-    layer_ranges(model.num_layers, degree)
-    for name in _NOT_YET:
+    for name in _INSTEAD:
         if (args[name] or 1) > 1:
-            raise ValueError(f"--{name} {args[name]} does not go with --dualparal_degree yet: leave it out")
-    if args["use_cfg_parallel"]:
-        raise ValueError("--use_cfg_parallel does not go with --dualparal_degree yet: leave it out")
-    defaults = model.default_input_values
-    sizes = [args[name] if args[name] is not None else getattr(defaults, name) for name in ("height", "width")]
-    check_size(*sizes, PIXEL_MULTIPLE)
+            raise ValueError(
+                f"--{name} is {args[name]} and DualParal splits the weights over its stages already: leave it out, or "
+                "raise --dualparal_degree"
+            )
+    height, width, guidance_scale = (_value(args, model, name) for name in ("height", "width", "guidance_scale"))
+    check_size(height, width, PIXEL_MULTIPLE)
+    check_heads(model.num_heads, args["ulysses_degree"])
+    frame_tokens = (height // model.pixels_per_token) * (width // model.pixels_per_token)
+    check_even_split(frame_tokens, args["ulysses_degree"] * args["ring_degree"])
+    if args["use_cfg_parallel"] and guidance_scale <= 1:
+        raise ValueError(
+            f"--guidance_scale is {guidance_scale}, so there is one branch, and --use_cfg_parallel computes two: leave "
+            "it out, or give a guidance scale above 1"
+        )
+    _check_prompts(args)
     for name in ("num_frames", "num_inference_steps"):
-        check_at_least_one(f"--{name}", args[name] if args[name] is not None else getattr(defaults, name))
+        check_at_least_one(f"--{name}", _value(args, model, name))
     if config.trace:
         _check_writable(Path(config.trace).parent, "the folder of --dualparal_trace")
+
+
+def _value(args, model, name):
+    """What ``--name`` gives, or the model's default."""
+    return args[name] if args[name] is not None else getattr(model.default_input_values, name)
+
+
+def _check_prompts(args):
+    prompts = load_dataset_prompts(args["dataset_path"]) if args["dataset_path"] else args["prompt"]
+    replicas = args["data_parallel_degree"]
+    if len(prompts) < replicas:
+        raise ValueError(
+            f"--data_parallel_degree is {replicas} and there are {len(prompts)} prompts: every replica needs one, give "
+            f"{replicas} prompts or a degree of {len(prompts)}"
+        )
 
 
 def _check_world(args, world_size):

@@ -24,19 +24,44 @@ from .weights import checkpoint_folder, load_wan_stage
 TINY_WAN_FOLDER = Path(__file__).parent.parent / "assets" / "tiny-wan"
 
 
+class NumberedPrompt(str):
+    """A prompt that knows its place among all prompts: xDiT hands lists of them to replicas and batches, and each
+    video's file is named by that place."""
+
+    def __new__(cls, text, number):
+        prompt = super().__new__(cls, text)
+        prompt.number = number
+        return prompt
+
+    def __getnewargs__(self):
+        return str(self), self.number
+
+
 class DualParalWanModel(xFuserWan21T2VModel):
     """Wan2.1 text-to-video with DualParal: xDiT's model, split into stages and streamed to its mp4."""
 
     capabilities = replace(
         xFuserWan21T2VModel.capabilities,
-        pipefusion_parallel_degree=True, ulysses_degree=False, ring_degree=False, data_parallel_degree=False,
-        fully_shard_degree=False, use_parallel_vae=False, enable_tiling=False, enable_slicing=False,
+        pipefusion_parallel_degree=True, use_cfg_parallel=True, fully_shard_degree=False, use_parallel_vae=False, enable_tiling=False, enable_slicing=False,
         use_fp8_gemms=False, use_fp4_gemms=False, use_fp6_gemms=False, use_hybrid_attn_schedule=False,
         supports_sparge_attention_backends=False, supports_step_caching=False,
     )
-    num_layers = 40
+    num_layers, num_heads, pixels_per_token = 40, 40, 16  # DESIGN section 3: VAE factor 8, patch 2
     dtype = torch.bfloat16
     dualparal_config = DualParalConfig()
+
+    def _customize_settings(self, config):
+        super()._customize_settings(config)
+        if (config.ring_degree or 1) > 1 and not torch.accelerator.is_available():
+            # On the CPU only this one returns the log-sum-exp that ring attention needs, see host.py.
+            self.settings.default_attention_backend = "SDPA_FLASH"
+
+    def preprocess_args(self, input_args):
+        """xDiT's, with the prompts numbered."""
+        args = super().preprocess_args(input_args)
+        prompts = args["prompt"] if isinstance(args["prompt"], list) else [args["prompt"]]
+        args["prompt"] = [NumberedPrompt(prompt, number) for number, prompt in enumerate(prompts)]
+        return args
 
     def checkpoint(self):
         """The folder or hub id of the weights."""
@@ -57,25 +82,29 @@ class DualParalWanModel(xFuserWan21T2VModel):
         self.dualparal = DualParalPipeline(self.pipe, self.engine_config, self.dualparal_config)
 
     def _run_pipe(self, input_args):
-        generator = torch.Generator().manual_seed(input_args["seed"])
-        prompts = input_args["prompt"]
-        prompts = prompts if isinstance(prompts, list) else [prompts]
-        paths = [self._make_video(n, prompt, generator, input_args) for n, prompt in enumerate(prompts)]
-        return DiffusionOutput(videos=paths, pipe_args=input_args) if self.dualparal.is_output_rank else None
+        paths = [self._make_video(prompt, input_args) for prompt in input_args["prompt"]]
+        # Every rank of the last stage names the files: xDiT gathers from the first rank of a replica's last groups.
+        return DiffusionOutput(videos=paths if self.dualparal.stage.is_last else [], pipe_args=input_args)
 
-    def _make_video(self, index, prompt, generator, input_args):
+    def _make_video(self, prompt, input_args):
+        """The path of the prompt's video, which the output rank writes; every prompt starts from the same seed."""
         names = ("height", "width", "num_frames", "negative_prompt", "num_inference_steps", "guidance_scale")
         options = {name: input_args[name] for name in names}
         if input_args.get("max_sequence_length"):
             options["max_sequence_length"] = input_args["max_sequence_length"]
+        generator = torch.Generator().manual_seed(input_args["seed"])
         segments = self.dualparal.stream(prompt=prompt, generator=generator, **options)
-        if not self.dualparal.is_output_rank:
-            return list(segments)
-        path = f"{self.config.output_directory}/{self.get_output_name(input_args)}_{index}.mp4"
+        path = f"{self.config.output_directory}/{self.get_output_name(input_args)}_{prompt.number}.mp4"
+        if self.dualparal.is_output_rank:
+            self._write(path, segments)
+        else:
+            list(segments)
+        return path
+
+    def _write(self, path, segments):
         with VideoWriter(path, self.settings.fps) as writer:
             for segment in segments:
                 writer.write(segment)
-        return path
 
     def get_output_name(self, input_args):
         """xDiT's name with DualParal's degree."""
@@ -90,7 +119,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
 class Wan21T2VSmallModel(DualParalWanModel):
     """Wan2.1-T2V-1.3B, which xDiT does not register; its defaults are those of the model's own card."""
 
-    num_layers = 30
+    num_layers, num_heads = 30, 12
     settings = replace(
         xFuserWan21T2VModel.settings, model_name="Wan-AI/Wan2.1-T2V-1.3B-Diffusers", output_name="wan2.1_t2v_1.3b"
     )
@@ -103,7 +132,7 @@ class Wan21T2VSmallModel(DualParalWanModel):
 class TinyWanModel(DualParalWanModel):
     """The demo model in this package: 32 x 32 pixels, for a CPU. See examples/train_tiny_wan.py."""
 
-    num_layers = 8
+    num_layers, num_heads, pixels_per_token = 8, 4, 8
     dtype = torch.float32
     settings = ModelSettings(
         model_name="tiny-wan", output_name="tiny_wan", model_output_type="video", fps=16, mod_value=16
