@@ -44,6 +44,15 @@ def test_an_error_leaves_a_file_that_plays(tmp_path):
     assert len(read(tmp_path / "a.mp4")[0]) == 5
 
 
+def test_the_same_frames_give_the_same_file(tmp_path):
+    files, frames = [], np.random.default_rng(0).random((12, 12, 3)).repeat(4, 0).repeat(4, 1)
+    for n in range(12):
+        with VideoWriter(tmp_path / f"{n}.mp4", fps=16) as writer:
+            writer.write(np.stack([np.roll(frames, shift, axis=1) for shift in range(64)]))
+        files.append((tmp_path / f"{n}.mp4").read_bytes())
+    assert all(file == files[0] for file in files)
+
+
 KILLED = """
 import os, signal, sys
 import numpy as np
