@@ -5,7 +5,10 @@ import itertools
 import numpy as np
 import pytest
 from dualparal_testing.processes import run_ranks
-from dualparal_testing.runs import Case, latents_of_cases
+from dualparal_testing.runs import Case, engine_config, latents_of_cases
+from dualparal_testing.small_wan import small_pipeline
+
+from xdualparal import DualParalPipeline
 
 pytestmark = pytest.mark.processes
 BAR = 1e-5  # relative, float32; the issue's
@@ -30,3 +33,55 @@ def test_every_combination_is_the_sequential_program(expected, stages, ulysses, 
     )
     assert all(other["hybrid"] is None for other in others)
     assert np.abs(last["hybrid"] - expected).max() / np.abs(expected).max() <= BAR
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+def test_guidance_on_two_ranks_gives_the_same_bits(stages):
+    *_, one_rank = run_ranks(latents_of_cases, stages, stages, [CASE])
+    *_, two_ranks = run_ranks(latents_of_cases, 2 * stages, stages, [CASE], use_cfg_parallel=True)
+    assert np.array_equal(two_ranks["hybrid"], one_rank["hybrid"])
+
+
+def replicas(rank):
+    """The two prompts' latents, each from its own replica of two stages."""
+    from xfuser.core.distributed import get_data_parallel_rank
+
+    config = engine_config(2, data_parallel_degree=2)
+    pipeline = DualParalPipeline(small_pipeline(), config, CASE.config())
+    arguments = CASE.arguments()
+    if get_data_parallel_rank() == 1:
+        names = ("prompt_embeds", "negative_prompt_embeds")
+        arguments.update(zip(names, (arguments[name] for name in reversed(names))))
+    output = pipeline(**arguments)
+    return None if output is None else output.frames.numpy()
+
+
+def test_replicas_are_independent(expected):
+    _, first, _, second = run_ranks(replicas, 4)
+    assert np.abs(first - expected).max() / np.abs(expected).max() <= BAR
+    assert np.abs(second - expected).max() / np.abs(expected).max() > 100 * BAR
+
+
+def too_small(rank):
+    """The message for a frame of one token on two ranks."""
+    pipeline = DualParalPipeline(small_pipeline(), engine_config(1, ulysses_degree=2), CASE.config())
+    with pytest.raises(ValueError) as caught:
+        pipeline(**CASE.arguments() | dict(height=16, width=16))
+    return str(caught.value)
+
+
+def test_a_frame_that_cannot_be_shared_is_refused():
+    for message in run_ranks(too_small, 2):
+        assert "has 1 tokens, which 2 ranks" in message and "give a product of 1" in message
+
+
+def one_branch(rank):
+    """The message for guidance that is off on two ranks."""
+    pipeline = DualParalPipeline(small_pipeline(), engine_config(1, use_cfg_parallel=True), CASE.config())
+    with pytest.raises(ValueError) as caught:
+        pipeline(**CASE.arguments() | dict(guidance_scale=1.0))
+    return str(caught.value)
+
+
+def test_guidance_that_is_off_on_two_ranks_is_refused():
+    assert all("there is one branch" in message for message in run_ranks(one_branch, 2))

@@ -34,12 +34,12 @@ def test_the_parts_make_the_whole_forward():
     latents, timestep = torch.randn(1, 16, 5, 4, 4), torch.tensor(700)
     whole = transformer(latents, timestep.expand(1), text, return_dict=False)[0]
     [conditioning], projected = family.condition(transformer, [timestep], text)
-    let_go = family.hold_text(transformer.blocks, projected)
+    held = family.hold_text(transformer.blocks, projected)
     hidden = family.embed(transformer, latents)
     for block in transformer.blocks:
         hidden = block(hidden, projected, conditioning.blocks, family.rotary(transformer, 0, (5, 2, 2)))
     assert torch.equal(family.head(transformer, hidden, conditioning, (5, 2, 2)), whole)
-    let_go()
+    held.let_go()
     assert torch.equal(transformer(latents, timestep.expand(1), text, return_dict=False)[0], whole)
 
 

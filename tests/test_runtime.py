@@ -1,5 +1,6 @@
 """One rank's actions, with a stage and stores that only write down what is asked of them."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import torch
@@ -62,6 +63,28 @@ def test_passes_see_what_the_rules_say():
         ("0F0.1", "0F1.0", "None", [1, 11, 21]),
         ("0F1.1", "None", "None", [22, 31, 41]),
     ]
+
+
+def test_half_passes_share_their_window_and_are_joined_before_the_step():
+    config, noise, loop = DualParalConfig(2, 1), [frames(0, 10, 20), frames(30, 40)], Loop()
+    stage, guided = CountingStage(config.own_latents), []
+    windows = WindowStore(config, 2, iter(noise), CPU)
+    # Three stages, so that waves of two blocks are split; this rank plays the first and the last of them.
+    schedule = build_schedule(2, 2, 3, split_guidance=True)
+    first, last = schedule.stages[0], schedule.stages[-1]
+    alone = [a for f in first[::2] for a in last if (a.block, a.step) == (f.block, f.step)]
+    alone = [a if a.kind == "S" else replace(a, stage=0) for a in alone]
+    schedule = replace(schedule, stages=(tuple(alone), (), last))
+
+    def guide(prediction):
+        guided.append(prediction.shape[0])
+        return prediction[:1]
+
+    list(Runtime(schedule, 0, stage, Edges(latents_in=loop, latents_out=loop), windows, AddOne(noise), guide).run())
+    assert guided == [2] * 4
+    assert [name for name, *_ in stage.passes][:4] == ["0F0.0c", "0F0.0u", "0F1.0c", "0F1.0u"]
+    assert stage.passes[2][1:] == ("None", "0F1.0c", [21, 30, 40]) and stage.passes[3][3] == [21, 30, 40]
+    assert stage.passes[4][1] == "0F1.0c" and stage.passes[5][1] == "0F1.0u"
 
 
 def test_yields_the_latents_of_every_step():

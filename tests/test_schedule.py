@@ -8,13 +8,14 @@ from xdualparal import build_schedule
 from xdualparal.render import time_grid
 from xdualparal.schedule import FORWARD, STEP, Action, in_order, parse_action, parse_schedule, waves
 
-SIZES = list(itertools.product((1, 2, 5), (1, 3, 4), (1, 2, 4)))
+SIZES = list(itertools.product((1, 2, 5), (1, 3, 4), (1, 2, 4), (False, True)))
 
 
-@pytest.mark.parametrize("sizes", [(1, 3, 1), (3, 2, 2), (3, 4, 2), (4, 5, 4)])
+@pytest.mark.parametrize("sizes", [(1, 3, 1), (3, 2, 2), (3, 4, 2), (4, 5, 4), (3, 3, 4, True)])
 def test_golden(sizes, golden):
     schedule = build_schedule(*sizes)
-    file = golden / f"blocks{sizes[0]}_steps{sizes[1]}_stages{sizes[2]}.txt"
+    split = "_split" if schedule.split_guidance else ""
+    file = golden / f"blocks{sizes[0]}_steps{sizes[1]}_stages{sizes[2]}{split}.txt"
     assert f"{schedule}\n{time_grid(schedule)}\n" == file.read_text()
 
 
@@ -25,9 +26,9 @@ def test_prints_and_parses_back(sizes):
 
 
 def test_actions_print_and_parse_back():
-    for action in (Action(0, FORWARD, 12, 3), Action(3, STEP, 0, 49)):
+    for action in (Action(0, FORWARD, 12, 3), Action(3, STEP, 0, 49), Action(1, FORWARD, 4, 7, "u")):
         assert parse_action(str(action)) == action
-    assert str(Action(0, FORWARD, 2, 5)) == "0F2.5"
+    assert str(Action(0, FORWARD, 2, 5)) == "0F2.5" and str(Action(0, FORWARD, 2, 5, "c")) == "0F2.5c"
 
 
 @pytest.mark.parametrize("text", ["", "0F1", "0X1.2", "F1.2", "0F1.2 "])
@@ -54,11 +55,27 @@ def test_waves_are_newest_first_and_staggered():
 
 @pytest.mark.parametrize("sizes", SIZES)
 def test_every_pass_once_on_every_stage(sizes):
-    blocks, steps, stages = sizes
-    passes = sorted(itertools.product(range(blocks), range(steps)))
-    for stage, actions in enumerate(build_schedule(*sizes).stages):
-        for kind in (FORWARD, STEP) if stage == stages - 1 else (FORWARD,):
-            assert sorted((a.block, a.step) for a in actions if a.kind == kind) == passes
+    blocks, steps, stages, _ = sizes
+    schedule, passes = build_schedule(*sizes), sorted(itertools.product(range(blocks), range(steps)))
+    forwards = sorted((*one, branch) for one in passes for branch in schedule.branches_of(*one))
+    for stage, actions in enumerate(schedule.stages):
+        assert sorted((a.block, a.step, a.branch) for a in actions if a.kind == FORWARD) == forwards
+        steps_done = sorted((a.block, a.step) for a in actions if a.kind == STEP)
+        assert steps_done == (passes if stage == stages - 1 else [])
+
+
+def test_guidance_is_split_where_blocks_in_flight_are_fewer_than_stages():
+    schedule = build_schedule(5, 5, 3, split_guidance=True)
+    split = {wave: {schedule.branches_of(*one) for one in passes} for wave, passes in enumerate(waves(5, 5))}
+    assert [split[wave] == {("c", "u")} for wave in range(9)] == [True] * 2 + [False] * 5 + [True] * 2
+    assert all(split[wave] == {("",)} for wave in range(2, 7))
+
+
+def test_needs_of_half_passes():
+    schedule = build_schedule(2, 3, 4, split_guidance=True)
+    assert schedule.needs(parse_action("3S1.1")) == [parse_action("3F1.1c"), parse_action("3F1.1u")]
+    assert schedule.needs(parse_action("0F0.1u")) == [parse_action("3S0.0"), parse_action("0F1.0u")]
+    assert schedule.needs(parse_action("2F1.1c")) == [parse_action("1F1.1c")]
 
 
 def test_needs_of_a_pass_in_the_middle():

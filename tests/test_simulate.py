@@ -18,6 +18,15 @@ def test_table(stages, blocks, steps, end, bubble, first):
     assert (trace.end, round(100 * trace.bubble(), 1), trace.finished(0)) == (end, bubble, first)
 
 
+@pytest.mark.parametrize("stages, blocks, steps, whole, bubble", [
+    (8, 5, 50, 48.0, 14.4), (8, 32, 4, 54.8, 20.2),  # DESIGN section 2: every wave has fewer blocks than stages
+    (8, 32, 50, 3.8, 1.4), (8, 10, 50, 11.2, 4.4), (4, 5, 50, 5.7, 2.7), (2, 10, 20, 1.5, 1.0),  # it splits all waves
+])
+def test_split_guidance_shrinks_bubbles(stages, blocks, steps, whole, bubble):
+    assert round(100 * simulate(build_schedule(blocks, steps, stages)).bubble(), 1) == whole
+    assert round(100 * simulate(build_schedule(blocks, steps, stages, True)).bubble(), 1) == bubble
+
+
 def test_costs():
     schedule = build_schedule(1, 2, 2)
     trace = simulate(schedule, cost=lambda action: {"F": 3, "S": 2}[action.kind])

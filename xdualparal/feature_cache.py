@@ -39,7 +39,7 @@ class ContextCache(CacheManager):
     def of_pass(self, reads, keeps):
         """While one pass runs: append what was kept under ``reads`` and keep this pass's own under ``keeps``.
 
-        Both are Actions or None. What is read is dropped afterwards: it has one reader.
+        Both are any keys, or None. What is read is dropped afterwards: it has one reader.
         """
         self._reading = self._kept.pop(reads) if reads is not None and self._first else {}
         self._keeping = {} if keeps is not None and self._first else None

@@ -6,7 +6,7 @@ Knows: how a call becomes a run, and a run a video. Must not know: what a stage 
 import logging
 from collections import deque
 from contextlib import ExitStack
-from itertools import islice, repeat
+from itertools import islice
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from .models import family_of
 from .noise import noise_blocks
 from .request import Request
 from .runtime import Edges, Recorder, Runtime, round_trips, without_recording
-from .schedule import STEP, build_schedule
+from .schedule import FORWARD, STEP, build_schedule
 from .sharding import SpatialShard, check_even_split, check_heads
 from .tracing import write_trace
 from .validate import check_schedule
@@ -34,8 +34,8 @@ class DualParalPipeline:
     is of no other use afterwards. ``engine_config``: xDiT's EngineConfig; its ``parallel_config.pp_degree`` is the
     number of stages. ``config``: a DualParalConfig.
 
-    Raises ValueError for a pipeline without DualParal support, more stages than layers, or other parallel
-    degrees, which are not supported yet.
+    Raises ValueError for a pipeline without DualParal support, more stages than layers, tensor parallelism or FSDP, or
+    attention heads that Ulysses cannot split.
     """
 
     def __init__(self, wan_pipeline, engine_config, config=DualParalConfig()):
@@ -112,7 +112,8 @@ class DualParalPipeline:
     @torch.no_grad()
     def _stream(self, request):
         num_blocks = self.config.num_blocks(request.latent_frames)
-        schedule = check_schedule(build_schedule(num_blocks, request.num_inference_steps, self.groups.stage[1]))
+        stages, can_split = self.groups.stage[1], request.branches == 2 and self.groups.branch[1] == 1
+        schedule = check_schedule(build_schedule(num_blocks, request.num_inference_steps, stages, can_split))
         recorder = Recorder(self.groups.synchronize) if self.config.trace else without_recording
         shard = SpatialShard(request.latent_shape[1:], request.patch, *self.groups.shard)
         with ExitStack() as cleanup:
@@ -168,8 +169,8 @@ class DualParalPipeline:
         if self.stage.is_first:
             shapes, dtype = self._latents_shapes(schedule, request, shard), torch.float32
         else:
-            passes = schedule.num_blocks * schedule.num_steps
-            shapes, dtype = repeat(stage_run.hidden_shape, passes), stage_run.dtype
+            passes = (action for action in schedule.stages[self.stage.index] if action.kind == FORWARD)
+            shapes, dtype = map(stage_run.hidden_shape, passes), stage_run.dtype
         receiver = Receiver(*self.groups.edge_in(), shapes, dtype, self.device)
         return Edges(
             hidden_in=None if self.stage.is_first else receiver, hidden_out=None if self.stage.is_last else sender,

@@ -19,20 +19,23 @@ def list_grid(schedule, marked=()):
 
 
 def time_grid(schedule):
-    """The schedule over time: a row a stage, a column a unit of time, ``block.step`` where a stage works, ``.`` where it waits."""
-    trace = simulate(schedule)
-    rows = [_time_row(row, int(trace.end)) for row in trace.stages]
+    """The schedule over time: a row a stage, a column a pass's time (half of it where guidance is split), the pass as
+    ``block.step`` where a stage works (``=`` where it goes on), ``.`` where it waits."""
+    trace, columns_a_pass = simulate(schedule), 2 if schedule.split_guidance else 1
+    rows = [_time_row(row, trace.end, columns_a_pass) for row in trace.stages]
     width = max(len(cell) for row in rows for cell in row)
     return "\n".join(
         f"stage {n} | " + " ".join(cell.ljust(width) for cell in row).rstrip() for n, row in enumerate(rows)
     )
 
 
-def _time_row(spans, length):
-    cells = ["."] * length
+def _time_row(spans, end, columns_a_pass):
+    cells = ["."] * round(end * columns_a_pass)
     for span in spans:
+        first, after = (round(time * columns_a_pass) for time in (span.start, span.end))
         if span.action.kind == FORWARD:
-            cells[int(span.start)] = f"{span.action.block}.{span.action.step}"
+            name = f"{span.action.block}.{span.action.step}{span.action.branch}"
+            cells[first:after] = [name] + ["="] * (after - first - 1)
     return cells
 
 
@@ -46,7 +49,7 @@ def chrome_trace(trace):
 def _chrome_event(span, start):
     action = span.action
     return {
-        "name": f"block {action.block} step {action.step}" if action.kind == FORWARD else "scheduler step",
+        "name": f"block {action.block} step {action.step}{action.branch}" if action.kind == FORWARD else "scheduler step",
         "cat": action.kind, "ph": "X", "pid": 0, "tid": action.stage,
         "ts": (span.start - start) * 1e6, "dur": (span.end - span.start) * 1e6,
         "args": {"action": str(action)},

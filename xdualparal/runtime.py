@@ -7,7 +7,9 @@ order of actions (the schedule has it), the model, or what is done with a finish
 import time
 from typing import Any, NamedTuple
 
-from .schedule import FORWARD, STEP
+import torch
+
+from .schedule import FORWARD, STEP, UNCONDITIONAL
 from .simulate import Span
 
 
@@ -60,7 +62,8 @@ class Runtime:
         self.windows, self.denoise, self.guide = windows, denoise, guide
         self.measure = measure
         self._updates = round_trips(schedule)
-        self._prediction = None
+        self._window_of_pass = None
+        self._predictions = []
 
     def run(self):
         """Does the stage's actions. Yields (action, result): the block's latents after a STEP, None after a FORWARD."""
@@ -76,19 +79,23 @@ class Runtime:
         keeps = action if self.schedule.gives_context(action) else None
         result = self.measure(action, self.stage_run.forward, action, reads, keeps, inputs)
         if self.edges.hidden_out is None:
-            self._prediction = result
+            self._predictions.append(result)
         else:
             self.edges.hidden_out.send(result)
 
     def _window(self, action):
+        if action.branch == UNCONDITIONAL:
+            return self._window_of_pass  # that of the half pass just before
         needed = [need for need in self.schedule.needs(action) if need.kind == STEP]
         while not all(self.windows.has(need.block, need.step) for need in needed):
             update = next(self._updates)
             self.windows.update(update.block, update.step, self.edges.latents_in.receive())
-        return self.windows.window(action.block, action.step)
+        self._window_of_pass = self.windows.window(action.block, action.step)
+        return self._window_of_pass
 
     def _step(self, action):
-        prediction = self.guide(self._prediction)
+        prediction = self.guide(torch.cat(self._predictions))
+        self._predictions.clear()
         latents = self.measure(action, self.denoise.advance, action.block, action.step, prediction)
         if self.schedule.goes_round(action):
             self.edges.latents_out.send(latents)

@@ -5,7 +5,7 @@ Knows: the schedule and a cost per action. Must not know: tensors, processes, or
 
 from dataclasses import dataclass
 
-from .schedule import FORWARD, STEP, Action, in_order
+from .schedule import BOTH, STEP, Action, in_order
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,9 @@ class Trace:
 
 
 def unit_cost(action):
-    """One unit for a pass on a stage, nothing for the scheduler's step (the unit of DESIGN's table)."""
-    return 1 if action.kind == FORWARD else 0
+    """One unit for a pass on a stage, half of it for a half pass, nothing for the scheduler's step (the unit of
+    DESIGN's table)."""
+    return 0 if action.kind == STEP else 1 if action.branch == BOTH else 0.5
 
 
 def simulate(schedule, cost=unit_cost):

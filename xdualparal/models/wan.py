@@ -16,13 +16,34 @@ from .base import Conditioning
 class Held(nn.Module):
     """Stands in for a projection whose result does not change during a run."""
 
-    def __init__(self, value):
+    def __init__(self, values, held_text):
         super().__init__()
-        self.value = value
+        self.values, self.held_text = values, held_text
 
     def forward(self, _):
-        """The held tensor, whatever is asked."""
-        return self.value
+        """The held tensor of the branch in use, whatever is asked."""
+        return self.values[self.held_text.branch]
+
+
+class HeldText:
+    """The text's keys and values, projected once for each cross-attention of ``blocks`` and branch of ``text``.
+
+    They take the place of the key and value projections and the key norm; ``let_go`` puts those back. ``branch`` is
+    the one in use.
+    """
+
+    def __init__(self, blocks, text):
+        self.branch = 0
+        self._before = [(block.attn2, block.attn2.to_k, block.attn2.to_v, block.attn2.norm_k) for block in blocks]
+        for attention, to_k, to_v, norm_k in self._before:
+            attention.to_k = Held([norm_k(to_k(one)) for one in text.split(1)], self)
+            attention.to_v = Held([to_v(one) for one in text.split(1)], self)
+            attention.norm_k = nn.Identity()
+
+    def let_go(self):
+        """The cross-attentions are as they were before."""
+        for attention, to_k, to_v, norm_k in self._before:
+            attention.to_k, attention.to_v, attention.norm_k = to_k, to_v, norm_k
 
 
 class WanFamily:
@@ -63,27 +84,21 @@ class WanFamily:
         return [block.attn1 for block in blocks]
 
     def condition(self, transformer, timesteps, text):
-        """Per step the time embedding, (1, dim), and its projection, (1, 6, dim); the text, (branches, length, dim)."""
+        """Per step the time embedding, (1, dim), and its projection, (1, 6, dim); the text, (branches, length, dim).
+
+        One step and one branch at a time: the ordinary pipeline's arithmetic, to the bit.
+        """
         embedder = transformer.condition_embedder
         no_text = text[:1, :0]
         steps = []
-        for timestep in timesteps:  # one at a time: the ordinary pipeline's arithmetic, to the bit
+        for timestep in timesteps:
             head, blocks, _, _ = embedder(timestep.expand(1), no_text)
             steps.append(Conditioning(head, blocks.unflatten(1, (6, -1))))
-        return steps, embedder.text_embedder(text)
+        return steps, torch.cat([embedder.text_embedder(one) for one in text.split(1)])
 
     def hold_text(self, blocks, text):
-        """Replaces the cross-attentions' key and value projections and key norm by their results."""
-        before = [(block.attn2, block.attn2.to_k, block.attn2.to_v, block.attn2.norm_k) for block in blocks]
-        for attention, to_k, to_v, norm_k in before:
-            attention.to_k, attention.to_v = Held(norm_k(to_k(text))), Held(to_v(text))
-            attention.norm_k = nn.Identity()
-
-        def let_go():
-            for attention, to_k, to_v, norm_k in before:
-                attention.to_k, attention.to_v, attention.norm_k = to_k, to_v, norm_k
-
-        return let_go
+        """A HeldText: the cross-attentions' keys and values of ``text``, (branches, length, dim)."""
+        return HeldText(blocks, text)
 
     def rotary(self, transformer, start, grid, tokens=slice(None)):
         """Cosines and sines, (1, tokens, 1, head_dim) float32, from float64 angles.
