@@ -1,6 +1,7 @@
 """DualParal with xDiT's other degrees against the sequential program, in real processes over gloo."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -40,6 +41,12 @@ def test_guidance_on_two_ranks_gives_the_same_bits(stages):
     *_, one_rank = run_ranks(latents_of_cases, stages, stages, [CASE])
     *_, two_ranks = run_ranks(latents_of_cases, 2 * stages, stages, [CASE], use_cfg_parallel=True)
     assert np.array_equal(two_ranks["hybrid"], one_rank["hybrid"])
+
+
+def test_uneven_stages_give_the_same_bits():
+    *_, even = run_ranks(latents_of_cases, 2, 2, [CASE])
+    *_, uneven = run_ranks(latents_of_cases, 2, 2, [replace(CASE, stage_layers=(3, 1))])
+    assert np.array_equal(uneven["hybrid"], even["hybrid"])
 
 
 def replicas(rank):

@@ -26,6 +26,7 @@ def test_a_good_command_gives_its_model(tmp_path):
     (dict(extra=["--height", "40"]), "height is 40: the model needs a multiple of 16, for example 32"),
     (dict(extra=["--width", "24"]), "width is 24.*multiple of 16"),
     (dict(degree=9), "--dualparal_degree is 9: every stage needs a layer and tiny-wan has 8, give 1 to 8"),
+    (dict(extra=["--dualparal_stage_layers", "5,2"]), "stage_layers is 5,2: give 2 numbers"),
     (dict(degree=0), "--dualparal_degree is 0.*give 1 to 8"),
     (dict(degree=4), "dualparal_degree 4.*make 4 processes and 2 were started"),
     (dict(model="tiny-wam"), "'tiny-wam' is not known: give one of tiny-wan, "),

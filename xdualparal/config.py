@@ -23,6 +23,9 @@ class DualParalConfig:
     context_latents: int = _setting(
         4, "latent frames of each neighbour that a block sees (C), 0 to block_latents"
     )
+    stage_layers: tuple[int, ...] | None = _setting(
+        None, "layers for each stage, for example 7,8,8,7; by default as even as can be"
+    )
     trace: str | None = _setting(
         None, "write what every stage did and when to this file, in Chrome's trace format (chrome://tracing)"
     )
@@ -30,6 +33,8 @@ class DualParalConfig:
     def __post_init__(self):
         _check_whole("block_latents", self.block_latents, at_least=1)
         _check_whole("context_latents", self.context_latents, at_least=0)
+        for layers in self.stage_layers or ():
+            _check_whole("stage_layers", layers, at_least=1)
         if self.context_latents > self.block_latents:
             raise ValueError(
                 f"context_latents is {self.context_latents} and block_latents is {self.block_latents}: "

@@ -50,7 +50,7 @@ class DualParalPipeline:
         check_heads(wan_pipeline.transformer.config.num_attention_heads, parallel.ulysses_degree)
         self.groups = Groups(wan_pipeline, engine_config)
         self.device = self.groups.device
-        self.stage = Stage(self.family, wan_pipeline.transformer, *self.groups.stage)
+        self.stage = Stage(self.family, wan_pipeline.transformer, *self.groups.stage, config.stage_layers)
         self._place()
         if config.seen_latents > self.family.trained_latents:
             logger.warning(

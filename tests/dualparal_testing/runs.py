@@ -26,10 +26,11 @@ class Case:
     scheduler: str = "unipc"
     rope_max_seq_len: int = 1024
     dtype: torch.dtype = torch.float32
+    stage_layers: tuple | None = None
 
     def config(self):
         """The DualParalConfig of the case."""
-        return DualParalConfig(block_latents=self.block, context_latents=self.context)
+        return DualParalConfig(self.block, self.context, stage_layers=self.stage_layers)
 
     def arguments(self):
         """The arguments of a pipeline call."""

@@ -15,6 +15,7 @@ from xfuser.model_executor.models.runner_models.base_model import MODEL_REGISTRY
 
 from ..request import check_at_least_one, check_size
 from ..sharding import check_even_split, check_heads
+from ..stage import layer_ranges
 from .flags import dualparal_config, xdit_args
 from .models import DUALPARAL_MODELS
 
@@ -77,6 +78,7 @@ def _check_dualparal(args, model):
             f"--dualparal_degree is {degree}: every stage needs a layer and {args['model']} has "
             f"{model.num_layers}, give 1 to {model.num_layers}"
         )
+    layer_ranges(model.num_layers, degree, config.stage_layers)
     for name in _INSTEAD:
         if (args[name] or 1) > 1:
             raise ValueError(

@@ -5,7 +5,6 @@ Knows: the command line. Must not know: models, processes.
 
 import sys
 from dataclasses import fields
-from typing import get_args
 
 from xfuser import xFuserArgs
 from xfuser.config import FlexibleArgumentParser
@@ -48,15 +47,23 @@ def add_dualparal_args(parser):
         help="turn DualParal on with N pipeline stages (1 is allowed); multiplies the number of processes",
     )
     for field in fields(DualParalConfig):
+        convert, metavar = _FLAG_TYPES[field.type]
         group.add_argument(
-            f"--dualparal_{field.name}", type=_type_of(field), default=field.default,
-            metavar="N" if _type_of(field) is int else "FILE",
+            f"--dualparal_{field.name}", type=convert, metavar=metavar, default=field.default,
             help=f"{field.metadata['help']} (default: {field.default})",
         )
 
 
-def _type_of(field):
-    return next((t for t in get_args(field.type) if t is not type(None)), field.type)
+def _whole_numbers(text):
+    return tuple(map(int, text.split(",")))
+
+
+_whole_numbers.__name__ = "list of whole numbers"  # argparse names it in its error
+_FLAG_TYPES = {  # a field's type: how a flag's text becomes one, and what the help calls it
+    int: (int, "N"),
+    str | None: (str, "FILE"),
+    tuple[int, ...] | None: (_whole_numbers, "N,N,..."),
+}
 
 
 def dualparal_config(args):

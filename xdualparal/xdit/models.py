@@ -18,6 +18,7 @@ from xfuser.core.utils.runner_utils import log
 
 from ..config import DualParalConfig
 from ..pipeline import DualParalPipeline
+from ..stage import layer_ranges
 from ..video import VideoWriter
 from .weights import checkpoint_folder, load_wan_stage
 
@@ -71,7 +72,8 @@ class DualParalWanModel(xFuserWan21T2VModel):
         parallel = self.engine_config.parallel_config
         # xDiT numbers ranks in the order tp-sp-pp-cfg-dp (xfuser/core/distributed/parallel_state.py).
         stage = torch.distributed.get_rank() // parallel.sp_degree % parallel.pp_degree
-        return load_wan_stage(checkpoint_folder(self.checkpoint()), stage, parallel.pp_degree, self.dtype)
+        layers = layer_ranges(self.num_layers, parallel.pp_degree, self.dualparal_config.stage_layers)[stage]
+        return load_wan_stage(checkpoint_folder(self.checkpoint()), stage, parallel.pp_degree, layers, self.dtype)
 
     def _post_load_and_state_initialization(self, input_args):
         """Instead of xDiT's placement, which moves a whole pipeline to each device."""

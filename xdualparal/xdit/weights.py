@@ -12,7 +12,6 @@ from diffusers import AutoencoderKLWan, DiffusionPipeline, WanPipeline, WanTrans
 from safetensors import safe_open
 
 from ..models import WanFamily
-from ..stage import layer_ranges
 
 _NAME = "diffusion_pytorch_model.safetensors"
 
@@ -24,11 +23,11 @@ def checkpoint_folder(name_or_folder):
     return Path(DiffusionPipeline.download(name_or_folder))
 
 
-def load_wan_stage(folder, index, count, dtype):
-    """A WanPipeline with only what stage ``index`` of ``count`` uses: its layers, the text encoder on the first
+def load_wan_stage(folder, index, count, layers, dtype):
+    """A WanPipeline with only what stage ``index`` of ``count`` uses: its ``layers`` (a range), the text encoder on the first
     stage and the VAE (float32, as diffusers recommends for Wan) on the last. Other stages know the VAE's
     configuration, without weights."""
-    parts = {"transformer": load_transformer_stage(folder / "transformer", index, count, dtype)}
+    parts = {"transformer": load_transformer_stage(folder / "transformer", index, count, layers, dtype)}
     if index > 0:
         parts.update(text_encoder=None, tokenizer=None)
     if index == count - 1:
@@ -39,11 +38,10 @@ def load_wan_stage(folder, index, count, dtype):
     return WanPipeline.from_pretrained(folder, dtype=dtype, **parts)
 
 
-def load_transformer_stage(folder, index, count, dtype):
-    """A WanTransformer3DModel with the layers of stage ``index`` of ``count``; no other weight is read."""
+def load_transformer_stage(folder, index, count, layers, dtype):
+    """A WanTransformer3DModel with the ``layers`` (a range) of stage ``index`` of ``count``; no other weight is read."""
     with init_empty_weights():
         transformer = WanTransformer3DModel.from_config(WanTransformer3DModel.load_config(folder))
-    layers = layer_ranges(len(transformer.blocks), count)[index]
     WanFamily().keep_stage(transformer, layers, index == 0, index == count - 1)
     names = {name: _checkpoint_name(name, layers.start) for name in transformer.state_dict()}
     weights = _read(folder, names.values())
