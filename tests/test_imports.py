@@ -12,12 +12,12 @@ BELOW = {  # module: what of this package it may import
     "config": set(), "schedule": set(), "noise": set(), "comm": set(), "decode": set(), "video": set(),
     "feature_cache": set(), "request": set(), "latents": set(), "demo": set(),
     "simulate": {"schedule"}, "render": {"schedule", "simulate"}, "validate": {"schedule", "render"},
-    "sharding": set(), "stage": {"feature_cache", "schedule"}, "groups": {"comm"}, "runtime": {"schedule", "simulate"}, "tracing": {"render", "simulate"},
-    "pipeline": {"comm", "config", "decode", "groups", "latents", "models", "noise", "request", "runtime", "schedule",
+    "sharding": set(), "attention": set(), "stage": {"feature_cache", "schedule"}, "groups": {"comm"}, "runtime": {"schedule", "simulate"}, "tracing": {"render", "simulate"},
+    "pipeline": {"attention", "comm", "config", "decode", "groups", "latents", "models", "noise", "request", "runtime", "schedule",
                  "sharding", "stage", "tracing", "validate"},
     "quality": {"demo"},
     "models": {"models"},
-    "xdit": {"config", "models", "pipeline", "request", "sharding", "stage", "video", "xdit"},
+    "xdit": {"attention", "config", "models", "pipeline", "request", "sharding", "stage", "video", "xdit"},
 }
 
 

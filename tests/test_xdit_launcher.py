@@ -8,6 +8,7 @@ import sys
 import av
 import numpy as np
 import pytest
+from dualparal_testing.processes import free_port
 
 from xdualparal.xdit.launcher import split_launch_args, torchrun_command
 
@@ -72,6 +73,27 @@ def test_processes_that_do_not_fit_the_degrees(tmp_path):
     assert done.returncode != 0
     assert done.stderr.count("make 4 processes and 2 were started") == 1  # from one rank
     assert "ValueError" not in done.stderr
+
+
+@pytest.mark.processes
+def test_two_nodes(tmp_path):
+    """Two launchers, as on two machines, here on one; each starts its own process."""
+    port = str(free_port())
+    command = [*LAUNCHER, *DEMO, "--num_frames", "17", "--dualparal_degree", "2", "--nnodes", "2", "--master_addr",
+               "localhost", "--master_port", port, "--output_directory", str(tmp_path)]
+    environment = dict(os.environ, OMP_NUM_THREADS="1")
+    nodes = [
+        subprocess.Popen([*command, "--node_rank", str(rank)], env=environment, stderr=subprocess.PIPE, text=True)
+        for rank in (0, 1)
+    ]
+    try:
+        for node in nodes:
+            _, errors = node.communicate(timeout=LIMIT_S)
+            assert node.returncode == 0, errors
+    finally:
+        for node in nodes:
+            node.kill()
+    assert frames(tmp_path).shape == (17, 32, 32, 3)
 
 
 def test_launch_flags_are_torchruns_and_the_rest_the_runners():

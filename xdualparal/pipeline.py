@@ -11,6 +11,7 @@ from itertools import islice
 import numpy as np
 import torch
 
+from .attention import check_backend
 from .comm import Loop, Receiver, Sender
 from .config import DualParalConfig
 from .decode import StreamingDecoder
@@ -48,6 +49,7 @@ class DualParalPipeline:
         parallel = engine_config.parallel_config
         _check_degrees(parallel)
         check_heads(wan_pipeline.transformer.config.num_attention_heads, parallel.ulysses_degree)
+        check_backend(engine_config.runtime_config.attention_backend, on_cpu=not torch.accelerator.is_available())
         self.groups = Groups(wan_pipeline, engine_config)
         self.device = self.groups.device
         self.stage = Stage(self.family, wan_pipeline.transformer, *self.groups.stage, config.stage_layers)

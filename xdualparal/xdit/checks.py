@@ -9,10 +9,12 @@ import os
 import tempfile
 from pathlib import Path
 
+import torch
 from xfuser import xFuserArgs
 from xfuser.core.utils.runner_utils import load_dataset_prompts
 from xfuser.model_executor.models.runner_models.base_model import MODEL_REGISTRY
 
+from ..attention import check_backend
 from ..request import check_at_least_one, check_size
 from ..sharding import check_even_split, check_heads
 from ..stage import layer_ranges
@@ -95,6 +97,8 @@ def _check_dualparal(args, model):
             f"--guidance_scale is {guidance_scale}, so there is one branch, and --use_cfg_parallel computes two: leave "
             "it out, or give a guidance scale above 1"
         )
+    for name in ("attention_backend", "cross_attention_backend"):
+        check_backend(args[name], on_cpu=not torch.accelerator.is_available())
     _check_prompts(args)
     for name in ("num_frames", "num_inference_steps"):
         check_at_least_one(f"--{name}", _value(args, model, name))
