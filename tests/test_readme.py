@@ -1,0 +1,32 @@
+"""The README says what the tests show."""
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+from test_hybrid import TABLE
+
+from xdualparal import DualParalConfig, build_schedule
+from xdualparal.render import time_grid
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def test_the_picture_is_the_schedule():
+    assert time_grid(build_schedule(4, 4, 2)) in README
+
+
+def test_the_combinations_are_those_of_the_table_test():
+    flags = ("dualparal_degree", "ulysses_degree", "ring_degree", "use_cfg_parallel")
+    for flag, tested in zip(flags, zip(*TABLE)):
+        [row] = re.findall(rf"^\| `--{flag}` \| ([\d, ]+) \|", README, re.MULTILINE)
+        assert [int(n) for n in row.split(",")] == sorted(set(tested))
+
+
+def test_every_flag_is_there():
+    for name in ("degree", *(field.name for field in fields(DualParalConfig))):
+        assert f"`--dualparal_{name} " in README
+
+
+def test_it_is_short():
+    assert len(README.splitlines()) < 100
