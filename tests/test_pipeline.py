@@ -8,6 +8,7 @@ from dualparal_testing.runs import BFLOAT16, CASES, SEED, SIZE, Case, engine_con
 from dualparal_testing.small_wan import small_pipeline, texts
 
 from xdualparal import DualParalConfig, DualParalPipeline, initial_noise
+from xdualparal.decode import unnormalised
 
 pytestmark = pytest.mark.processes
 BAR = 1e-5  # relative, float32; the issue's
@@ -120,3 +121,40 @@ def test_refusals_say_what_to_do():
              "prompt", "a stream is one video", "WanPipeline"]
     for part, message in zip(parts, messages, strict=True):
         assert part in message and "\n" not in message
+
+
+def frames_with_vae(rank, kind):
+    """(frames, latents) on two stages with the VAE changed as xDiT's flags do."""
+    wan, case = small_pipeline(), Case("", num_frames=50, num_steps=2)
+    config = engine_config(2, use_parallel_vae=kind == "parallel")
+    pipeline = DualParalPipeline(wan, config, case.config())
+    change_vae(wan.vae, kind)
+    outputs = [pipeline(**case.arguments() | {"output_type": output}) for output in ("np", "latent")]
+    return [None if output is None else np.asarray(output.frames) for output in outputs]
+
+
+def change_vae(vae, kind):
+    """What --enable_tiling, --enable_slicing and --use_parallel_vae do (xfuser's vae_manager.py)."""
+    if kind == "tiling":
+        vae.enable_tiling(16, 16, 12, 12)
+    elif kind == "slicing":
+        vae.enable_slicing()
+    elif kind == "parallel":
+        from distvae.vae import parallel
+        from xfuser.core.distributed.parallel_state import get_vae_parallel_group
+
+        parallel.parallelize_decoder(vae, get_vae_parallel_group().device_group)
+
+
+@pytest.mark.parametrize("kind", ["tiling", "slicing", "parallel"])
+def test_vae_options(kind):
+    first, (frames, latents) = run_ranks(frames_with_vae, 2, kind)
+    assert first == [None, None]
+    wan = small_pipeline()
+    if kind != "parallel":
+        change_vae(wan.vae, kind)
+    with torch.no_grad():
+        video = wan.vae.decode(unnormalised(wan.vae, torch.from_numpy(latents)), return_dict=False)[0][:, :, :50]
+    expected = wan.video_processor.postprocess_video(video, output_type="np")
+    assert frames.shape == expected.shape == (1, 50, SIZE, SIZE, 3)
+    assert np.abs(frames - expected).max() < 1e-5

@@ -39,8 +39,8 @@ def test_a_good_command_gives_its_model(tmp_path):
     (dict(extra=["--use_cfg_parallel", "--guidance_scale", "1"]), "--guidance_scale is 1.0.* leave it out"),
     (dict(extra=["--data_parallel_degree", "2"]), "there are 1 prompts: every replica needs one"),
     (dict(extra=["--attention_backend", "FLEX_BLOCK_ATTN"]), "FLEX_BLOCK_ATTN picks keys by their place"),
-    (dict(extra=["--use_parallel_vae"]), "does not support use_parallel_vae"),
-    (dict(extra=["--enable_tiling"]), "does not support enable_tiling"),
+    (dict(extra=["--use_torch_compile"]), "--use_torch_compile does not go with --dualparal_degree yet"),
+    (dict(extra=["--use_fp8_gemms"]), "does not support use_fp8_gemms"),
 ])
 def test_refuses(tmp_path, extra, message):
     arguments = dict(extra)

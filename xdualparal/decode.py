@@ -27,21 +27,13 @@ class StreamingDecoder:
         (1, 3, frames, height, width) in -1..1, the VAE's dtype: 1 frame for the video's first latent frame, 4 for
         each other one.
         """
-        latents = self._vae.post_quant_conv(self._unnormalised(latents))
+        latents = self._vae.post_quant_conv(unnormalised(self._vae, latents))
         frames = torch.cat([self._decode_one(latents[:, :, n:n + 1]) for n in range(latents.shape[2])], dim=2)
         if self._vae.config.patch_size is not None:
             from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 
             frames = unpatchify(frames, patch_size=self._vae.config.patch_size)
         return frames.clamp(-1.0, 1.0)
-
-    def _unnormalised(self, latents):
-        latents = latents.to(self._vae.device, self._vae.dtype)
-        mean, std = (
-            torch.tensor(values).view(1, -1, 1, 1, 1).to(latents)
-            for values in (self._vae.config.latents_mean, self._vae.config.latents_std)
-        )
-        return latents / (1.0 / std) + mean  # in the ordinary pipeline's form, to the bit
 
     def _decode_one(self, latent):
         options = {"first_chunk": True} if self._is_first else {}
@@ -51,3 +43,20 @@ class StreamingDecoder:
     def close(self):
         """Drops what the VAE remembers."""
         self._vae.clear_cache()
+
+
+def unnormalised(vae, latents):
+    """Latents as the transformer leaves them, (1, channels, frames, height, width), to what ``vae`` decodes."""
+    latents = latents.to(vae.device, vae.dtype)
+    mean, std = (
+        torch.tensor(values).view(1, -1, 1, 1, 1).to(latents)
+        for values in (vae.config.latents_mean, vae.config.latents_std)
+    )
+    return latents / (1.0 / std) + mean  # in the ordinary pipeline's form, to the bit
+
+
+@torch.no_grad()
+def decode_at_once(vae, latents):
+    """All frames of a video's latents, as StreamingDecoder.decode, through ``vae.decode``, which tiling, slicing and
+    xDiT's parallel VAE change; its memory grows with the video's length."""
+    return vae.decode(unnormalised(vae, latents), return_dict=False)[0]

@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from xfuser.core.distributed import (
     get_cfg_group,
+    get_model_replica_group,
     get_pp_group,
     get_runtime_state,
     get_sp_group,
@@ -34,7 +35,7 @@ class Groups:
         # More than one patch would wake PipeFusion's stale K/V paths, which are not ours (DESIGN section 3).
         get_runtime_state().num_pipeline_patch = 1
         self.pipeline, self._sequence, self._guidance = get_pp_group(), get_sp_group(), get_cfg_group()
-        self.device = self.pipeline.device
+        self._replica, self.device = get_model_replica_group(), self.pipeline.device
         self._edges = make_edge_groups(_all_pipelines(engine_config.parallel_config), dist.get_backend())
 
     @property
@@ -82,6 +83,12 @@ class Groups:
         """``tensor`` as it is on the first stage, on every stage."""
         if self.pipeline.world_size > 1:
             dist.broadcast(tensor, src=self.pipeline.ranks[0], group=self.pipeline.device_group)
+        return tensor
+
+    def share_in_replica(self, tensor):
+        """``tensor`` as it is on the output rank, on every rank of its replica."""
+        if self._replica.world_size > 1:
+            dist.broadcast(tensor, src=self._replica.ranks[-1], group=self._replica.device_group)
         return tensor
 
     def join_shards(self, parts):

@@ -14,7 +14,7 @@ import torch
 from .attention import check_backend
 from .comm import Loop, Receiver, Sender
 from .config import DualParalConfig
-from .decode import StreamingDecoder
+from .decode import StreamingDecoder, decode_at_once
 from .latents import DenoiseStore, WindowStore, apply_guidance
 from .models import family_of
 from .noise import noise_blocks
@@ -51,7 +51,7 @@ class DualParalPipeline:
         check_heads(wan_pipeline.transformer.config.num_attention_heads, parallel.ulysses_degree)
         check_backend(engine_config.runtime_config.attention_backend, on_cpu=not torch.accelerator.is_available())
         self.groups = Groups(wan_pipeline, engine_config)
-        self.device = self.groups.device
+        self.device, self._vae_on_all_ranks = self.groups.device, parallel.use_parallel_vae
         self.stage = Stage(self.family, wan_pipeline.transformer, *self.groups.stage, config.stage_layers)
         self._place()
         if config.seen_latents > self.family.trained_latents:
@@ -65,7 +65,7 @@ class DualParalPipeline:
         self.pipe.transformer.to(self.device)
         if self.stage.is_first and self.pipe.text_encoder is not None:
             self.pipe.text_encoder.to(self.device)
-        if self.is_output_rank and self.pipe.vae is not None:
+        if self.pipe.vae is not None and (self.is_output_rank or self._vae_on_all_ranks):
             self.pipe.vae.to(self.device)
 
     @property
@@ -121,7 +121,7 @@ class DualParalPipeline:
         with ExitStack() as cleanup:
             runtime = self._make_runtime(request, schedule, shard, recorder, cleanup)
             blocks = self._finished_blocks(runtime, schedule, shard, cleanup)
-            yield from self._decoded(blocks, request) if self.is_output_rank else _nothing(blocks)
+            yield from self._frames(blocks, request, schedule.num_blocks)
         if self.config.trace and self.groups.in_last_pipeline:
             write_trace(self.config.trace, recorder.spans, self.groups.pipeline)
 
@@ -197,17 +197,49 @@ class DualParalPipeline:
             if action.step == schedule.num_steps - 1:
                 yield shard.join(self.groups.join_shards(latents))
 
-    def _decoded(self, blocks, request):
-        if request.output_type == "latent":
+    def _frames(self, blocks, request, num_blocks):
+        """Yields what the caller gets, on the output rank."""
+        if request.output_type != "latent" and (self._vae_on_all_ranks or _changed(self.pipe.vae)):
+            yield from self._decoded_at_once(blocks, request, num_blocks)
+        elif not self.is_output_rank:
+            deque(blocks, maxlen=0)
+        elif request.output_type == "latent":
             yield from blocks
-            return
+        else:
+            yield from self._decoded(blocks, request)
+
+    def _decoded(self, blocks, request):
         decoder, missing = StreamingDecoder(self.pipe.vae), request.num_frames
         for latents in blocks:
             frames = decoder.decode(latents)[:, :, :missing]
             missing -= frames.shape[2]
             if frames.shape[2]:
-                yield self.pipe.video_processor.postprocess_video(frames, output_type=request.output_type)[0]
+                yield self._as_asked(frames, request)
         decoder.close()
+
+    def _decoded_at_once(self, blocks, request, num_blocks):
+        """For a VAE that ``vae.decode`` must be called of: one segment, when all blocks are finished."""
+        parts = list(blocks)
+        if self.is_output_rank:
+            latents = torch.cat(parts, dim=2)
+        else:
+            frames = self.config.window_latents + (num_blocks - 1) * self.config.block_latents
+            channels, height, width = request.latent_shape
+            latents = torch.empty(1, channels, frames, height, width, device=self.device)
+        if self._vae_on_all_ranks:
+            latents = self.groups.share_in_replica(latents)
+        if self._vae_on_all_ranks or self.is_output_rank:
+            frames = decode_at_once(self.pipe.vae, latents)[:, :, :request.num_frames]
+        if self.is_output_rank:
+            yield self._as_asked(frames, request)
+
+    def _as_asked(self, frames, request):
+        return self.pipe.video_processor.postprocess_video(frames, output_type=request.output_type)[0]
+
+
+def _changed(vae):
+    """Whether ``vae`` decodes in tiles or slices, which happens in ``vae.decode``."""
+    return vae.use_tiling or vae.use_slicing
 
 
 def _check_degrees(parallel):
@@ -217,13 +249,6 @@ def _check_degrees(parallel):
             raise ValueError(
                 f"{name} is {degree}: DualParal splits the weights over its stages already, give 1 and more stages"
             )
-
-
-def _nothing(blocks):
-    """Goes through ``blocks`` and yields nothing: only the output rank gives a video."""
-    for _ in blocks:
-        pass
-    return ()
 
 
 def _join(segments, output_type):

@@ -92,6 +92,8 @@ def _check_dualparal(args, model):
     check_heads(model.num_heads, args["ulysses_degree"])
     frame_tokens = (height // model.pixels_per_token) * (width // model.pixels_per_token)
     check_even_split(frame_tokens, args["ulysses_degree"] * args["ring_degree"])
+    if args["use_torch_compile"]:
+        raise ValueError("--use_torch_compile does not go with --dualparal_degree yet: leave it out")
     if args["use_cfg_parallel"] and guidance_scale <= 1:
         raise ValueError(
             f"--guidance_scale is {guidance_scale}, so there is one branch, and --use_cfg_parallel computes two: leave "

@@ -43,7 +43,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
 
     capabilities = replace(
         xFuserWan21T2VModel.capabilities,
-        pipefusion_parallel_degree=True, use_cfg_parallel=True, fully_shard_degree=False, use_parallel_vae=False, enable_tiling=False, enable_slicing=False,
+        pipefusion_parallel_degree=True, use_cfg_parallel=True, fully_shard_degree=False,
         use_fp8_gemms=False, use_fp4_gemms=False, use_fp6_gemms=False, use_hybrid_attn_schedule=False,
         supports_sparge_attention_backends=False, supports_step_caching=False,
     )
@@ -73,7 +73,10 @@ class DualParalWanModel(xFuserWan21T2VModel):
         # xDiT numbers ranks in the order tp-sp-pp-cfg-dp (xfuser/core/distributed/parallel_state.py).
         stage = torch.distributed.get_rank() // parallel.sp_degree % parallel.pp_degree
         layers = layer_ranges(self.num_layers, parallel.pp_degree, self.dualparal_config.stage_layers)[stage]
-        return load_wan_stage(checkpoint_folder(self.checkpoint()), stage, parallel.pp_degree, layers, self.dtype)
+        with_vae = stage == parallel.pp_degree - 1 or parallel.use_parallel_vae
+        return load_wan_stage(
+            checkpoint_folder(self.checkpoint()), stage, parallel.pp_degree, layers, self.dtype, with_vae
+        )
 
     def _post_load_and_state_initialization(self, input_args):
         """Instead of xDiT's placement, which moves a whole pipeline to each device."""

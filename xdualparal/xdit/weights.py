@@ -23,14 +23,14 @@ def checkpoint_folder(name_or_folder):
     return Path(DiffusionPipeline.download(name_or_folder))
 
 
-def load_wan_stage(folder, index, count, layers, dtype):
+def load_wan_stage(folder, index, count, layers, dtype, with_vae):
     """A WanPipeline with only what stage ``index`` of ``count`` uses: its ``layers`` (a range), the text encoder on the first
-    stage and the VAE (float32, as diffusers recommends for Wan) on the last. Other stages know the VAE's
+    stage and the VAE (float32, as diffusers recommends for Wan) where ``with_vae``. Other ranks know the VAE's
     configuration, without weights."""
     parts = {"transformer": load_transformer_stage(folder / "transformer", index, count, layers, dtype)}
     if index > 0:
         parts.update(text_encoder=None, tokenizer=None)
-    if index == count - 1:
+    if with_vae:
         parts["vae"] = AutoencoderKLWan.from_pretrained(folder / "vae", dtype=torch.float32)
     else:
         with init_empty_weights():
