@@ -56,9 +56,9 @@ def main():
     shutil.rmtree(folder)
     ratios = [a / b for a, b in zip(one, two)]
     print(
-        f"medians: {statistics.median(one):.2f} s, {statistics.median(two):.2f} s, ratio {statistics.median(ratios):.2f} "
-        f"({min(ratios):.2f} to {max(ratios):.2f}); both stages work at once {100 * statistics.median(overlaps):.0f} % "
-        "of the time in which any does"
+        f"medians: {statistics.median(one):.2f} s, {statistics.median(two):.2f} s, "
+        f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}); both stages work at once "
+        f"{100 * statistics.median(overlaps):.0f} % of the time in which any does"
     )
 
 

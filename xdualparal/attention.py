@@ -14,7 +14,7 @@ _ON_THE_CPU = ("SDPA", "SDPA_MATH", "SDPA_FLASH")
 
 
 def check_backend(name, on_cpu):
-    """Raises ValueError, with the reason, when DualParal cannot use the attention backend ``name`` (None: xDiT's choice)."""
+    """Raises ValueError, with the reason, when DualParal cannot use the backend ``name`` (None: xDiT's choice)."""
     if name is None:
         return
     if any(part in name.upper() for part in _NEED_A_LAYOUT):

@@ -77,10 +77,11 @@ class DualParalPipeline:
         """Makes a video for each prompt.
 
         Arguments are those of diffusers' WanPipeline: ``prompt`` and ``negative_prompt`` (str or list of str),
-        ``num_frames``, ``height``, ``width`` (pixels), ``num_inference_steps``, ``guidance_scale``, ``generator`` (on the CPU),
-        ``prompt_embeds`` and ``negative_prompt_embeds`` (videos, length, dim), ``max_sequence_length``;
-        ``output_type`` is "np" (videos, frames, height, width, 3) in 0..1, "pt" (videos, frames, 3, height, width), "pil" (a
-        list of images a video) or "latent" (videos, channels, latent frames, height, width) before VAE scaling, all whole blocks.
+        ``num_frames``, ``height``, ``width`` (pixels), ``num_inference_steps``, ``guidance_scale``, ``generator`` (on
+        the CPU), ``prompt_embeds`` and ``negative_prompt_embeds`` (videos, length, dim), ``max_sequence_length``;
+        ``output_type`` is "np" (videos, frames, height, width, 3) in 0..1, "pt" (videos, frames, 3, height, width),
+        "pil" (a list of images a video) or "latent" (videos, channels, latent frames, height, width) before VAE
+        scaling, all whole blocks.
 
         Returns diffusers' WanPipelineOutput on the output rank, None on the others. Raises ValueError for
         arguments that cannot work.
@@ -106,8 +107,8 @@ class DualParalPipeline:
         check_even_split(request.frame_tokens, self.groups.shard[1])
         if self.groups.branch[1] > request.branches:
             raise ValueError(
-                f"guidance_scale is {request.guidance_scale}, so there is one branch, and CFG parallelism computes two: "
-                "give a guidance_scale above 1, or leave CFG parallelism out"
+                f"guidance_scale is {request.guidance_scale}, so there is one branch, and CFG parallelism computes "
+                "two: give a guidance_scale above 1, or leave CFG parallelism out"
             )
         return request
 

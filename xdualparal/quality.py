@@ -280,7 +280,7 @@ def main(arguments: list[str] | None = None) -> None:
     commands = parser.add_subparsers(required=True)
     model = commands.add_parser("model", help="generate with a stock WanPipeline, measure, and measure the VAE")
     model.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
-    for name, default in (("prompts", 50), ("frames", 81), ("steps", 25), ("guidance", 3.0), ("seed", 0)):
+    for name, default in (("prompts", 50), ("frames", 81), ("steps", 25), ("guidance", 1.5), ("seed", 0)):
         model.add_argument(f"--{name}", type=type(default), default=default)
     model.set_defaults(command=model_command)
     video = commands.add_parser("video", help="measure a video file against its prompt, segment by segment")

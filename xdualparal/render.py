@@ -49,7 +49,7 @@ def chrome_trace(trace):
 def _chrome_event(span, start):
     action = span.action
     return {
-        "name": f"block {action.block} step {action.step}{action.branch}" if action.kind == FORWARD else "scheduler step",
+        "name": f"{action.block}.{action.step}{action.branch}" if action.kind == FORWARD else "scheduler step",
         "cat": action.kind, "ph": "X", "pid": 0, "tid": action.stage,
         "ts": (span.start - start) * 1e6, "dur": (span.end - span.start) * 1e6,
         "args": {"action": str(action)},

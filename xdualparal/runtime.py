@@ -34,7 +34,7 @@ class Recorder:
         self.spans = []
 
     def __call__(self, action, function, *args):
-        """``function(*args)``, and remembers when it ran (monotonic seconds, the same clock in all processes of a host)."""
+        """``function(*args)``, and remembers when it ran: monotonic seconds, one clock in all processes of a host."""
         self._synchronize()
         start = time.monotonic()
         result = function(*args)

@@ -11,8 +11,8 @@ latents under its own tokens only, from noise to the last step: they are gathere
 class SpatialShard:
     """One rank's part of every latent frame: tokens ``rank * n`` to ``(rank + 1) * n`` in row order.
 
-    ``frame_size``: (height, width) of a latent frame. ``patch``: (rows, columns) of latents in a token. ``degree``: ranks.
-    Raises ValueError when a frame's tokens cannot be split evenly.
+    ``frame_size``: (height, width) of a latent frame. ``patch``: (rows, columns) of latents in a token. ``degree``:
+    how many ranks. Raises ValueError when a frame's tokens cannot be split evenly.
     """
 
     def __init__(self, frame_size, patch, rank, degree):
@@ -65,7 +65,7 @@ def check_even_split(frame_tokens, degree):
 
 
 def check_heads(heads, ulysses_degree):
-    """Raises ValueError, with the degrees that can, unless Ulysses can split ``heads`` over ``ulysses_degree`` ranks."""
+    """Raises ValueError, with the degrees that can, unless ``ulysses_degree`` ranks can share ``heads`` evenly."""
     if heads % ulysses_degree:
         able = [n for n in range(1, heads + 1) if heads % n == 0]
         raise ValueError(

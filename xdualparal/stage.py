@@ -26,8 +26,8 @@ def layer_ranges(num_layers, num_stages, stage_layers=None):
     counts = stage_layers or _even_counts(num_layers, num_stages)
     if len(counts) != num_stages or sum(counts) != num_layers:
         raise ValueError(
-            f"stage_layers is {','.join(map(str, counts))}: give {num_stages} numbers, one for each stage, that add up to "
-            f"the model's {num_layers} layers"
+            f"stage_layers is {','.join(map(str, counts))}: give {num_stages} numbers, one for each stage, that add "
+            f"up to the model's {num_layers} layers"
         )
     starts = [sum(counts[:stage]) for stage in range(num_stages + 1)]
     return [range(start, end) for start, end in zip(starts, starts[1:])]
@@ -96,8 +96,9 @@ class StageRun:
         """One pass, or half pass, through this stage.
 
         ``reads`` and ``keeps``: the Actions whose next context is read and kept, or None. ``inputs``: the window's
-        latents (1, channels, B + C, height, width) on the first stage, hidden states elsewhere. Returns the prediction for
-        the block's own frames, (branches, channels, own frames, height, width), on the last stage, hidden states elsewhere.
+        latents (1, channels, B + C, height, width) on the first stage, hidden states elsewhere. Returns the prediction
+        for the block's own frames, (branches, channels, own frames, height, width), on the last stage, hidden states
+        elsewhere.
 
         Branches are computed one at a time, so that a pass, two half passes and two ranks with a branch each give
         the same bits. It costs 3 % on a CPU with the demo model (whole transformer, 12 latent frames).

@@ -57,7 +57,8 @@ class VideoWriter:
         self._container.mux(self._stream.encode(frame))
 
     def _open_stream(self, width, height):
-        stream = self._container.add_stream("libx264", rate=Fraction(self.fps), options={"crf": QUALITY, "x264-params": X264})
+        options = {"crf": QUALITY, "x264-params": X264}
+        stream = self._container.add_stream("libx264", rate=Fraction(self.fps), options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.gop_size = round(self.fps)  # a fragment a second
         return stream

@@ -15,6 +15,7 @@ from xfuser.core.utils.runner_utils import load_dataset_prompts
 from xfuser.model_executor.models.runner_models.base_model import MODEL_REGISTRY
 
 from ..attention import check_backend
+from ..config import DualParalConfig
 from ..request import check_at_least_one, check_size
 from ..sharding import check_even_split, check_heads
 from ..stage import layer_ranges
@@ -46,6 +47,8 @@ def check_command(args, world_size):
         raise ValueError('the prompt is missing: add --prompt "what the video shows"')
     if args["dualparal_degree"] is not None:
         _check_dualparal(args, model)
+    elif dualparal_config(args) != DualParalConfig():
+        raise ValueError("a --dualparal_ flag is given and DualParal is off: add --dualparal_degree 1 (or more)")
     _check_world(args, world_size)
     _check_writable(Path(args["output_directory"]), "--output_directory")
     model(xFuserArgs.from_runner_args(xdit_args(args)))  # xDiT's own checks of what the model supports
@@ -74,7 +77,20 @@ def _nearest_first(name, known):
 
 
 def _check_dualparal(args, model):
-    config, degree = dualparal_config(args), args["dualparal_degree"]
+    config = dualparal_config(args)
+    _check_stages(args, model, config)
+    _check_video(args, model)
+    _check_prompts(args)
+    if args["use_torch_compile"]:
+        raise ValueError("--use_torch_compile does not go with --dualparal_degree yet: leave it out")
+    for name in ("attention_backend", "cross_attention_backend"):
+        check_backend(args[name], on_cpu=not torch.accelerator.is_available())
+    if config.trace:
+        _check_writable(Path(config.trace).parent, "the folder of --dualparal_trace")
+
+
+def _check_stages(args, model, config):
+    degree = args["dualparal_degree"]
     if not 1 <= degree <= model.num_layers:
         raise ValueError(
             f"--dualparal_degree is {degree}: every stage needs a layer and {args['model']} has "
@@ -87,25 +103,21 @@ def _check_dualparal(args, model):
                 f"--{name} is {args[name]} and DualParal splits the weights over its stages already: leave it out, or "
                 "raise --dualparal_degree"
             )
+
+
+def _check_video(args, model):
     height, width, guidance_scale = (_value(args, model, name) for name in ("height", "width", "guidance_scale"))
     check_size(height, width, PIXEL_MULTIPLE)
     check_heads(model.num_heads, args["ulysses_degree"])
     frame_tokens = (height // model.pixels_per_token) * (width // model.pixels_per_token)
     check_even_split(frame_tokens, args["ulysses_degree"] * args["ring_degree"])
-    if args["use_torch_compile"]:
-        raise ValueError("--use_torch_compile does not go with --dualparal_degree yet: leave it out")
     if args["use_cfg_parallel"] and guidance_scale <= 1:
         raise ValueError(
             f"--guidance_scale is {guidance_scale}, so there is one branch, and --use_cfg_parallel computes two: leave "
             "it out, or give a guidance scale above 1"
         )
-    for name in ("attention_backend", "cross_attention_backend"):
-        check_backend(args[name], on_cpu=not torch.accelerator.is_available())
-    _check_prompts(args)
     for name in ("num_frames", "num_inference_steps"):
         check_at_least_one(f"--{name}", _value(args, model, name))
-    if config.trace:
-        _check_writable(Path(config.trace).parent, "the folder of --dualparal_trace")
 
 
 def _value(args, model, name):

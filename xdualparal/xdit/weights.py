@@ -24,8 +24,8 @@ def checkpoint_folder(name_or_folder):
 
 
 def load_wan_stage(folder, index, count, layers, dtype, with_vae):
-    """A WanPipeline with only what stage ``index`` of ``count`` uses: its ``layers`` (a range), the text encoder on the first
-    stage and the VAE (float32, as diffusers recommends for Wan) where ``with_vae``. Other ranks know the VAE's
+    """A WanPipeline with only what stage ``index`` of ``count`` uses: its ``layers`` (a range), the text encoder on the
+    first stage and the VAE (float32, as diffusers recommends for Wan) where ``with_vae``. Other ranks know the VAE's
     configuration, without weights."""
     parts = {"transformer": load_transformer_stage(folder / "transformer", index, count, layers, dtype)}
     if index > 0:
@@ -39,7 +39,7 @@ def load_wan_stage(folder, index, count, layers, dtype, with_vae):
 
 
 def load_transformer_stage(folder, index, count, layers, dtype):
-    """A WanTransformer3DModel with the ``layers`` (a range) of stage ``index`` of ``count``; no other weight is read."""
+    """A WanTransformer3DModel with the ``layers`` (a range) of stage ``index`` of ``count``; it reads no others."""
     with init_empty_weights():
         transformer = WanTransformer3DModel.from_config(WanTransformer3DModel.load_config(folder))
     WanFamily().keep_stage(transformer, layers, index == 0, index == count - 1)
