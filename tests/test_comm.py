@@ -13,7 +13,7 @@ MESSAGES, ELEMENTS = 7, 2_000_000  # 8 MB each, more than any socket buffer
 def round_the_ring(rank, ranks):
     """Every rank sends all its messages first, then receives its neighbour's; the sums that it received."""
     dist.init_process_group("gloo")
-    groups = make_edge_groups([list(range(ranks))], "gloo")
+    groups = make_edge_groups([list(range(ranks))], "gloo", torch.device("cpu"))
     before, after = (rank - 1) % ranks, (rank + 1) % ranks
     shapes = [(ELEMENTS + n,) for n in range(MESSAGES)]
     receiver = Receiver(groups[before, rank], before, shapes, torch.float32, torch.device("cpu"))

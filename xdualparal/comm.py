@@ -75,11 +75,27 @@ class Loop:
         """Nothing travels, so nothing is waited for."""
 
 
-def make_edge_groups(pipelines, backend):
-    """A process group for each directed edge of each ring in ``pipelines`` (lists of global ranks).
+def make_edge_groups(pipelines, backend, device):
+    """A process group for each directed edge of each ring in ``pipelines`` (lists of global ranks), connected.
 
     Every process of the world must call it with the same lists. Returns {(from_rank, to_rank): group}.
     An edge has its own group, because on a shared one large messages both ways can wait for each other.
     """
     edges = [(a, b) for ranks in pipelines if len(ranks) > 1 for a, b in zip(ranks, ranks[1:] + ranks[:1])]
-    return {edge: dist.new_group(list(edge), backend=backend) for edge in edges}
+    groups = {edge: dist.new_group(list(edge), backend=backend) for edge in edges}
+    for edge, group in groups.items():
+        _connect(*edge, group, device)
+    return groups
+
+
+def _connect(sender, receiver, group, device):
+    """Sends a first small message along an edge.
+
+    NCCL makes a connection at the first message and waits for the other end meanwhile: if every rank of a ring first
+    posted a receive, all would wait for ever. All ranks go through the edges in the same order instead.
+    """
+    hello = torch.zeros(1, device=device)
+    if dist.get_rank() == sender:
+        dist.send(hello, receiver, group=group)
+    elif dist.get_rank() == receiver:
+        dist.recv(hello, sender, group=group)

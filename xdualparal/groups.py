@@ -36,7 +36,8 @@ class Groups:
         get_runtime_state().num_pipeline_patch = 1
         self.pipeline, self._sequence, self._guidance = get_pp_group(), get_sp_group(), get_cfg_group()
         self._replica, self.device = get_model_replica_group(), self.pipeline.device
-        self._edges = make_edge_groups(_all_pipelines(engine_config.parallel_config), dist.get_backend())
+        pipelines = _all_pipelines(engine_config.parallel_config)
+        self._edges = make_edge_groups(pipelines, dist.get_backend(), self.device)
 
     @property
     def stage(self):
