@@ -1,10 +1,16 @@
 """Trains the demo model `tiny-wan` from nothing: a whole WanPipeline checkpoint of moving circles and squares.
 
-    python examples/train_tiny_wan.py --work-dir /tmp/tiny-wan --output xdualparal/assets/tiny-wan
+    python examples/train_tiny_wan.py --work-dir tiny-wan-training --output xdualparal/assets/tiny-wan
 
 Three stages, each resumable (run the same command again) and seeded: every step draws its data from a generator
 seeded with the step's own number, so an interrupted run sees what an uninterrupted one would have seen.
-A GPU is used where there is one; on 2 CPU cores it takes about two hours. `--stages vae` trains only the VAE.
+A GPU is used where there is one; on 2 CPU cores it takes about an hour and a half: the VAE 40 minutes, its latents 2,
+the transformer 45. Colour, shape and background follow the prompt after 2,750 of its steps; the motion was still
+becoming steadier at the end.
+
+The shipped checkpoint has these step counts, but this plan was found on the way: its VAE began with a latent noise of
+0.1, objects of 12 pixels and no weight on the rim, and its transformer saw 1,200 clips and the lower noise levels
+(0.4, 1.2) from step 1500 to 3000.
 """
 
 from __future__ import annotations
@@ -414,7 +420,7 @@ def train_transformer(data: dict, work_dir: Path, device: str, steps: int) -> No
 
 # --------------------------------------------------------------------------------------------------------- the export
 
-FLOW_SHIFT = 3.0
+FLOW_SHIFT = 6.0  # most steps at high noise, where the path of the object is decided
 
 
 def export(work_dir: Path, output: Path) -> None:
