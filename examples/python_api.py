@@ -25,7 +25,7 @@ pipeline = DualParalPipeline(wan, engine_config, DualParalConfig(block_latents=8
 
 # Each segment is a finished block's frames, (frames, height, width, 3); other ranks than the last get none.
 segments = pipeline.stream(
-    prompt="a blue square on a light background", num_frames=161, height=32, width=32, num_inference_steps=40,
+    prompt="a blue square on a light background", num_frames=161, height=32, width=32, num_inference_steps=50,
     guidance_scale=1.5, generator=torch.Generator().manual_seed(0),
 )
 if pipeline.is_output_rank:

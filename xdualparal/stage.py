@@ -71,16 +71,12 @@ class StageRun:
         self._stage, self._config, self._shard = stage, config, shard
         self._family, self._transformer = stage.family, stage.transformer
         self.branches = text.shape[0]
+        self.dtype = stage.transformer.dtype  # what travels between stages has the transformer's
         self._conditioning, self._text = self._family.condition(self._transformer, timesteps, text)
         self._held_text = self._family.hold_text(self._transformer.blocks, self._text)
         self.cache = ContextCache(
             stage._attentions, config.context_latents, shard.frame_tokens, get_ulysses_parallel_world_size()
         )
-
-    @property
-    def dtype(self):
-        """The dtype of what travels between stages: the transformer's."""
-        return self._transformer.dtype
 
     def hidden_shape(self, action):
         """The shape of what travels between stages in the FORWARD ``action``: (branches, tokens, dim)."""

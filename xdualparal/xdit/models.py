@@ -143,7 +143,7 @@ class TinyWanModel(DualParalWanModel):
         model_name="tiny-wan", output_name="tiny_wan", model_output_type="video", fps=16, mod_value=16
     )
     default_input_values = DefaultInputValues(
-        height=32, width=32, num_frames=81, num_inference_steps=40, guidance_scale=1.5, negative_prompt=""
+        height=32, width=32, num_frames=81, num_inference_steps=50, guidance_scale=1.5, negative_prompt=""
     )
 
     def checkpoint(self):
