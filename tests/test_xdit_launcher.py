@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from dualparal_testing.processes import free_port
 
-from xdualparal.xdit.launcher import split_launch_args, torchrun_command
+from xdualparal.xdit.launcher import run_environment, split_launch_args, torchrun_command
 
 LAUNCHER = [sys.executable, "-m", "xdualparal.xdit.launcher"]
 DEMO = ["--model", "tiny-wan", "--prompt", "a red circle on a dark background", "--num_inference_steps", "2"]
@@ -38,7 +39,7 @@ def test_a_video_from_one_command(tmp_path):
         done = run(*LAUNCHER, *DEMO, "--num_frames", "67", "--dualparal_degree", str(degree), "--output_directory",
                    str(folder), "--dualparal_trace", str(folder / "trace.json"))
         assert done.returncode == 0, done.stderr
-        assert "it/s" in done.stderr or "s/it" in done.stderr  # the progress bar
+        assert re.search(r"4/4 \[.*<.*pass", done.stderr)  # the progress bar, with the time to go: 2 blocks, 2 steps
         videos[degree] = frames(folder)
         [seconds] = json.loads((folder / "timings.json").read_text())
         assert seconds > 0
@@ -105,6 +106,15 @@ def test_launch_flags_are_torchruns_and_the_rest_the_runners():
     for part in ("--nproc_per_node=4", "--nnodes=2", "--node_rank=1", "--master_addr=host", "--master_port=1234"):
         assert part in command
     assert command[-6:] == ["-m", "xdualparal.xdit.runner", *rest]
+
+
+@pytest.mark.parametrize("cores, processes, threads", [(8, 2, "4"), (2, 2, "1"), (2, 4, "1"), (None, 1, "1")])
+def test_cores_are_shared_out(monkeypatch, cores, processes, threads):
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert run_environment(processes)["OMP_NUM_THREADS"] == threads
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert run_environment(processes)["OMP_NUM_THREADS"] == "3"
 
 
 def test_one_node_gets_a_free_port():

@@ -10,6 +10,7 @@ from itertools import islice
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 from .attention import check_backend
 from .comm import Loop, Receiver, Sender
@@ -186,17 +187,19 @@ class DualParalPipeline:
 
     def _finished_blocks(self, runtime, schedule, shard, cleanup):
         """Yields the whole latents of block after block, on every rank of the last stage."""
-        progress = None
-        if self.is_output_rank and self.groups.is_last_of_all:
-            passes = schedule.num_blocks * schedule.num_steps
-            progress = cleanup.enter_context(self.pipe.progress_bar(total=passes))
+        progress = cleanup.enter_context(self._progress_bar(schedule.num_blocks * schedule.num_steps))
         for action, latents in runtime.run():
             if action.kind != STEP:
                 continue
-            if progress is not None:
-                progress.update()
+            progress.update()
             if action.step == schedule.num_steps - 1:
                 yield shard.join(self.groups.join_shards(latents))
+
+    def _progress_bar(self, passes):
+        """The pipeline's own as configured, but on the last process, which prints in xDiT; diffusers' is on the first."""
+        own = dict(getattr(self.pipe, "_progress_bar_config", {}))
+        elsewhere = not (self.is_output_rank and self.groups.is_last_of_all)
+        return tqdm(total=passes, unit="pass", disable=own.pop("disable", False) or elsewhere, **own)
 
     def _frames(self, blocks, request, num_blocks):
         """Yields what the caller gets, on the output rank."""

@@ -25,7 +25,7 @@ def main(argv=None):
     launch, rest = split_launch_args(sys.argv[1:] if argv is None else argv)
     with _quietly():
         processes = _checked_processes(launch, rest)
-    sys.exit(_run(torchrun_command(launch, processes, rest)))
+    sys.exit(_run(torchrun_command(launch, processes, rest), run_environment(processes)))
 
 
 def split_launch_args(argv):
@@ -91,9 +91,15 @@ def _free_port():
         return probe.getsockname()[1]
 
 
-def _run(command):
-    """The exit code of ``command``. Its processes form a group, which gets our signals and ends with us."""
+def run_environment(processes):
+    """The environment of the processes: ours, and the cores shared out among them (torchrun would give one each)."""
     environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    return environment
+
+
+def _run(command, environment):
+    """The exit code of ``command``. Its processes form a group, which gets our signals and ends with us."""
     process = subprocess.Popen(command, start_new_session=True, env=environment)
 
     def forward(number, _):
