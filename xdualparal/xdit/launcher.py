@@ -94,6 +94,7 @@ def _free_port():
 def run_environment(processes):
     """The environment of the processes: ours, and the cores shared out among them (torchrun would give one each)."""
     environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
+    environment.setdefault("LOG_LEVEL", "INFO")  # without it xfuser logs at DEBUG (xfuser/logger.py)
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     return environment
 
