@@ -7,20 +7,20 @@ from dualparal_testing.processes import run_ranks
 
 from xdualparal.comm import IN_FLIGHT, Loop, Receiver, Sender, make_edge_groups
 
-MESSAGES, ELEMENTS = 7, 2_000_000  # 8 MB each, more than any socket buffer
+MESSAGES = 4
 
 
-def round_the_ring(rank, ranks):
-    """Every rank sends all its messages first, then receives its neighbour's; the sums that it received."""
+def round_the_ring(rank, ranks, elements):
+    """Every rank sends all its messages first, then receives its neighbour's; the means that it received."""
     dist.init_process_group("gloo")
     groups = make_edge_groups([list(range(ranks))], "gloo", torch.device("cpu"))
     before, after = (rank - 1) % ranks, (rank + 1) % ranks
-    shapes = [(ELEMENTS + n,) for n in range(MESSAGES)]
+    shapes = [(elements + n,) for n in range(MESSAGES)]
     receiver = Receiver(groups[before, rank], before, shapes, torch.float32, torch.device("cpu"))
     sender = Sender(groups[rank, after], after)
     sums = []
     for n in range(MESSAGES):
-        sender.send(torch.full((ELEMENTS + n,), float(rank)))
+        sender.send(torch.full((elements + n,), float(rank)))
         assert len(sender._pending) <= IN_FLIGHT and len(receiver._posted) <= IN_FLIGHT
         if n >= IN_FLIGHT - 1:
             sums.append(receiver.receive().double().mean().item())
@@ -31,9 +31,9 @@ def round_the_ring(rank, ranks):
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_all_send_before_they_receive(ranks):
-    for rank, sums in enumerate(run_ranks(round_the_ring, ranks, ranks)):
+@pytest.mark.parametrize("ranks, elements", [(2, 10), (2, 2_000_000), (4, 17_000_000)])  # up to 68 MB a message
+def test_all_send_before_they_receive(ranks, elements):
+    for rank, sums in enumerate(run_ranks(round_the_ring, ranks, ranks, elements)):
         assert sums == [float((rank - 1) % ranks)] * MESSAGES
 
 
