@@ -38,6 +38,7 @@ def test_a_good_command_gives_its_model(tmp_path):
     (dict(extra=["--ring_degree", "3"]), "16 tokens, which 3 ranks .* product of 1, 2, 4, 8, 16"),
     (dict(extra=["--tensor_parallel_degree", "2"]), "--tensor_parallel_degree is 2 .* raise --dualparal_degree"),
     (dict(extra=["--use_cfg_parallel", "--guidance_scale", "1"]), "--guidance_scale is 1.0.* leave it out"),
+    (dict(extra=["--negative_prompt", "grey", "blurred"]), "2 negative prompts are given: give one, in quotes"),
     (dict(extra=["--data_parallel_degree", "2"]), "there are 1 prompts: every replica needs one"),
     (dict(extra=["--attention_backend", "FLEX_BLOCK_ATTN"]), "FLEX_BLOCK_ATTN picks keys by their place"),
     (dict(extra=["--use_torch_compile"]), "--use_torch_compile does not go with --dualparal_degree yet"),

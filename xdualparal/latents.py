@@ -20,7 +20,7 @@ class WindowStore:
         self._steps_done = {}
 
     def update(self, block, step, latents):
-        """Block ``block``'s own latents after ``step``: B + C or B frames, or fewer once they are only context."""
+        """Block ``block``'s own latents after ``step``: B + C frames for block 0, B for the others."""
         self._latents[block], self._steps_done[block] = latents, step + 1
 
     def has(self, block, step):

@@ -101,7 +101,7 @@ class DualParalPipeline:
         """
         request = self._request(prompt, output_type, options)
         request.check_is_one_video()
-        return self._stream(request)
+        return self._stream(next(request.each_video()))
 
     def _request(self, prompt, output_type, options):
         request = Request(self.pipe, prompt=prompt, output_type=output_type, **options)

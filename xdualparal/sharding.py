@@ -16,7 +16,7 @@ class SpatialShard:
     """
 
     def __init__(self, frame_size, patch, rank, degree):
-        self._frame_size, self._patch, self._degree = frame_size, patch, degree
+        self._patch, self._degree = patch, degree
         self._rows, self._columns = (size // unit for size, unit in zip(frame_size, patch))
         check_even_split(self._rows * self._columns, degree)
         self.frame_tokens = self._rows * self._columns // degree

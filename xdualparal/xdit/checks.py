@@ -127,7 +127,9 @@ def _value(args, model, name):
 
 def _check_prompts(args):
     prompts = load_dataset_prompts(args["dataset_path"]) if args["dataset_path"] else args["prompt"]
-    replicas = args["data_parallel_degree"]
+    replicas, negative = args["data_parallel_degree"], args["negative_prompt"]
+    if isinstance(negative, list) and len(negative) > 1:
+        raise ValueError(f"{len(negative)} negative prompts are given: give one, in quotes, for all videos")
     if len(prompts) < replicas:
         raise ValueError(
             f"--data_parallel_degree is {replicas} and there are {len(prompts)} prompts: every replica needs one, give "

@@ -11,7 +11,6 @@ from xfuser.model_executor.models.runner_models.base_model import (
     DefaultInputValues,
     DiffusionOutput,
     ModelSettings,
-    register_model,
 )
 from xfuser.model_executor.models.runner_models.wan import xFuserWan21T2VModel
 from xfuser.core.utils.runner_utils import log
