@@ -41,7 +41,6 @@ def test_a_good_command_gives_its_model(tmp_path):
     (dict(extra=["--negative_prompt", "grey", "blurred"]), "2 negative prompts are given: give one, in quotes"),
     (dict(extra=["--data_parallel_degree", "2"]), "there are 1 prompts: every replica needs one"),
     (dict(extra=["--attention_backend", "FLEX_BLOCK_ATTN"]), "FLEX_BLOCK_ATTN picks keys by their place"),
-    (dict(extra=["--use_torch_compile"]), "--use_torch_compile does not go with --dualparal_degree yet"),
     (dict(extra=["--use_fp8_gemms"]), "does not support use_fp8_gemms"),
 ])
 def test_refuses(tmp_path, extra, message):
@@ -56,6 +55,12 @@ def test_refuses_a_folder_that_cannot_be_written(tmp_path):
         check_command(command(tmp_path / "file" / "folder"), 2)
     with pytest.raises(ValueError, match="the folder of --dualparal_trace .* cannot be written"):
         check_command(command(tmp_path, "--dualparal_trace", str(tmp_path / "file" / "a.json")), 2)
+
+
+def test_refuses_to_compile_without_a_compiler(tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ValueError, match="needs a C.. compiler on the CPU and there is no no-such-compiler"):
+        check_command(command(tmp_path, "--use_torch_compile"), 2)
 
 
 def test_the_folder_is_made(tmp_path):

@@ -50,6 +50,15 @@ def test_a_video_from_one_command(tmp_path):
 
 
 @pytest.mark.processes
+def test_a_compiled_video(tmp_path):
+    done = run(*LAUNCHER, *DEMO, "--num_frames", "67", "--dualparal_degree", "2", "--output_directory", str(tmp_path),
+               "--use_torch_compile")
+    assert done.returncode == 0, done.stderr
+    assert "Warming up torch compiler" in done.stderr + done.stdout
+    assert frames(tmp_path).shape == (67, 32, 32, 3)
+
+
+@pytest.mark.processes
 def test_plain_torchrun_and_two_prompts(tmp_path):
     done = run(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m",
                "xdualparal.xdit.runner", *DEMO[:2], "--prompt", "a red circle on a dark background",

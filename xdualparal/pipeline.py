@@ -74,6 +74,13 @@ class DualParalPipeline:
         """Whether this rank returns the video: the last one of its replica."""
         return self.groups.is_output
 
+    def compile(self, **options):
+        """Compiles the stage's blocks, when a video is first made: one compilation serves all windows of a video size.
+
+        ``options``: torch.compile's, for example ``mode="max-autotune-no-cudagraphs"``.
+        """
+        self.stage.compile(**options)
+
     def __call__(self, prompt=None, *, output_type="np", **options):
         """Makes a video for each prompt.
 

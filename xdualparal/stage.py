@@ -55,6 +55,11 @@ class Stage:
         assert len(transformer.blocks) == len(layers), f"{len(transformer.blocks)} layers, stage {index} has {layers}"
         self._attentions = family.prepare_attention(transformer.blocks)
 
+    def compile(self, **options):
+        """Compiles each of the stage's blocks when it first runs. ``options``: torch.compile's."""
+        for block in self.transformer.blocks:
+            block.compile(**options)
+
     def begin(self, config, timesteps, text, shard):
         """Computes what all passes of a run share; returns the run, see StageRun.
 
@@ -99,8 +104,10 @@ class StageRun:
         Branches are computed one at a time, so that a pass, two half passes and two ranks with a branch each give
         the same bits. It costs 3 % on a CPU with the demo model (whole transformer, 12 latent frames).
         """
-        hidden = self._family.embed(self._transformer, inputs.to(self.dtype)) if self._stage.is_first else inputs
-        one_each = hidden.expand(len(self._branches(action)), -1, -1).split(1)
+        if self._stage.is_first:
+            one_each = [self._family.embed(self._transformer, inputs.to(self.dtype))] * len(self._branches(action))
+        else:
+            one_each = inputs.split(1)
         conditioning, rotary = self._conditioning[action.step], self._rotary(action.block)
         results = [
             self._one_branch(action, branch, reads, keeps, one, conditioning, rotary)
@@ -113,7 +120,7 @@ class StageRun:
         return self._family.rotary(self._transformer, block * self._config.block_latents, grid, self._shard.tokens)
 
     def _one_branch(self, action, branch, reads, keeps, hidden, conditioning, rotary):
-        self._held_text.branch = branch
+        self._held_text.use(branch)
         with self.cache.of_pass(reads and (reads, branch), keeps and (keeps, branch)):
             for block in self._transformer.blocks:
                 hidden = block(hidden, self._text[branch:branch + 1], conditioning.blocks, rotary)

@@ -35,7 +35,7 @@ class Family(Protocol):
 
     def hold_text(self, blocks, text):
         """Projects ``text``, (branches, length, dim), to the K/V of the cross-attention of ``blocks`` once. Returns
-        what has ``branch``, the index of the branch in use, and ``let_go()``, which undoes it."""
+        what has ``use(branch)``, which chooses the branch, an index, and ``let_go()``, which undoes it."""
 
     def rotary(self, transformer, start, grid, tokens=slice(None)):
         """Rotary factors of a window at absolute latent position ``start``; ``grid``: its (frames, rows, columns),

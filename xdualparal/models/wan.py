@@ -14,31 +14,39 @@ from .base import Conditioning
 
 
 class Held(nn.Module):
-    """Stands in for a projection whose result does not change during a run."""
+    """Stands in for a projection whose result does not change during a run. ``values``: a tensor a branch."""
 
-    def __init__(self, values, held_text):
+    def __init__(self, values):
         super().__init__()
-        self.values, self.held_text = values, held_text
+        self._values, self._in_use = values, values[0]
+
+    def use(self, branch):
+        """From now on the tensor of ``branch`` is the result. Not an index: torch.compile would compile once for each."""
+        self._in_use = self._values[branch]
 
     def forward(self, _):
         """The held tensor of the branch in use, whatever is asked."""
-        return self.values[self.held_text.branch]
+        return self._in_use
 
 
 class HeldText:
     """The text's keys and values, projected once for each cross-attention of ``blocks`` and branch of ``text``.
 
-    They take the place of the key and value projections and the key norm; ``let_go`` puts those back. ``branch`` is
-    the one in use.
+    They take the place of the key and value projections and the key norm; ``let_go`` puts those back.
     """
 
     def __init__(self, blocks, text):
-        self.branch = 0
         self._before = [(block.attn2, block.attn2.to_k, block.attn2.to_v, block.attn2.norm_k) for block in blocks]
         for attention, to_k, to_v, norm_k in self._before:
-            attention.to_k = Held([norm_k(to_k(one)) for one in text.split(1)], self)
-            attention.to_v = Held([to_v(one) for one in text.split(1)], self)
+            attention.to_k = Held([norm_k(to_k(one)) for one in text.split(1)])
+            attention.to_v = Held([to_v(one) for one in text.split(1)])
             attention.norm_k = nn.Identity()
+
+    def use(self, branch):
+        """From now on the cross-attentions see the text of ``branch``, an index."""
+        for attention, *_ in self._before:
+            attention.to_k.use(branch)
+            attention.to_v.use(branch)
 
     def let_go(self):
         """The cross-attentions are as they were before."""
@@ -73,11 +81,16 @@ class WanFamily:
 
     def prepare_attention(self, blocks):
         """Gives ``blocks`` xDiT's attention processors where they have diffusers' own."""
+        from xfuser.model_executor.layers.usp import USP
         from xfuser.model_executor.models.transformers.transformer_wan import xFuserWanAttnProcessor
 
+        # The next context's keys are there in some passes only. Outside of what torch.compile compiles, so that one
+        # compilation serves all windows; one function, so that it serves all blocks.
+        attention = torch.compiler.disable(USP)
         for block in blocks:
             if not isinstance(block.attn1.processor, xFuserWanAttnProcessor):
                 block.attn1.processor = xFuserWanAttnProcessor()
+                block.attn1.processor.attention_function = attention
                 block.attn2.processor = xFuserWanAttnProcessor(
                     use_ulysses_parallel_attention=False, is_cross_attention=True
                 )
@@ -113,7 +126,7 @@ class WanFamily:
 
     def embed(self, transformer, latents):
         """The patch embedding, tokens in (frame, row, column) order."""
-        return transformer.patch_embedding(latents).flatten(2).transpose(1, 2)
+        return transformer.patch_embedding(latents).flatten(2).transpose(1, 2).contiguous()
 
     def head(self, transformer, hidden, conditioning, grid):
         """Output norm, projection and unpatching."""

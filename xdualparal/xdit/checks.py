@@ -6,6 +6,7 @@ Knows: what the flags mean together. Must not know: processes, or how a run is m
 import difflib
 import math
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -82,11 +83,20 @@ def _check_dualparal(args, model):
     _check_video(args, model)
     _check_prompts(args)
     if args["use_torch_compile"]:
-        raise ValueError("--use_torch_compile does not go with --dualparal_degree yet: leave it out")
+        _check_compiler()
     for name in ("attention_backend", "cross_attention_backend"):
         check_backend(args[name], on_cpu=not torch.accelerator.is_available())
     if config.trace:
         _check_writable(Path(config.trace).parent, "the folder of --dualparal_trace")
+
+
+def _check_compiler():
+    compiler = os.environ.get("CXX", "g++")  # torch._inductor.config.cpp.cxx
+    if not torch.accelerator.is_available() and shutil.which(compiler) is None:
+        raise ValueError(
+            f"--use_torch_compile needs a C++ compiler on the CPU and there is no {compiler}: install it, set CXX to "
+            "another one, or leave the flag out"
+        )
 
 
 def _check_stages(args, model, config):

@@ -3,6 +3,7 @@
 Knows: xDiT's model classes and what DualParal changes in them. Must not know: launching.
 """
 
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,6 +86,12 @@ class DualParalWanModel(xFuserWan21T2VModel):
             )
         self.dualparal = DualParalPipeline(self.pipe, self.engine_config, self.dualparal_config)
 
+    def _compile_model(self, input_args):
+        """Compiles the stage's blocks and makes one window, one step, which needs all that is compiled."""
+        self.dualparal.compile(mode=self._get_compile_mode(), dynamic=self._get_compile_dynamic())
+        warm_up = dict(input_args, num_frames=1, num_inference_steps=1)
+        deque(self._stream(input_args["prompt"][0], warm_up, output_type="latent"), maxlen=0)
+
     def _run_pipe(self, input_args):
         paths = [self._make_video(prompt, input_args) for prompt in input_args["prompt"]]
         # Every rank of the last stage names the files: xDiT gathers from the first rank of a replica's last groups.
@@ -92,18 +99,21 @@ class DualParalWanModel(xFuserWan21T2VModel):
 
     def _make_video(self, prompt, input_args):
         """The path of the prompt's video, which the output rank writes; every prompt starts from the same seed."""
-        names = ("height", "width", "num_frames", "negative_prompt", "num_inference_steps", "guidance_scale")
-        options = {name: input_args[name] for name in names}
-        if input_args.get("max_sequence_length"):
-            options["max_sequence_length"] = input_args["max_sequence_length"]
-        generator = torch.Generator().manual_seed(input_args["seed"])
-        segments = self.dualparal.stream(prompt=prompt, generator=generator, **options)
+        segments = self._stream(prompt, input_args)
         path = f"{self.config.output_directory}/{self.get_output_name(input_args)}_{prompt.number}.mp4"
         if self.dualparal.is_output_rank:
             self._write(path, segments)
         else:
-            list(segments)
+            deque(segments, maxlen=0)
         return path
+
+    def _stream(self, prompt, input_args, **options):
+        names = ("height", "width", "num_frames", "negative_prompt", "num_inference_steps", "guidance_scale")
+        options.update((name, input_args[name]) for name in names)
+        if input_args.get("max_sequence_length"):
+            options["max_sequence_length"] = input_args["max_sequence_length"]
+        generator = torch.Generator().manual_seed(input_args["seed"])
+        return self.dualparal.stream(prompt=prompt, generator=generator, **options)
 
     def _write(self, path, segments):
         with VideoWriter(path, self.settings.fps) as writer:

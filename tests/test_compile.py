@@ -1,0 +1,49 @@
+"""torch.compile on the stages' blocks."""
+
+import numpy as np
+import pytest
+import torch
+from dualparal_testing.processes import run_ranks
+from dualparal_testing.runs import Case, engine_config
+from dualparal_testing.small_wan import small_pipeline
+
+from xdualparal import DualParalPipeline
+
+pytestmark = pytest.mark.processes
+ONE_WINDOW = Case("one window", num_frames=21, num_steps=1)
+MANY = Case("with and without a next context", num_frames=77, num_steps=3)
+
+
+def compiled_graphs(rank):
+    """How many graphs were compiled after one window, and after a video with windows of every kind."""
+    from torch._dynamo.testing import CompileCounter
+
+    counter, counts = CompileCounter(), []
+    engine = engine_config(1)
+    pipeline = DualParalPipeline(small_pipeline(), engine, MANY.config())
+    pipeline.compile(backend=counter)
+    for case in (ONE_WINDOW, MANY):
+        pipeline(**case.arguments())
+        counts.append(counter.frame_count)
+    return counts
+
+
+def test_one_compilation_for_all_windows():
+    [[after_one_window, after_all]] = run_ranks(compiled_graphs, 1)
+    assert after_one_window == after_all > 0
+
+
+def latents(rank, stages, **degrees):
+    """The latents of the compiled pipeline, by torch.compile's default backend."""
+    pipeline = DualParalPipeline(small_pipeline(), engine_config(stages, **degrees), MANY.config())
+    pipeline.compile()
+    output = pipeline(**MANY.arguments())
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"], None if output is None else output.frames.numpy()
+
+
+@pytest.mark.parametrize("stages, ulysses", [(1, 1), (2, 2)])
+def test_compiled_is_the_sequential_program(stages, ulysses):
+    *_, (graphs, compiled) = run_ranks(latents, stages * ulysses, stages, ulysses_degree=ulysses)
+    expected = MANY.sequential().numpy()
+    assert graphs > 0
+    assert np.abs(compiled - expected).max() / np.abs(expected).max() <= 1e-5
