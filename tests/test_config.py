@@ -28,6 +28,7 @@ def test_blocks_hold_all_latent_frames(latent_frames, blocks):
     (dict(context_latents=-1), "context_latents is -1"),
     (dict(block_latents=4, context_latents=5), "0 to 4"),
     (dict(stage_layers=(4, 0)), "stage_layers is 0"),
+    (dict(end_costs=(0, -1)), "end_costs is .0, -1.: give two numbers of 0 or more"),
 ])
 def test_refuses(bad, part):
     with pytest.raises(ValueError, match=part):

@@ -29,12 +29,16 @@ def test_values_reach_the_config_with_dashes_too():
     args = parse("--dualparal-block-latents", "6", "--dualparal_context_latents=3", "--dualparal_trace", "a.json")
     assert dualparal_config(args) == DualParalConfig(6, 3, trace="a.json")
     assert dualparal_config(parse("--dualparal_stage_layers", "5,3")).stage_layers == (5, 3)
+    assert dualparal_config(parse("--dualparal_end_costs", "0,2.5")).end_costs == (0, 2.5)
 
 
 def test_a_bad_list_is_named(capsys):
     with pytest.raises(SystemExit):
         parse("--dualparal_stage_layers", "5,x")
     assert "invalid list of whole numbers value: '5,x'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parse("--dualparal_end_costs", "1")
+    assert "invalid pair of numbers value: '1'" in capsys.readouterr().err
 
 
 def test_the_degree_is_xdits_pipeline_with_one_patch():

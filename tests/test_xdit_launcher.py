@@ -59,6 +59,22 @@ def test_a_compiled_video(tmp_path):
 
 
 @pytest.mark.processes
+def test_a_file_of_prompts_over_two_replicas(tmp_path):
+    """The second negative prompt belongs to the second prompt; the others' videos are the same without it."""
+    (tmp_path / "prompts.csv").write_text("prompt\na red circle\na blue square\na green circle\n")
+    common = ["--model", "tiny-wan", "--dataset_path", str(tmp_path / "prompts.csv"), "--num_inference_steps", "2",
+              "--num_frames", "5", "--dualparal_degree", "1"]
+    runs = {"two": ["--data_parallel_degree", "2", "--batch_size", "1"],
+            "one": ["--batch_size", "2", "--negative_prompt", "", "a red square", ""]}
+    videos = {}
+    for name, flags in runs.items():
+        done = run(*LAUNCHER, *common, *flags, "--output_directory", str(tmp_path / name))
+        assert done.returncode == 0, done.stderr
+        videos[name] = [file.read_bytes() for file in sorted((tmp_path / name).glob("*.mp4"))]
+    assert [a == b for a, b in zip(videos["one"], videos["two"], strict=True)] == [True, False, True]
+
+
+@pytest.mark.processes
 def test_plain_torchrun_and_two_prompts(tmp_path):
     done = run(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m",
                "xdualparal.xdit.runner", *DEMO[:2], "--prompt", "a red circle on a dark background",

@@ -19,10 +19,10 @@ def test_tiny_wan_is_what_the_checks_believe():
     assert TinyWanModel.pixels_per_token == vae["scale_factor_spatial"] * config["patch_size"][1]
 
 
-def test_prompts_keep_their_number_in_copies_and_between_processes():
-    prompt = NumberedPrompt("a ship", 3)
+def test_prompts_keep_what_they_know_in_copies_and_between_processes():
+    prompt = NumberedPrompt("a ship", 3, "grey")
     for same in (copy.deepcopy(prompt), pickle.loads(pickle.dumps(prompt))):
-        assert same == "a ship" and same.number == 3
+        assert same == "a ship" and same.number == 3 and same.negative_prompt == "grey"
 
 
 def test_tiny_wan_is_a_complete_small_checkpoint():

@@ -53,7 +53,7 @@ class DualParalPipeline:
         check_backend(engine_config.runtime_config.attention_backend, on_cpu=not torch.accelerator.is_available())
         self.groups = Groups(wan_pipeline, engine_config)
         self.device, self._vae_on_all_ranks = self.groups.device, parallel.use_parallel_vae
-        self.stage = Stage(self.family, wan_pipeline.transformer, *self.groups.stage, config.stage_layers)
+        self.stage = Stage(self.family, wan_pipeline.transformer, *self.groups.stage, config)
         self._place()
         if config.seen_latents > self.family.trained_latents:
             logger.warning(

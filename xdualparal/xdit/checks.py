@@ -21,7 +21,7 @@ from ..request import check_at_least_one, check_size
 from ..sharding import check_even_split, check_heads
 from ..stage import layer_ranges
 from .flags import dualparal_config, xdit_args
-from .models import DUALPARAL_MODELS
+from .models import DUALPARAL_MODELS, as_list
 
 # diffusers' WanPipeline.check_inputs asks for multiples of 16 whatever the VAE and the patch are.
 PIXEL_MULTIPLE = (16, 16)
@@ -106,7 +106,7 @@ def _check_stages(args, model, config):
             f"--dualparal_degree is {degree}: every stage needs a layer and {args['model']} has "
             f"{model.num_layers}, give 1 to {model.num_layers}"
         )
-    layer_ranges(model.num_layers, degree, config.stage_layers)
+    layer_ranges(model.num_layers, config, degree)
     for name in _INSTEAD:
         if (args[name] or 1) > 1:
             raise ValueError(
@@ -136,15 +136,30 @@ def _value(args, model, name):
 
 
 def _check_prompts(args):
-    prompts = load_dataset_prompts(args["dataset_path"]) if args["dataset_path"] else args["prompt"]
-    replicas, negative = args["data_parallel_degree"], args["negative_prompt"]
-    if isinstance(negative, list) and len(negative) > 1:
-        raise ValueError(f"{len(negative)} negative prompts are given: give one, in quotes, for all videos")
-    if len(prompts) < replicas:
+    prompts, negative = len(_prompts(args)), len(as_list(args["negative_prompt"]))
+    replicas = args["data_parallel_degree"]
+    if negative not in (0, 1, prompts):
         raise ValueError(
-            f"--data_parallel_degree is {replicas} and there are {len(prompts)} prompts: every replica needs one, give "
-            f"{replicas} prompts or a degree of {len(prompts)}"
+            f"{negative} negative prompts are given and there are {prompts} prompts: give one for all, in quotes, or "
+            "one for each"
         )
+    if prompts < replicas:
+        raise ValueError(
+            f"--data_parallel_degree is {replicas} and there are {prompts} prompts: every replica needs one, give "
+            f"{replicas} prompts or a degree of {prompts}"
+        )
+
+
+def _prompts(args):
+    path = args["dataset_path"]
+    if not path:
+        return args["prompt"]
+    try:
+        return load_dataset_prompts(path)
+    except OSError as error:
+        raise ValueError(f"--dataset_path {path} cannot be read ({error.strerror}): give a csv file") from None
+    except KeyError:
+        raise ValueError(f"--dataset_path {path} has no column 'prompt': name the prompts' column so") from None
 
 
 def _check_world(args, world_size):

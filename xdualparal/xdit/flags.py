@@ -58,10 +58,17 @@ def _whole_numbers(text):
     return tuple(map(int, text.split(",")))
 
 
-_whole_numbers.__name__ = "list of whole numbers"  # argparse names it in its error
+def _two_numbers(text):
+    first, last = map(float, text.split(","))
+    return first, last
+
+
+# argparse names them in its errors
+_whole_numbers.__name__, _two_numbers.__name__ = "list of whole numbers", "pair of numbers"
 _FLAG_TYPES = {  # a field's type: how a flag's text becomes one, and what the help calls it
     int: (int, "N"),
     str | None: (str, "FILE"),
+    tuple[float, float]: (_two_numbers, "A,B"),
     tuple[int, ...] | None: (_whole_numbers, "N,N,..."),
 }
 

@@ -26,16 +26,21 @@ TINY_WAN_FOLDER = Path(__file__).parent.parent / "assets" / "tiny-wan"
 
 
 class NumberedPrompt(str):
-    """A prompt that knows its place among all prompts: xDiT hands lists of them to replicas and batches, and each
-    video's file is named by that place."""
+    """A prompt that knows its place among all prompts, by which its video's file is named, and its negative prompt:
+    xDiT hands lists of prompts to replicas and batches."""
 
-    def __new__(cls, text, number):
+    def __new__(cls, text, number, negative_prompt):
         prompt = super().__new__(cls, text)
-        prompt.number = number
+        prompt.number, prompt.negative_prompt = number, negative_prompt
         return prompt
 
     def __getnewargs__(self):
-        return str(self), self.number
+        return str(self), self.number, self.negative_prompt
+
+
+def as_list(prompts):
+    """One prompt or a list of them as a list."""
+    return prompts if isinstance(prompts, list) else [prompts]
 
 
 class DualParalWanModel(xFuserWan21T2VModel):
@@ -58,10 +63,11 @@ class DualParalWanModel(xFuserWan21T2VModel):
             self.settings.default_attention_backend = "SDPA_FLASH"
 
     def preprocess_args(self, input_args):
-        """xDiT's, with the prompts numbered."""
+        """xDiT's, with the prompts numbered, each with its negative prompt."""
         args = super().preprocess_args(input_args)
-        prompts = args["prompt"] if isinstance(args["prompt"], list) else [args["prompt"]]
-        args["prompt"] = [NumberedPrompt(prompt, number) for number, prompt in enumerate(prompts)]
+        prompts, negative = (as_list(args[name]) for name in ("prompt", "negative_prompt"))
+        negative = negative * len(prompts) if len(negative) == 1 else negative
+        args["prompt"] = [NumberedPrompt(prompts[n], n, negative[n]) for n in range(len(prompts))]
         return args
 
     def checkpoint(self):
@@ -72,7 +78,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
         parallel = self.engine_config.parallel_config
         # xDiT numbers ranks in the order tp-sp-pp-cfg-dp (xfuser/core/distributed/parallel_state.py).
         stage = torch.distributed.get_rank() // parallel.sp_degree % parallel.pp_degree
-        layers = layer_ranges(self.num_layers, parallel.pp_degree, self.dualparal_config.stage_layers)[stage]
+        layers = layer_ranges(self.num_layers, self.dualparal_config, parallel.pp_degree)[stage]
         with_vae = stage == parallel.pp_degree - 1 or parallel.use_parallel_vae
         return load_wan_stage(
             checkpoint_folder(self.checkpoint()), stage, parallel.pp_degree, layers, self.dtype, with_vae
@@ -108,12 +114,14 @@ class DualParalWanModel(xFuserWan21T2VModel):
         return path
 
     def _stream(self, prompt, input_args, **options):
-        names = ("height", "width", "num_frames", "negative_prompt", "num_inference_steps", "guidance_scale")
+        names = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale")
         options.update((name, input_args[name]) for name in names)
         if input_args.get("max_sequence_length"):
             options["max_sequence_length"] = input_args["max_sequence_length"]
         generator = torch.Generator().manual_seed(input_args["seed"])
-        return self.dualparal.stream(prompt=prompt, generator=generator, **options)
+        return self.dualparal.stream(
+            prompt=prompt, negative_prompt=prompt.negative_prompt, generator=generator, **options
+        )
 
     def _write(self, path, segments):
         with VideoWriter(path, self.settings.fps) as writer:
