@@ -1,14 +1,18 @@
-"""DualParal from Python, without the launcher: one process a stage.
+"""DualParal from Python, without the launcher. One process a GPU; xDiT's degrees multiply to their number.
 
-    torchrun --nproc_per_node 2 examples/python_api.py
+With R="examples/python_api.py --model xdualparal/assets/tiny-wan --pipefusion_parallel_degree 2":
+
+2 GPUs     torchrun --nproc_per_node 2 $R
+4 GPUs     torchrun --nproc_per_node 4 $R --ulysses_degree 2
+8 GPUs     torchrun --nproc_per_node 8 $R --ulysses_degree 2 --use_cfg_parallel
+two nodes  torchrun --nproc_per_node 4 --nnodes 2 --node_rank RANK --master_addr ADDRESS $R --ulysses_degree 4
+
+That is the demo model; for a real one give, for example, --model Wan-AI/Wan2.1-T2V-1.3B-Diffusers --height 480
+--width 832 --num_frames 801 --guidance_scale 5 --prompt "a ship in a storm".
 """
-
-import os
-from pathlib import Path
 
 import torch
 
-import xdualparal
 from xdualparal import DualParalConfig, DualParalPipeline, enable_host_platform
 from xdualparal.video import VideoWriter
 
@@ -16,20 +20,27 @@ enable_host_platform()  # before xfuser is imported; does nothing where there is
 
 from diffusers import WanPipeline
 from xfuser import xFuserArgs
+from xfuser.config import FlexibleArgumentParser
 
-stages = int(os.environ["WORLD_SIZE"])
-engine_config, _ = xFuserArgs(model="tiny-wan", pipefusion_parallel_degree=stages).create_config()
+parser = xFuserArgs.add_cli_args(FlexibleArgumentParser())
+parser.set_defaults(
+    prompt=["a blue square on a light background"], num_frames=161, height=32, width=32, num_inference_steps=50,
+    guidance_scale=1.5,
+)
+engine_config, options = xFuserArgs.from_cli_args(parser.parse_args()).create_config()
 
-wan = WanPipeline.from_pretrained(Path(xdualparal.__file__).parent / "assets" / "tiny-wan")
+dtype = torch.bfloat16 if torch.accelerator.is_available() else torch.float32
+wan = WanPipeline.from_pretrained(engine_config.model_config.model, torch_dtype=dtype)
 pipeline = DualParalPipeline(wan, engine_config, DualParalConfig(block_latents=8, context_latents=4))
 
-# Each segment is a finished block's frames, (frames, height, width, 3); other ranks than the last get none.
+# Each segment is a finished block's frames, (frames, height, width, 3); other ranks than the output's get none.
 segments = pipeline.stream(
-    prompt="a blue square on a light background", num_frames=161, height=32, width=32, num_inference_steps=50,
-    guidance_scale=1.5, generator=torch.Generator().manual_seed(0),
+    prompt=options.prompt, num_frames=options.num_frames, height=options.height, width=options.width,
+    num_inference_steps=options.num_inference_steps, guidance_scale=options.guidance_scale,
+    generator=torch.Generator().manual_seed(options.seed),
 )
 if pipeline.is_output_rank:
-    with VideoWriter("blue_square.mp4", fps=16) as video:
+    with VideoWriter("video.mp4", fps=16) as video:
         for segment in segments:
             video.write(segment)
             print(f"{video.frames_written} frames", flush=True)

@@ -43,6 +43,7 @@ def test_a_good_command_gives_its_model(tmp_path):
     (dict(extra=["--dataset_path", __file__]), "--dataset_path .* has no column 'prompt'"),
     (dict(extra=["--data_parallel_degree", "2"]), "there are 1 prompts: every replica needs one"),
     (dict(extra=["--attention_backend", "FLEX_BLOCK_ATTN"]), "FLEX_BLOCK_ATTN picks keys by their place"),
+    (dict(extra=["--enable_group_cpu_offload"]), "--enable_group_cpu_offload is given and DualParal keeps each stage's"),
     (dict(extra=["--use_fp8_gemms"]), "does not support use_fp8_gemms"),
 ])
 def test_refuses(tmp_path, extra, message):

@@ -30,6 +30,7 @@ _DEGREES = (
     "pipefusion_parallel_degree",
 )
 # DualParal splits the weights over its stages already; these split them in other ways.
+_OFFLOADS = ("enable_model_cpu_offload", "enable_sequential_cpu_offload", "enable_group_cpu_offload")
 _INSTEAD = ("tensor_parallel_degree", "pipefusion_parallel_degree", "fully_shard_degree", "text_encoder_tp_degree")
 
 
@@ -107,6 +108,12 @@ def _check_stages(args, model, config):
             f"{model.num_layers}, give 1 to {model.num_layers}"
         )
     layer_ranges(model.num_layers, config, degree)
+    for name in _OFFLOADS:
+        if args[name]:
+            raise ValueError(
+                f"--{name} is given and DualParal keeps each stage's weights on its device: leave it out, or raise "
+                "--dualparal_degree"
+            )
     for name in _INSTEAD:
         if (args[name] or 1) > 1:
             raise ValueError(

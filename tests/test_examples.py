@@ -1,0 +1,45 @@
+"""The examples run, with the demo model in the place of a real one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import pytest
+
+pytestmark = pytest.mark.processes
+ROOT = Path(__file__).parent.parent
+DEMO = ["--model", "tiny-wan", "--height", "32", "--width", "32", "--num_frames", "65", "--num_inference_steps", "1"]
+API = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+LIMIT_S = 240
+
+
+def run(command, folder):
+    """Runs ``command`` in ``folder``, with this Python's commands first on the path."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = dict(os.environ, PATH=path, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT_S)
+    assert done.returncode == 0, done.stderr
+
+
+def num_frames(folder):
+    """How many frames the only mp4 under ``folder`` has."""
+    [file] = folder.rglob("*.mp4")
+    with av.open(str(file)) as container:
+        return sum(1 for _ in container.decode(video=0))
+
+
+@pytest.mark.parametrize("script", ["gpus2.sh", "gpus4.sh", "gpus8.sh"])
+def test_the_shell_lines(tmp_path, script):
+    run(["bash", str(ROOT / "examples" / script), *DEMO], tmp_path)
+    assert num_frames(tmp_path) == 65
+
+
+@pytest.mark.parametrize("processes, degrees", [
+    (2, []), (4, ["--ulysses_degree", "2"]), (8, ["--ulysses_degree", "2", "--use_cfg_parallel"]),
+])
+def test_the_python_script(tmp_path, processes, degrees):
+    script = [str(ROOT / "examples" / "python_api.py"), "--model", str(ROOT / "xdualparal" / "assets" / "tiny-wan")]
+    run([sys.executable, *API, str(processes), *script, "--pipefusion_parallel_degree", "2", *degrees, *DEMO[2:]], tmp_path)
+    assert num_frames(tmp_path) == 65
