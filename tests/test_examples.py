@@ -1,5 +1,6 @@
 """The examples run, with the demo model in the place of a real one."""
 
+import json
 import os
 import subprocess
 import sys
@@ -43,3 +44,11 @@ def test_the_python_script(tmp_path, processes, degrees):
     script = [str(ROOT / "examples" / "python_api.py"), "--model", str(ROOT / "xdualparal" / "assets" / "tiny-wan")]
     run([sys.executable, *API, str(processes), *script, "--pipefusion_parallel_degree", "2", *degrees, *DEMO[2:]], tmp_path)
     assert num_frames(tmp_path) == 65
+
+
+def test_the_backends_are_compared(tmp_path):
+    """The tiny size on the CPU: the program that tests/gpu runs on a GPU."""
+    script = [str(ROOT / "examples" / "measure_backends.py"), "--size", "tiny", "--backends", "SDPA_MATH,SDPA_FLASH"]
+    run([sys.executable, *script, "--runs", "1", "--json", str(tmp_path / "figures.json")], tmp_path)
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert [0 < row["relative_error"] < 0.1 for row in figures["backends"]] == [True, True]
