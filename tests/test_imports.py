@@ -10,14 +10,18 @@ import xdualparal
 PACKAGE = Path(xdualparal.__file__).parent
 BELOW = {  # module: what of this package it may import
     "config": set(), "schedule": set(), "noise": set(), "comm": set(), "decode": set(), "video": set(),
-    "feature_cache": set(), "request": set(), "latents": set(), "demo": set(),
+    "feature_cache": set(), "request": set(), "latents": set(), "demo": set(), "sharding": set(), "attention": set(),
+    "checkpoint": set(), "latents_file": set(), "stopping": set(),
     "simulate": {"schedule"}, "render": {"schedule", "simulate"}, "validate": {"schedule", "render"},
-    "sharding": set(), "attention": set(), "stage": {"feature_cache", "schedule"}, "groups": {"comm"}, "runtime": {"schedule", "simulate"}, "tracing": {"render", "simulate"},
-    "pipeline": {"attention", "comm", "config", "decode", "groups", "latents", "models", "noise", "request", "runtime", "schedule",
-                 "sharding", "stage", "tracing", "validate"},
+    "meter": {"simulate"}, "tracing": {"simulate"}, "report": {"schedule", "simulate"}, "decoding": {"simulate"},
+    "stage": {"feature_cache", "schedule"}, "groups": {"comm"}, "runtime": {"schedule"},
+    "run": {"comm", "decode", "decoding", "latents", "noise", "runtime", "schedule", "sharding"},
+    "pipeline": {"attention", "checkpoint", "config", "groups", "latents_file", "meter", "models", "render", "report",
+                 "request", "run", "schedule", "sharding", "stage", "stopping", "tracing", "validate"},
     "quality": {"demo"},
     "models": {"models"},
-    "xdit": {"attention", "config", "models", "pipeline", "request", "sharding", "stage", "video", "xdit"},
+    "xdit": {"attention", "checkpoint", "config", "decode", "latents_file", "models", "pipeline", "report", "request",
+             "sharding", "stage", "video", "xdit"},
 }
 
 
@@ -49,4 +53,4 @@ def test_the_schedule_is_standard_library_only():
     tree = ast.parse((PACKAGE / "schedule.py").read_text())
     names = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
     names |= {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
-    assert names == {"re", "dataclasses"}
+    assert names == {"re", "dataclasses", "itertools"}

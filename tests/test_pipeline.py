@@ -102,7 +102,7 @@ def refusals(rank):
     pipeline = DualParalPipeline(small_pipeline(), engine)
     positive, negative = texts()
     good = dict(prompt_embeds=positive, negative_prompt_embeds=negative, height=SIZE, width=SIZE, num_frames=9)
-    bad = [dict(num_frames=0), dict(height=40), dict(num_inference_steps=0), dict(output_type="gif"),
+    bad = [dict(num_frames=-1), dict(num_frames=0), dict(height=40), dict(num_inference_steps=0), dict(output_type="gif"),
            dict(negative_prompt_embeds=None), dict(prompt_embeds=None)]
     calls = [lambda bad=bad: pipeline(**good | bad) for bad in bad]
     calls += [lambda: pipeline.stream(**good | dict(prompt_embeds=positive.repeat(2, 1, 1))),
@@ -117,7 +117,7 @@ def refusals(rank):
 
 def test_refusals_say_what_to_do():
     [messages] = run_ranks(refusals, 1)
-    parts = ["num_frames is 0", "40", "num_inference_steps is 0", "np, pil, pt, latent", "guidance_scale 1",
+    parts = ["num_frames is -1", "without end: its frames must be kept", "40", "num_inference_steps is 0", "np, pil, pt, latent", "guidance_scale 1",
              "prompt", "a stream is one video", "WanPipeline"]
     for part, message in zip(parts, messages, strict=True):
         assert part in message and "\n" not in message

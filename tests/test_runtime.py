@@ -3,13 +3,15 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 from xdualparal import DualParalConfig, build_schedule
 from xdualparal.comm import Loop
 from xdualparal.latents import WindowStore
-from xdualparal.runtime import Edges, Recorder, Runtime, round_trips
-from xdualparal.schedule import parse_action
+from xdualparal.meter import Meter
+from xdualparal.runtime import Edges, Runtime
+from xdualparal.schedule import Course, Plan
 
 CPU = torch.device("cpu")
 
@@ -44,15 +46,15 @@ def frames(*values):
     return torch.tensor(values, dtype=torch.float32).view(1, 1, -1, 1, 1)
 
 
-def run_alone(blocks=2, steps=2):
+def run_alone(blocks=2, steps=2, guide=None):
     """(the stage, what the run yielded) of a run on one stage with B = 2, C = 1."""
     config, noise = DualParalConfig(2, 1), [frames(0, 10, 20), frames(30, 40), frames(50, 60)][:blocks]
     stage, loop = CountingStage(config.own_latents), Loop()
-    windows = WindowStore(config, steps, iter(noise), CPU)
+    plan, meter = Plan(blocks, steps, 1), Meter(synchronize=lambda: None, keeps_spans=True)
+    windows = WindowStore(config, plan, iter(noise), CPU)
     edges = Edges(latents_in=loop, latents_out=loop)
-    recorder = Recorder(synchronize=lambda: None)
-    runtime = Runtime(build_schedule(blocks, steps, 1), 0, stage, edges, windows, AddOne(noise), lambda p: p, recorder)
-    return stage, list(runtime.run()), recorder
+    runtime = Runtime(Course(plan), 0, stage, edges, meter, windows, AddOne(noise), guide or (lambda p: p))
+    return stage, list(runtime.run()), meter
 
 
 def test_passes_see_what_the_rules_say():
@@ -65,22 +67,26 @@ def test_passes_see_what_the_rules_say():
     ]
 
 
+class Alone(Plan):
+    """One rank that plays the first and the last of three stages, so that waves of two blocks are split."""
+
+    def wave_actions(self, stage, wave):
+        """All FORWARDs of the first and all STEPs of the last stage, a pass after the other."""
+        last = super().wave_actions(2, wave)
+        return [replace(action, stage=0) if action.kind == "F" else action for action in last]
+
+
 def test_half_passes_share_their_window_and_are_joined_before_the_step():
     config, noise, loop = DualParalConfig(2, 1), [frames(0, 10, 20), frames(30, 40)], Loop()
-    stage, guided = CountingStage(config.own_latents), []
-    windows = WindowStore(config, 2, iter(noise), CPU)
-    # Three stages, so that waves of two blocks are split; this rank plays the first and the last of them.
-    schedule = build_schedule(2, 2, 3, split_guidance=True)
-    first, last = schedule.stages[0], schedule.stages[-1]
-    alone = [a for f in first[::2] for a in last if (a.block, a.step) == (f.block, f.step)]
-    alone = [a if a.kind == "S" else replace(a, stage=0) for a in alone]
-    schedule = replace(schedule, stages=(tuple(alone), (), last))
+    stage, guided, plan = CountingStage(config.own_latents), [], Alone(2, 2, 3, split_guidance=True)
+    windows = WindowStore(config, plan, iter(noise), CPU)
 
     def guide(prediction):
         guided.append(prediction.shape[0])
         return prediction[:1]
 
-    list(Runtime(schedule, 0, stage, Edges(latents_in=loop, latents_out=loop), windows, AddOne(noise), guide).run())
+    edges = Edges(latents_in=loop, latents_out=loop)
+    list(Runtime(Course(plan), 0, stage, edges, Meter(lambda: None), windows, AddOne(noise), guide).run())
     assert guided == [2] * 4
     assert [name for name, *_ in stage.passes][:4] == ["0F0.0c", "0F0.0u", "0F1.0c", "0F1.0u"]
     assert stage.passes[2][1:] == ("None", "0F1.0c", [21, 30, 40]) and stage.passes[3][3] == [21, 30, 40]
@@ -89,20 +95,24 @@ def test_half_passes_share_their_window_and_are_joined_before_the_step():
 
 def test_yields_the_latents_of_every_step():
     _, yielded, _ = run_alone()
-    steps = [(str(action), latents.flatten().tolist()) for action, latents in yielded if latents is not None]
+    steps = [(str(action), latents.flatten().tolist()) for action, latents in yielded ]
     assert steps == [
         ("0S0.0", [1, 11, 21]), ("0S1.0", [31, 41]), ("0S0.1", [2, 12, 22]), ("0S1.1", [32, 42]),
     ]
 
 
-def test_recorder_has_a_span_for_every_action_in_order():
-    _, yielded, recorder = run_alone(blocks=3)
-    assert [span.action for span in recorder.spans] == [action for action, _ in yielded]
-    assert all(a.start <= a.end <= b.start for a, b in zip(recorder.spans, recorder.spans[1:]))
+def test_every_action_is_measured_in_order():
+    _, _, meter = run_alone(blocks=3)
+    assert [span.action for span in meter.spans] == list(build_schedule(3, 2, 1).stages[0])
+    assert all(a.start <= a.end <= b.start for a, b in zip(meter.spans, meter.spans[1:]))
 
 
-def test_what_goes_round_is_in_the_order_of_the_last_stage():
-    assert list(round_trips(build_schedule(2, 2, 2))) == [parse_action(t) for t in ("1S0.0", "1S1.0", "1S0.1")]
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_prediction_that_is_no_number_ends_the_run(bad):
+    """It is the third pass's: block 0 at step 1."""
+    passes = iter([0.0, 0.0, bad])
+    with pytest.raises(FloatingPointError, match="the prediction of block 0 at step 1 has a NaN or an infinity"):
+        run_alone(guide=lambda prediction: prediction + next(passes))
 
 
 def test_hidden_states_come_from_the_edge_and_go_on():
@@ -112,7 +122,7 @@ def test_hidden_states_come_from_the_edge_and_go_on():
         hidden_in=SimpleNamespace(receive=lambda: next(inbox)),
         hidden_out=SimpleNamespace(send=sent.append, finish=lambda: sent.append("finished")),
     )
-    list(Runtime(build_schedule(2, 2, 3), 1, stage, edges).run())
+    list(Runtime(Course(Plan(2, 2, 3)), 1, stage, edges, Meter(lambda: None)).run())
     assert [name for name, *_ in stage.passes] == ["1F0.0", "1F1.0", "1F0.1", "1F1.1"]
     assert [inputs for *_, inputs in stage.passes] == [[0], [1], [2], [3]]
     assert len(sent) == 5 and sent[-1] == "finished"

@@ -18,6 +18,26 @@ def test_table(stages, blocks, steps, end, bubble, first):
     assert (trace.end, round(100 * trace.bubble(), 1), trace.finished(0)) == (end, bubble, first)
 
 
+@pytest.mark.parametrize("stages, blocks, steps, stagger, bubble, first", [  # DESIGN section 2, staggers 2 and 5
+    (8, 32, 50, 2, 7.7, 720), (8, 10, 50, 2, 21.0, 480), (8, 5, 50, 2, 51.5, 448), (4, 5, 50, 2, 11.7, 248),
+    (2, 10, 20, 2, 3.4, 114), (8, 32, 50, 5, 17.7, 450), (8, 10, 50, 5, 40.7, 450), (8, 5, 50, 5, 59.5, 445),
+    (4, 5, 50, 5, 25.8, 245), (2, 10, 20, 5, 8.7, 60),
+])
+def test_table_with_a_stagger(stages, blocks, steps, stagger, bubble, first):
+    trace = simulate(build_schedule(blocks, steps, stages, stagger=stagger))
+    assert (round(100 * trace.bubble(), 1), trace.finished(0)) == (bubble, first)
+
+
+def test_decoding_in_a_lane_of_its_own_delays_no_stage():
+    """A decode as long as three passes: inline the ring waits for it, in its own lane only the end does."""
+    def end(place, lane_counts=True):
+        trace = simulate(build_schedule(4, 6, 2, decode=place), cost=lambda a: {"F": 1, "S": 0, "D": 3}[a.kind])
+        return trace.end if lane_counts else max(span.end for row in trace.stages for span in row)
+
+    without = simulate(build_schedule(4, 6, 2)).end
+    assert end("thread", lane_counts=False) == without < end("thread") < end("inline") < end("end") == without + 12
+
+
 @pytest.mark.parametrize("stages, blocks, steps, whole, bubble", [
     (8, 5, 50, 48.0, 14.4), (8, 32, 4, 54.8, 20.2),  # DESIGN section 2: every wave has fewer blocks than stages
     (8, 32, 50, 3.8, 1.4), (8, 10, 50, 11.2, 4.4), (4, 5, 50, 5.7, 2.7), (2, 10, 20, 1.5, 1.0),  # it splits all waves
@@ -37,7 +57,7 @@ def test_costs():
 
 
 def test_refuses_what_cannot_end():
-    schedule = Schedule(1, 1, 1, ((Action(0, "S", 0, 0), Action(0, "F", 0, 0)),))
+    schedule = Schedule(1, 1, 1, stages=((Action(0, "S", 0, 0), Action(0, "F", 0, 0)),))
     with pytest.raises(ValueError, match="cannot end"):
         simulate(schedule)
 

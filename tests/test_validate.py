@@ -14,7 +14,7 @@ def changed(old, new):
     return parse_schedule(text.replace(old, new))
 
 
-@pytest.mark.parametrize("sizes", [(1, 1, 1), (3, 7, 2), (9, 2, 4), (20, 20, 8), (3, 7, 8, True)])
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (3, 7, 2), (9, 2, 4), (20, 20, 8), (3, 7, 8, True), (5, 4, 3, True, 3, "thread")])
 def test_accepts_what_is_built(sizes):
     schedule = build_schedule(*sizes)
     assert check_schedule(schedule) is schedule

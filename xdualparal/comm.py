@@ -22,12 +22,14 @@ class Sender:
     def __init__(self, group, peer):
         self._group, self._peer = group, peer
         self._pending = deque()
+        self.bytes_sent = 0
 
     def send(self, tensor):
         """Starts sending; waits only when IN_FLIGHT earlier messages have not arrived yet."""
         while len(self._pending) >= IN_FLIGHT:
             self._finish_oldest()
         tensor = tensor.contiguous()
+        self.bytes_sent += tensor.nbytes
         self._pending.append((dist.isend(tensor, self._peer, group=self._group), tensor))
 
     def finish(self):
@@ -69,6 +71,7 @@ class Loop:
 
     def __init__(self):
         self._queue = deque()
+        self.bytes_sent = 0  # nothing leaves the process
         self.send, self.receive = self._queue.append, self._queue.popleft
 
     def finish(self):

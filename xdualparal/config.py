@@ -6,6 +6,9 @@ Knows: the fields, their meaning and their limits. Must not know: torch, xDiT, o
 from dataclasses import dataclass, field
 
 
+DECODE_PLACES = ("thread", "inline", "end")
+
+
 def _setting(default, help):
     return field(default=default, metadata={"help": help})
 
@@ -23,6 +26,23 @@ class DualParalConfig:
     context_latents: int = _setting(
         4, "latent frames of each neighbour that a block sees (C), 0 to block_latents"
     )
+    stagger: int = _setting(
+        1, "waves from the start of one block to the start of the next (D): with more, first frames come sooner and "
+        "fewer blocks are in flight"
+    )
+    decode: str = _setting(
+        "thread", "where finished blocks are decoded: 'thread' beside the last stage's passes, 'inline' between them, "
+        "'end' when all blocks are finished"
+    )
+    quality: int = _setting(18, "H.264's constant rate factor of the mp4, 0 (lossless) to 51 (worst)")
+    latents_out: str | None = _setting(
+        None, "also write the finished latents to this file, block by block; xdit-dualparal decode FILE makes the video "
+        "of them"
+    )
+    checkpoint: str | None = _setting(
+        None, "save the state of the run in this folder; the same command again goes on from there"
+    )
+    checkpoint_waves: int = _setting(10, "waves from one checkpoint to the next")
     stage_layers: tuple[int, ...] | None = _setting(
         None, "layers for each stage, for example 7,8,8,7; by default balanced, see end_costs"
     )
@@ -38,6 +58,12 @@ class DualParalConfig:
     def __post_init__(self):
         _check_whole("block_latents", self.block_latents, at_least=1)
         _check_whole("context_latents", self.context_latents, at_least=0)
+        for name in ("stagger", "checkpoint_waves"):
+            _check_whole(name, getattr(self, name), at_least=1)
+        if self.decode not in DECODE_PLACES:
+            raise ValueError(f"decode is {self.decode!r}: give one of {', '.join(DECODE_PLACES)}")
+        if self.quality not in range(52):
+            raise ValueError(f"quality is {self.quality!r}: give 0 to 51")
         for layers in self.stage_layers or ():
             _check_whole("stage_layers", layers, at_least=1)
         if min(self.end_costs) < 0:
@@ -61,6 +87,10 @@ class DualParalConfig:
     def own_latents(self, block):
         """Latent frames that ``block`` owns: B + C for block 0, B for every other one."""
         return self.window_latents if block == 0 else self.block_latents
+
+    def first_latent(self, block):
+        """The video's latent frame with which ``block`` begins."""
+        return 0 if block == 0 else self.context_latents + block * self.block_latents
 
     def num_blocks(self, latent_frames):
         """Whole blocks that hold ``latent_frames`` (at least 1) latent frames."""

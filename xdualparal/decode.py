@@ -1,22 +1,30 @@
 """Latents to frames, block after block.
 
-Knows: Wan's causal VAE and what it remembers from one latent frame to the next. Must not know: blocks in
-flight, files, processes.
+Knows: Wan's causal VAE, what it remembers from one latent frame to the next, how far back that reaches, and how its
+frames are cut into tiles. Must not know: blocks in flight, files, processes.
+Facts are from diffusers 0.42.1, models/autoencoders/autoencoder_kl_wan.py.
 """
+
+import math
+from typing import NamedTuple
 
 import torch
 
 
 class StreamingDecoder:
-    """Decodes a video's latents piece by piece, to the same frames as decoding them at once.
+    """Decodes a video's latents piece by piece, to the same frames as decoding them at once, in tiles where
+    ``AutoencoderKLWan._decode`` does so.
 
-    The VAE is causal and keeps what it needs of earlier frames in ``_feat_map``; ``AutoencoderKLWan.decode``
-    clears it at both ends (diffusers 0.42.1, autoencoder_kl_wan.py), this keeps it between pieces.
+    The VAE is causal: each causal convolution of its decoder remembers the last two frames that came in.
+    ``AutoencoderKLWan.decode`` has one memory, cleared for each video and each tile; this keeps one for each tile
+    from piece to piece, of constant size. So tiles save less than there: the default VAE remembers 9458 bytes per
+    pixel of a frame in float32 (measured, 64 x 64 pixels), and for up to (256 / 192)**2 = 1.8 times the pixels where
+    tiles overlap.
     """
 
     def __init__(self, vae):
         self._vae = vae
-        self._is_first = True
+        self._memories = {}  # by a tile's first row and column, in latents
         vae.clear_cache()
 
     @torch.no_grad()
@@ -27,22 +35,111 @@ class StreamingDecoder:
         (1, 3, frames, height, width) in -1..1, the VAE's dtype: 1 frame for the video's first latent frame, 4 for
         each other one.
         """
-        latents = self._vae.post_quant_conv(unnormalised(self._vae, latents))
-        frames = torch.cat([self._decode_one(latents[:, :, n:n + 1]) for n in range(latents.shape[2])], dim=2)
+        cuts = _cuts(self._vae, *latents.shape[-2:])
+        frames = _joined(self._vae, self._decode_tiles(unnormalised(self._vae, latents), *cuts), *cuts)
         if self._vae.config.patch_size is not None:
             from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 
             frames = unpatchify(frames, patch_size=self._vae.config.patch_size)
         return frames.clamp(-1.0, 1.0)
 
-    def _decode_one(self, latent):
-        options = {"first_chunk": True} if self._is_first else {}
-        self._is_first = False
-        return self._vae.decoder(latent, feat_cache=self._vae._feat_map, feat_idx=[0], **options)
+    @torch.no_grad()
+    def warm_up(self, latents):
+        """Goes on in the middle of a video: what is decoded next is, to the bit, as if all before had been decoded.
+
+        ``latents``: the video's last latent frames so far, as for ``decode``, which get the next ones: at least
+        ``memory_latents(vae)``, or all that there are. Takes as long as decoding them. Raises ValueError where this
+        decoder remembers a video already.
+        """
+        if self._memories:
+            raise ValueError("this decoder is in the middle of a video: warm up a new one, or close it first")
+        cuts = _cuts(self._vae, *latents.shape[-2:])
+        for n in range(latents.shape[2]):  # one by one: no more than one latent frame's frames are ever held
+            self._decode_tiles(unnormalised(self._vae, latents[:, :, n:n + 1]), *cuts)
+
+    def _decode_tiles(self, latents, down, right):
+        """Rows of tiles' frames, not yet blended."""
+        height, width = latents.shape[-2:]
+        return [
+            [
+                self._decode_tile((top, left), latents[..., top:top + down.size, left:left + right.size])
+                for left in range(0, width, right.stride)
+            ]
+            for top in range(0, height, down.stride)
+        ]
+
+    def _decode_tile(self, place, latents):
+        return torch.cat([self._decode_one(place, latent) for latent in latents.split(1, dim=2)], dim=2)
+
+    def _decode_one(self, place, latent):
+        is_first = place not in self._memories
+        memory = self._memories.setdefault(place, [None] * self._vae._conv_num)
+        # One by one, so that pieces' lengths never show: on a CPU, several at once are rounded differently at some
+        # sizes (measured in float32: 2 x 2 latents, and 44 x 80 of 48 channels; not 44 x 80 of 16).
+        latent = self._vae.post_quant_conv(latent)
+        return self._vae.decoder(latent, feat_cache=memory, feat_idx=[0], first_chunk=is_first)
 
     def close(self):
-        """Drops what the VAE remembers."""
-        self._vae.clear_cache()
+        """Drops what is remembered of the video; the next latents are a new one's first."""
+        self._memories.clear()
+
+
+def memory_latents(vae):
+    """How many latent frames ``vae``'s decoder looks back: after so many, nothing of what it remembers depends on
+    earlier ones, nor on having started there.
+
+    Each causal convolution looks back its kernel's length less one, in frames of its input; a ``time_conv``
+    (WanResample) makes several frames of one thereafter. Their order among the modules is that of the data. A start
+    leaves zeros at a ``time_conv`` in place of one latent frame's: the convolutions before it look back further, so
+    it adds nothing. AutoencoderKLWan's default, Wan2.1's, gives 38.
+    """
+    frames, frames_per_latent = 0, 1
+    for name, conv in vae.decoder.named_modules():
+        if isinstance(conv, torch.nn.Conv3d):
+            frames += conv.kernel_size[0] - 1
+            made = conv.out_channels // conv.in_channels if name.endswith("time_conv") else 1
+            frames, frames_per_latent = frames * made, frames_per_latent * made
+    return math.ceil(frames / frames_per_latent)
+
+
+class _Cut(NamedTuple):
+    """How height or width is cut into tiles. ``size`` of a tile and ``stride`` from one to the next: in latents.
+    ``blend``, how far a tile fades in, ``kept`` of each and ``total`` of all joined, None for all: in the decoder's
+    pixels, which unpatchify multiplies."""
+
+    size: int
+    stride: int
+    blend: int = 0
+    kept: int | None = None
+    total: int | None = None
+
+
+def _cuts(vae, height, width):
+    """The cuts of (height, width) latents, as AutoencoderKLWan._decode decides."""
+    down = _cut(vae, height, vae.tile_sample_min_height, vae.tile_sample_stride_height)
+    right = _cut(vae, width, vae.tile_sample_min_width, vae.tile_sample_stride_width)
+    if vae.use_tiling and (height > down.size or width > right.size):
+        return down, right
+    return _Cut(height, height), _Cut(width, width)
+
+
+def _cut(vae, length, size, stride):
+    """``length`` latents in tiles of ``size`` pixels, ``stride`` apart, as AutoencoderKLWan.tiled_decode does."""
+    scale, patch = vae.spatial_compression_ratio, vae.config.patch_size or 1
+    kept = stride // patch
+    return _Cut(size // scale, stride // scale, size // patch - kept, kept, length * scale // patch)
+
+
+def _joined(vae, rows, down, right):
+    """One (1, channels, frames, height, width) of rows of tiles, which are changed: ``vae`` blends in place."""
+    for above, row in zip([None] + rows, rows):
+        for n, tile in enumerate(row):
+            if above is not None:
+                vae.blend_v(above[n], tile, down.blend)
+            if n > 0:
+                vae.blend_h(row[n - 1], tile, right.blend)
+    rows = [torch.cat([tile[..., :down.kept, :right.kept] for tile in row], dim=-1) for row in rows]
+    return torch.cat(rows, dim=-2)[..., :down.total, :right.total]
 
 
 def unnormalised(vae, latents):
@@ -57,6 +154,6 @@ def unnormalised(vae, latents):
 
 @torch.no_grad()
 def decode_at_once(vae, latents):
-    """All frames of a video's latents, as StreamingDecoder.decode, through ``vae.decode``, which tiling, slicing and
-    xDiT's parallel VAE change; its memory grows with the video's length."""
+    """All frames of a video's latents, as StreamingDecoder.decode, through ``vae.decode``, which xDiT's parallel VAE
+    changes; its memory grows with the video's length."""
     return vae.decode(unnormalised(vae, latents), return_dict=False)[0]

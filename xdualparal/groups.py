@@ -92,6 +92,31 @@ class Groups:
             dist.broadcast(tensor, src=self._replica.ranks[-1], group=self._replica.device_group)
         return tensor
 
+    def share_object(self, value):
+        """``value`` as it is on the output rank, on every rank of its replica. Tensors must be on the CPU."""
+        holder = [value]
+        if self._replica.world_size > 1:
+            dist.broadcast_object_list(holder, src=self._replica.ranks[-1], group=self._replica.cpu_group)
+        return holder[0]
+
+    def gather_objects(self, value):
+        """The ``value`` of every rank of the replica, in their order, on the output rank; None on the others."""
+        if self._replica.world_size == 1:
+            return [value]
+        values = [None] * self._replica.world_size if self.is_output else None
+        dist.gather_object(value, values, dst=self._replica.ranks[-1], group=self._replica.cpu_group)
+        return values
+
+    @property
+    def decides(self):
+        """Whether this is the rank that decides for its replica: its first one."""
+        return self._replica.ranks[0] == dist.get_rank()
+
+    @property
+    def replica_name(self):
+        """A name for this rank's replica, another one for each."""
+        return f"replica {self._replica.ranks[0]}"
+
     def join_shards(self, parts):
         """The parts of all ranks of the sequence parallel group side by side, along the last dimension."""
         return self._sequence.all_gather(parts.contiguous(), dim=-1)
@@ -101,9 +126,9 @@ class Groups:
         return self._guidance.all_gather(prediction.contiguous(), dim=0)
 
     def synchronize(self):
-        """Waits for this rank's device."""
+        """Waits for what the current thread has given to this rank's device."""
         if self.device.type != "cpu":
-            torch.accelerator.synchronize(self.device)
+            torch.accelerator.current_stream(self.device).synchronize()
 
 
 def _all_pipelines(parallel):

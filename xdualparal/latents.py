@@ -10,14 +10,17 @@ import torch
 class WindowStore:
     """The first stage's copy of the latents: it makes the windows.
 
-    ``noise``: yields block 0's, 1's, ... initial latents, (1, channels, frames, height, width).
+    ``plan``: a schedule.Plan. ``noise``: yields the initial latents, (1, channels, frames, height, width), of the blocks
+    that start from now on. ``standing``: {(block, step): latents}, what Plan.standing names where a run is resumed.
     """
 
-    def __init__(self, config, num_steps, noise, device):
-        self.config, self.num_steps, self.device = config, num_steps, device
+    def __init__(self, config, plan, noise, device, standing=()):
+        self.config, self.plan, self.device = config, plan, device
         self._noise = noise
         self._latents = {}
         self._steps_done = {}
+        for (block, step), latents in dict(standing).items():
+            self.update(block, step, latents.to(device))
 
     def update(self, block, step, latents):
         """Block ``block``'s own latents after ``step``: B + C frames for block 0, B for the others."""
@@ -29,14 +32,14 @@ class WindowStore:
 
     def window(self, block, step):
         """The window of pass (block, step), (1, channels, B + C, height, width): block 0's own latents, or the
-        previous block's last C as they stand after this same step and the block's own before it."""
+        previous block's last C as they stand at the start of the wave and the block's own."""
         if step == 0:
             self.update(block, -1, next(self._noise).to(self.device))
         own = self._after(block, step - 1)
         if block == 0:
             return own
-        previous = self._after(block - 1, step)
-        if step == self.num_steps - 1:
+        previous = self._after(block - 1, self.plan.previous_step(step))
+        if step == self.plan.num_steps - 1:
             del self._latents[block - 1], self._steps_done[block - 1]
         return torch.cat([previous[:, :, previous.shape[2] - self.config.context_latents:], own], dim=2)
 
@@ -49,14 +52,18 @@ class DenoiseStore:
     """The last stage's copy of the latents, with each block's own scheduler: it takes the steps.
 
     ``make_scheduler``: returns a fresh scheduler with its timesteps set (UniPC and DPM++ keep history, so
-    every block needs its own). ``noise``: as for WindowStore.
+    every block needs its own). ``noise``: as for WindowStore. ``in_flight``: what ``state`` gave, where a run is resumed.
     """
 
-    def __init__(self, make_scheduler, timesteps, noise, device):
+    def __init__(self, make_scheduler, timesteps, noise, device, in_flight=()):
         self.timesteps, self.device = timesteps, device
         self._make_scheduler, self._noise = make_scheduler, noise
         self._latents = {}
         self._schedulers = {}
+        for block, (latents, remembered) in dict(in_flight).items():
+            self._latents[block] = latents.to(device)
+            self._schedulers[block] = scheduler = make_scheduler()
+            vars(scheduler).update(map_tensors(remembered, lambda tensor: tensor.to(device)))
 
     def advance(self, block, step, prediction):
         """The own latents of ``block`` after ``step``, float32, and remembers them until the last step.
@@ -71,6 +78,33 @@ class DenoiseStore:
         if step < len(self.timesteps) - 1:
             self._latents[block], self._schedulers[block] = latents, scheduler
         return latents
+
+    def state(self):
+        """{block: (latents, what its scheduler remembers)} of the blocks in flight, as plain values and tensors."""
+        return {block: (latents, _remembered(self._schedulers[block])) for block, latents in self._latents.items()}
+
+
+def _remembered(scheduler):
+    """What a diffusers scheduler knows of its block's past; its tables and configuration any fresh one has."""
+    return {name: value for name, value in vars(scheduler).items() if isinstance(value, _PLAIN) or _is_latents(value)}
+
+
+_PLAIN = (type(None), bool, int, float, str, list, tuple)
+
+
+def _is_latents(value):
+    return isinstance(value, torch.Tensor) and value.dim() == 5
+
+
+def map_tensors(value, function):
+    """``value``, made of dicts, lists, tuples and plain values, with ``function`` applied to every tensor in it."""
+    if isinstance(value, torch.Tensor):
+        return function(value)
+    if isinstance(value, dict):
+        return {name: map_tensors(one, function) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map_tensors(one, function) for one in value)
+    return value
 
 
 def apply_guidance(prediction, scale):

@@ -1,32 +1,35 @@
 """The pipeline that users call, like diffusers' own.
 
-Knows: how a call becomes a run, and a run a video. Must not know: what a stage computes, or launch flags.
+Knows: how a call becomes runs, and a run's segments a video. Must not know: what a run does, or launch flags.
 """
 
 import logging
-from collections import deque
-from contextlib import ExitStack
-from itertools import islice
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from .attention import check_backend
-from .comm import Loop, Receiver, Sender
+from .checkpoint import Checkpoint
 from .config import DualParalConfig
-from .decode import StreamingDecoder, decode_at_once
-from .latents import DenoiseStore, WindowStore, apply_guidance
+from .latents_file import LatentsFile
+from .meter import Meter
 from .models import family_of
-from .noise import noise_blocks
-from .request import Request
-from .runtime import Edges, Recorder, Runtime, round_trips, without_recording
-from .schedule import FORWARD, STEP, build_schedule
-from .sharding import SpatialShard, check_even_split, check_heads
-from .tracing import write_trace
+from .render import chrome_trace
+from .report import make_report
+from .request import Request, digest
+from .run import Run, make_plan
+from .schedule import whole_schedule
+from .sharding import check_even_split, check_heads
+from .stopping import StopSign
+from .tracing import gather_trace
 from .validate import check_schedule
 
 logger = logging.getLogger(__name__)
+CHECKED_BLOCKS = 64  # a plan repeats itself; so many blocks show whether it can be carried out
 
 
 class DualParalPipeline:
@@ -52,9 +55,14 @@ class DualParalPipeline:
         check_heads(wan_pipeline.transformer.config.num_attention_heads, parallel.ulysses_degree)
         check_backend(engine_config.runtime_config.attention_backend, on_cpu=not torch.accelerator.is_available())
         self.groups = Groups(wan_pipeline, engine_config)
-        self.device, self._vae_on_all_ranks = self.groups.device, parallel.use_parallel_vae
+        self.device, self.vae_on_all_ranks = self.groups.device, parallel.use_parallel_vae
         self.stage = Stage(self.family, wan_pipeline.transformer, *self.groups.stage, config)
         self._place()
+        self.meter = self.report = self._stop_sign = None
+        self.blocks_kept = 0
+        self.model_name = str(getattr(wan_pipeline.config, "_name_or_path", ""))
+        self.was_stopped = self._stop_is_asked = False
+        self._run_numbers = count()
         if config.seen_latents > self.family.trained_latents:
             logger.warning(
                 "a pass sees block_latents + 2 * context_latents = %d latent frames, the model was trained on %d: "
@@ -66,7 +74,7 @@ class DualParalPipeline:
         self.pipe.transformer.to(self.device)
         if self.stage.is_first and self.pipe.text_encoder is not None:
             self.pipe.text_encoder.to(self.device)
-        if self.pipe.vae is not None and (self.is_output_rank or self._vae_on_all_ranks):
+        if self.pipe.vae is not None and (self.is_output_rank or self.vae_on_all_ranks):
             self.pipe.vae.to(self.device)
 
     @property
@@ -97,18 +105,31 @@ class DualParalPipeline:
         from diffusers.pipelines.wan.pipeline_output import WanPipelineOutput
 
         request = self._request(prompt, output_type, options)
+        if request.is_endless or self.config.checkpoint:
+            what = "num_frames is 0, for a video without end" if request.is_endless else "a checkpoint is asked for"
+            raise ValueError(f"{what}: its frames must be kept as they come, use stream()")
         videos = [_join(list(self._stream(one)), output_type) for one in request.each_video()]
         return WanPipelineOutput(frames=_stack(videos, output_type)) if self.is_output_rank else None
 
-    def stream(self, prompt=None, *, output_type="np", **options):
+    def stream(self, prompt=None, *, output_type="np", blocks_kept=0, **options):
         """Makes one video and yields its frames in order, a segment as soon as its block is finished.
 
         Arguments as for a call, with one prompt. A segment is what ``output_type`` says, without the videos axis.
-        Every rank must iterate to the end; only the output rank gets segments.
+        Every rank must iterate to the end; only the output rank gets segments. ``num_frames`` 0 goes on until ``stop``.
+
+        With ``config.checkpoint`` a run that was ended goes on from what was saved. ``blocks_kept`` is how many segments
+        of it the caller still has (on the output rank); when this returns, the attribute ``blocks_kept`` says how many
+        of them come before those that are now yielded. Raises ValueError for a checkpoint of another run.
         """
         request = self._request(prompt, output_type, options)
         request.check_is_one_video()
-        return self._stream(next(request.each_video()))
+        return self._stream(next(request.each_video()), blocks_kept)
+
+    def stop(self):
+        """Ends the run under way soon: blocks that are nearly done are finished. From any thread of any rank."""
+        self._stop_is_asked = True
+        if self._stop_sign is not None:
+            self._stop_sign.ask()
 
     def _request(self, prompt, output_type, options):
         request = Request(self.pipe, prompt=prompt, output_type=output_type, **options)
@@ -118,139 +139,62 @@ class DualParalPipeline:
                 f"guidance_scale is {request.guidance_scale}, so there is one branch, and CFG parallelism computes "
                 "two: give a guidance_scale above 1, or leave CFG parallelism out"
             )
+        if request.is_endless and (self.vae_on_all_ranks or self.config.decode == "end"):
+            raise ValueError("num_frames is 0, for a video without end, which cannot be decoded at the end: decode inline")
+        check_schedule(whole_schedule(_short(make_plan(request, self))))
         return request
 
-    @torch.no_grad()
-    def _stream(self, request):
-        num_blocks = self.config.num_blocks(request.latent_frames)
-        stages, can_split = self.groups.stage[1], request.branches == 2 and self.groups.branch[1] == 1
-        schedule = check_schedule(build_schedule(num_blocks, request.num_inference_steps, stages, can_split))
-        recorder = Recorder(self.groups.synchronize) if self.config.trace else without_recording
-        shard = SpatialShard(request.latent_shape[1:], request.patch, *self.groups.shard)
-        with ExitStack() as cleanup:
-            runtime = self._make_runtime(request, schedule, shard, recorder, cleanup)
-            blocks = self._finished_blocks(runtime, schedule, shard, cleanup)
-            yield from self._frames(blocks, request, schedule.num_blocks)
+    def _stream(self, request, blocks_kept=0):
+        meter = self.meter = Meter(self.groups.synchronize, keeps_spans=self.config.trace is not None)
+        run = Run(self, request, meter, self._new_stop_sign(request), self._checkpoint(request), blocks_kept)
+        self.blocks_kept = run.segments_given
+        return self._segments(run)
+
+    def _segments(self, run):
+        with self._latents_file(run) as keep_latents:
+            yield from run.segments(keep_latents)
+        self._stop_sign, self.was_stopped = None, run.course.was_stopped
+        self.report = make_report(run)
         if self.config.trace and self.groups.in_last_pipeline:
-            write_trace(self.config.trace, recorder.spans, self.groups.pipeline)
+            trace = gather_trace(run.meter.spans, self.groups.pipeline)
+            if trace is not None:
+                Path(self.config.trace).write_text(chrome_trace(trace))
 
-    def _make_runtime(self, request, schedule, shard, measure, cleanup):
-        timesteps = request.make_scheduler(self.device).timesteps
-        stage_run = self.stage.begin(self.config, timesteps, self._text(request), shard)
-        cleanup.callback(stage_run.end)
-        cleanup.enter_context(stage_run.cache.installed())
-        windows = denoise = None
-        if self.stage.is_first:
-            noise = self._noise(request, request.generator.clone_state(), shard)
-            windows = WindowStore(self.config, len(timesteps), noise, self.device)
-        if self.stage.is_last:
-            noise = self._noise(request, request.generator.clone_state(), shard)
-            denoise = DenoiseStore(lambda: request.make_scheduler(self.device), timesteps, noise, self.device)
-        # The stages draw when they need to, from copies; the user's own generator goes on as if it had drawn all.
-        deque(islice(self._noise(request, request.generator, shard), schedule.num_blocks), maxlen=0)
-        return Runtime(
-            schedule, self.stage.index, stage_run, self._edges(schedule, stage_run, request, shard), windows, denoise,
-            self._guide(request), measure,
-        )
+    @contextmanager
+    def _latents_file(self, run):
+        """What takes each finished block's latents, or None."""
+        if self.config.latents_out is None or not self.is_output_rank:
+            yield None
+            return
+        facts = dict(model=self.model_name, num_frames=str(run.request.num_frames))
+        with LatentsFile(self.config.latents_out, facts, run.blocks_finished) as file:
+            yield file.append
 
-    def _noise(self, request, generator, shard):
-        sizes = self.config.block_latents, self.config.context_latents
-        return map(shard.take, noise_blocks(*sizes, request.latent_shape, generator))
+    def _new_stop_sign(self, request):
+        store = torch.distributed.distributed_c10d._get_default_store()  # torch has no public way to it
+        name = f"xdualparal {self.groups.replica_name} run {next(self._run_numbers)}"
+        self._stop_sign = StopSign(store, name, self.groups.decides, request.num_inference_steps)
+        if self._stop_is_asked:
+            self._stop_sign.ask()
+        return self._stop_sign
 
-    def _guide(self, request):
-        return lambda prediction: apply_guidance(self.groups.join_branches(prediction), request.guidance_scale)
+    def _checkpoint(self, request):
+        if self.config.checkpoint is None:
+            return None
+        own = dict(block_latents=self.config.block_latents, context_latents=self.config.context_latents,
+                   stagger=self.config.stagger, model=self._model_digest())
+        return Checkpoint(self.config.checkpoint, request.settings() | own)
 
-    def _text(self, request):
-        """Prompt embeddings (branches, length, dim), encoded on the first stage and sent to the others."""
-        dtype = self.pipe.transformer.dtype
-        if request.has_embeds or self.stage.is_first:
-            text = request.encode(self.device, dtype).contiguous()
-        else:
-            text = torch.empty(request.text_shape, dtype=dtype, device=self.device)
-        if not request.has_embeds:
-            self.groups.share_along_pipeline(text)
-        branch, ranks = self.groups.branch
-        return text if ranks == 1 else text[branch:branch + 1]
-
-    def _edges(self, schedule, stage_run, request, shard):
-        if self.stage.is_first and self.stage.is_last:
-            loop = Loop()
-            return Edges(latents_in=loop, latents_out=loop)
-        sender = Sender(*self.groups.edge_out())
-        if self.stage.is_first:
-            shapes, dtype = self._latents_shapes(schedule, request, shard), torch.float32
-        else:
-            passes = (action for action in schedule.stages[self.stage.index] if action.kind == FORWARD)
-            shapes, dtype = map(stage_run.hidden_shape, passes), stage_run.dtype
-        receiver = Receiver(*self.groups.edge_in(), shapes, dtype, self.device)
-        return Edges(
-            hidden_in=None if self.stage.is_first else receiver, hidden_out=None if self.stage.is_last else sender,
-            latents_in=receiver if self.stage.is_first else None, latents_out=sender if self.stage.is_last else None,
-        )
-
-    def _latents_shapes(self, schedule, request, shard):
-        for step in round_trips(schedule):
-            yield (1, request.latent_shape[0], self.config.own_latents(step.block), *shard.latent_size)
-
-    def _finished_blocks(self, runtime, schedule, shard, cleanup):
-        """Yields the whole latents of block after block, on every rank of the last stage."""
-        progress = cleanup.enter_context(self._progress_bar(schedule.num_blocks * schedule.num_steps))
-        for action, latents in runtime.run():
-            if action.kind != STEP:
-                continue
-            progress.update()
-            if action.step == schedule.num_steps - 1:
-                yield shard.join(self.groups.join_shards(latents))
-
-    def _progress_bar(self, passes):
-        """The pipeline's own as configured, but on the last process, which prints in xDiT; diffusers' is on the first."""
-        own = dict(getattr(self.pipe, "_progress_bar_config", {}))
-        elsewhere = not (self.is_output_rank and self.groups.is_last_of_all)
-        return tqdm(total=passes, unit="pass", disable=own.pop("disable", False) or elsewhere, **own)
-
-    def _frames(self, blocks, request, num_blocks):
-        """Yields what the caller gets, on the output rank."""
-        if request.output_type != "latent" and (self._vae_on_all_ranks or _changed(self.pipe.vae)):
-            yield from self._decoded_at_once(blocks, request, num_blocks)
-        elif not self.is_output_rank:
-            deque(blocks, maxlen=0)
-        elif request.output_type == "latent":
-            yield from blocks
-        else:
-            yield from self._decoded(blocks, request)
-
-    def _decoded(self, blocks, request):
-        decoder, missing = StreamingDecoder(self.pipe.vae), request.num_frames
-        for latents in blocks:
-            frames = decoder.decode(latents)[:, :, :missing]
-            missing -= frames.shape[2]
-            if frames.shape[2]:
-                yield self._as_asked(frames, request)
-        decoder.close()
-
-    def _decoded_at_once(self, blocks, request, num_blocks):
-        """For a VAE that ``vae.decode`` must be called of: one segment, when all blocks are finished."""
-        parts = list(blocks)
-        if self.is_output_rank:
-            latents = torch.cat(parts, dim=2)
-        else:
-            frames = self.config.window_latents + (num_blocks - 1) * self.config.block_latents
-            channels, height, width = request.latent_shape
-            latents = torch.empty(1, channels, frames, height, width, device=self.device)
-        if self._vae_on_all_ranks:
-            latents = self.groups.share_in_replica(latents)
-        if self._vae_on_all_ranks or self.is_output_rank:
-            frames = decode_at_once(self.pipe.vae, latents)[:, :, :request.num_frames]
-        if self.is_output_rank:
-            yield self._as_asked(frames, request)
-
-    def _as_asked(self, frames, request):
-        return self.pipe.video_processor.postprocess_video(frames, output_type=request.output_type)[0]
+    def _model_digest(self):
+        """Tells models and their fine-tuned versions apart, by what every stage has of them."""
+        transformer = self.pipe.transformer
+        table = transformer.scale_shift_table.detach().float().cpu().numpy().tobytes()
+        return digest(repr(sorted(transformer.config.items(), key=lambda item: item[0])).encode() + table)
 
 
-def _changed(vae):
-    """Whether ``vae`` decodes in tiles or slices, which happens in ``vae.decode``."""
-    return vae.use_tiling or vae.use_slicing
+def _short(plan):
+    blocks = CHECKED_BLOCKS if plan.num_blocks is None else min(plan.num_blocks, CHECKED_BLOCKS)
+    return replace(plan, num_blocks=blocks)
 
 
 def _check_degrees(parallel):

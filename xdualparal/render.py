@@ -5,16 +5,16 @@ Knows: how a schedule and a trace look. Must not know: how either came to be.
 
 import json
 
-from .schedule import FORWARD
+from .schedule import DECODE, FORWARD, row_name
 from .simulate import simulate
 
 
 def list_grid(schedule, marked=()):
     """The stages' lists below each other, one column a place in the list; ``marked`` actions stand in ``>...<``."""
-    cells = [[f">{a}<" if a in marked else str(a) for a in row] for row in schedule.stages]
+    cells = [[f">{a}<" if a in marked else str(a) for a in row] for row in schedule.rows]
     width = max(len(cell) for row in cells for cell in row)
     return "\n".join(
-        f"stage {n} | " + " ".join(cell.ljust(width) for cell in row).rstrip() for n, row in enumerate(cells)
+        f"{row_name(schedule, n)} | " + " ".join(cell.ljust(width) for cell in row).rstrip() for n, row in enumerate(cells)
     )
 
 
@@ -41,15 +41,16 @@ def _time_row(spans, end, columns_a_pass):
 
 def chrome_trace(trace):
     """``trace`` (times in seconds) as the JSON text that chrome://tracing and Perfetto open."""
-    start = min(span.start for row in trace.stages for span in row)
-    events = [_chrome_event(span, start) for row in trace.stages for span in row]
+    start = min(span.start for row in trace.rows for span in row)
+    events = [_chrome_event(span, start) for row in trace.rows for span in row]
     return json.dumps({"traceEvents": events, "displayTimeUnit": "ms"})
 
 
 def _chrome_event(span, start):
     action = span.action
+    names = {FORWARD: f"{action.block}.{action.step}{action.branch}", DECODE: f"decode block {action.block}"}
     return {
-        "name": f"{action.block}.{action.step}{action.branch}" if action.kind == FORWARD else "scheduler step",
+        "name": names.get(action.kind, "scheduler step"),
         "cat": action.kind, "ph": "X", "pid": 0, "tid": action.stage,
         "ts": (span.start - start) * 1e6, "dur": (span.end - span.start) * 1e6,
         "args": {"action": str(action)},

@@ -5,6 +5,7 @@ blocks, processes.
 """
 
 import copy
+import hashlib
 
 import torch
 
@@ -32,7 +33,8 @@ class Request:
             self.prompt, self.negative_prompt, self.height, self.width, self.prompt_embeds, self.negative_prompt_embeds
         )
         check_size(self.height, self.width, self.pixels_per_token)
-        check_at_least_one("num_frames", self.num_frames)
+        if self.num_frames != 0:
+            check_at_least_one("num_frames", self.num_frames)
         check_at_least_one("num_inference_steps", self.num_inference_steps)
         if self.output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type is {self.output_type!r}: give one of {', '.join(OUTPUT_TYPES)}")
@@ -58,6 +60,26 @@ class Request:
     def branches(self):
         """2 with classifier-free guidance, 1 without (guidance_scale of 1 or less, as in diffusers)."""
         return 2 if self.guidance_scale > 1 else 1
+
+    @property
+    def is_endless(self):
+        """Whether the video goes on until it is stopped: num_frames is 0."""
+        return self.num_frames == 0
+
+    def frames_of(self, latent_frames):
+        """Video frames that the first ``latent_frames`` of a video hold."""
+        return 1 + (latent_frames - 1) * self.pipe.vae_scale_factor_temporal if latent_frames else 0
+
+    def settings(self):
+        """What makes two calls the same run, as plain values. ``generator`` is a digest of its state."""
+        names = ("prompt", "negative_prompt", "height", "width", "num_frames", "num_inference_steps", "guidance_scale",
+                 "max_sequence_length", "output_type")
+        embeds = [digest(rows.float().cpu().numpy().tobytes()) for rows in (self.prompt_embeds, self.negative_prompt_embeds) if rows is not None]
+        return dict(
+            {name: getattr(self, name) for name in names}, seed=self.generator.initial_seed(), embeds=embeds,
+            generator=digest(self.generator.get_state().numpy().tobytes()),
+            scheduler=digest(repr(sorted(self.pipe.scheduler.config.items(), key=lambda item: item[0])).encode()),
+        )
 
     @property
     def latent_frames(self):
@@ -118,6 +140,11 @@ class Request:
             one.prompt_embeds = _nth_row(self.prompt_embeds, index)
             one.negative_prompt_embeds = _nth_row(self.negative_prompt_embeds, index)
             yield one
+
+
+def digest(content):
+    """A short name for bytes."""
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def check_at_least_one(name, value):

@@ -5,7 +5,7 @@ Knows: the schedule and a cost per action. Must not know: tensors, processes, or
 
 from dataclasses import dataclass
 
-from .schedule import BOTH, STEP, Action, in_order
+from .schedule import BOTH, FORWARD, STEP, Action, in_order
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,14 +19,21 @@ class Span:
 
 @dataclass(frozen=True)
 class Trace:
-    """What every stage did and when. Simulated and recorded runs have the same form."""
+    """What every stage did and when, and the decode lane where there is one. Simulated and recorded runs have the same
+    form."""
 
     stages: tuple[tuple[Span, ...], ...]
+    lane: tuple[Span, ...] = ()
+
+    @property
+    def rows(self):
+        """The stages and, where there is one, the decode lane."""
+        return (*self.stages, self.lane) if self.lane else self.stages
 
     @property
     def end(self):
         """When the last action ends."""
-        return max(span.end for row in self.stages for span in row)
+        return max(span.end for row in self.rows for span in row)
 
     def busy(self, stage):
         """The time that ``stage`` spends in its actions."""
@@ -34,7 +41,8 @@ class Trace:
 
     def bubble(self):
         """The share of all stages' time, 0 to 1, in which nothing runs."""
-        return 1 - sum(map(self.busy, range(len(self.stages)))) / (len(self.stages) * self.end)
+        start = min(span.start for row in self.rows for span in row)
+        return 1 - sum(map(self.busy, range(len(self.stages)))) / (len(self.stages) * (self.end - start))
 
     def finished(self, block):
         """When ``block`` is finished: the end of its last STEP."""
@@ -52,9 +60,9 @@ class Trace:
 
 
 def unit_cost(action):
-    """One unit for a pass on a stage, half of it for a half pass, nothing for the scheduler's step (the unit of
-    DESIGN's table)."""
-    return 0 if action.kind == STEP else 1 if action.branch == BOTH else 0.5
+    """One unit for a pass on a stage, half of it for a half pass, nothing for the scheduler's step and for decoding (the
+    unit of DESIGN's table)."""
+    return 0 if action.kind != FORWARD else 1 if action.branch == BOTH else 0.5
 
 
 def simulate(schedule, cost=unit_cost):
@@ -62,11 +70,17 @@ def simulate(schedule, cost=unit_cost):
 
     ``cost``: an Action's duration; transfers cost nothing. Raises ValueError when the schedule cannot end.
     """
-    ends, free, rows = {}, [0] * schedule.num_stages, [[] for _ in schedule.stages]
+    ends, free, rows = {}, [0] * len(schedule.rows), [[] for _ in schedule.rows]
     for action in in_order(schedule):
         start = max([free[action.stage], *(ends[need] for need in schedule.needs(action))])
         ends[action] = free[action.stage] = start + cost(action)
         rows[action.stage].append(Span(action, start, ends[action]))
-    if len(ends) < sum(map(len, schedule.stages)):
+    if len(ends) < sum(map(len, schedule.rows)):
         raise ValueError("this schedule cannot end: validate.check_schedule shows where it stops")
-    return Trace(tuple(map(tuple, rows)))
+    return make_trace(rows, schedule.num_stages)
+
+
+def make_trace(rows, num_stages):
+    """The Trace of the lists of Spans ``rows``: the stages' and maybe the decode lane's."""
+    rows = tuple(map(tuple, rows))
+    return Trace(rows[:num_stages], *rows[num_stages:])

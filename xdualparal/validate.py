@@ -15,7 +15,7 @@ def check_schedule(schedule):
     """
     _check_lists(schedule)
     done = set(in_order(schedule))
-    stuck = [next((a for a in row if a not in done), None) for row in schedule.stages]
+    stuck = [next((a for a in row if a not in done), None) for row in schedule.rows]
     stuck = [action for action in stuck if action is not None]
     if stuck:
         _refuse(schedule, _why_stuck(schedule, stuck, done), stuck)
@@ -24,7 +24,7 @@ def check_schedule(schedule):
 
 def _check_lists(schedule):
     seen = set()
-    for stage, row in enumerate(schedule.stages):
+    for stage, row in enumerate(schedule.rows):
         for action in row:
             if action.stage != stage:
                 _refuse(schedule, f"{action} stands in the list of stage {stage}", [action])
@@ -34,7 +34,7 @@ def _check_lists(schedule):
 
 
 def _why_stuck(schedule, stuck, done):
-    all_actions = {action for row in schedule.stages for action in row}
+    all_actions = {action for row in schedule.rows for action in row}
     for action in stuck:
         for need in schedule.needs(action):
             if need not in all_actions:

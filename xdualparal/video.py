@@ -3,32 +3,46 @@
 Knows: PyAV and the container. Must not know: where frames come from.
 """
 
+import os
+import threading
+from contextlib import contextmanager
 from fractions import Fraction
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
 
 import av
 import numpy as np
 
 # H.264's constant rate factor: 18 is close to visually lossless (x264's own guide: 17-18).
-QUALITY = "18"
-# Without macroblock trees: with them x264 reads memory that nothing wrote when a frame is a few macroblocks wide, and
-# the same 32 x 32 frames gave other bytes in 4 of 8 runs (test_the_same_frames_give_the_same_file).
-X264 = "mbtree=0"
+QUALITY = 18
+# No macroblock trees: with them x264 reads memory that nothing wrote when a frame is a few macroblocks wide, and the same
+# 32 x 32 frames gave other bytes in 4 of 8 runs (test_the_same_frames_give_the_same_file). No B-frames: then every frame
+# is in the file in its own place, and a segment ends where the next one begins.
+X264 = "mbtree=0:bframes=0"
+TICKS = 1024  # the container's unit of time is 1 / (fps * TICKS) s, as FFmpeg chooses for 16 frames a second
+_FRAGMENTED = "empty_moov+default_base_moof+frag_keyframe+frag_discont"
 
 
 class VideoWriter:
-    """Writes ``path`` frame by frame. A context manager; the file is closed properly also after an error.
+    """Writes ``path``, a segment of frames at a time. A context manager; the file is closed properly also after an error.
 
-    The mp4 is fragmented while it grows, a fragment a second, so that what is written plays also if the process is
-    killed; closing it makes it an ordinary one (FFmpeg's ``hybrid_fragmented``). ``fps``: frames a second.
+    While it grows the mp4 is fragmented: it plays up to the last segment at every moment, also if the process is killed.
+    Closing makes it an ordinary one. Every segment is encoded on its own, so a video that was ended can be gone on with
+    after any of them, to the same bytes. ``fps``: frames a second. ``quality``: H.264's constant rate factor, 0 to 51.
+    ``frames_kept``: so many frames of the file that is there stay, see ``frames_in``; they must end with a segment.
     """
 
-    def __init__(self, path, fps):
-        self.path, self.fps = path, fps
+    def __init__(self, path, fps, quality=QUALITY, frames_kept=0):
+        self.path, self.fps, self.quality = Path(path), Fraction(fps), quality
         self.frames_written = 0
-        self._container = av.open(
-            str(path), "w", format="mp4", options={"movflags": "hybrid_fragmented", "flush_packets": "1"}
-        )
-        self._stream = None
+        self._lock = threading.Lock()
+        self._fragments = 0
+        grown = self.path.with_name(self.path.name + ".part")
+        self._file = open(grown, "wb")
+        if frames_kept:
+            self._copy(frames_kept)
+        os.replace(grown, self.path)
 
     def __enter__(self):
         return self
@@ -37,31 +51,101 @@ class VideoWriter:
         self.close()
 
     def write(self, frames):
-        """Appends ``frames``: (frames, height, width, 3), uint8, or floats in 0..1."""
-        for frame in _as_uint8(frames):
-            self._encode(av.VideoFrame.from_ndarray(frame, format="rgb24"))
-            self.frames_written += 1
+        """Appends a segment of ``frames``: (frames, height, width, 3), uint8, or floats in 0..1. It is in the file when
+        this returns."""
+        frames = _as_uint8(frames)
+        with self._lock, self._segment() as container:
+            stream = self._encoder(container, *frames.shape[2:0:-1])
+            for number, frame in enumerate(frames, self.frames_written):
+                picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+                picture.pts, picture.duration = number * TICKS, TICKS
+                container.mux(stream.encode(picture))
+            container.mux(stream.encode())
+            self.frames_written += len(frames)
 
     def close(self):
-        """Writes what the encoder still holds and closes the file."""
-        if self._container is None:
-            return
-        if self._stream is not None:
-            self._container.mux(self._stream.encode())
-        self._container.close()
-        self._container = None
+        """Makes the file an ordinary mp4; nothing can be written afterwards. From any thread; a second time is nothing."""
+        with self._lock:
+            if not self._file.closed:
+                self._file.close()
+                if self.frames_written:
+                    self._make_ordinary()
 
-    def _encode(self, frame):
-        if self._stream is None:
-            self._stream = self._open_stream(frame.width, frame.height)
-        self._container.mux(self._stream.encode(frame))
-
-    def _open_stream(self, width, height):
-        options = {"crf": QUALITY, "x264-params": X264}
-        stream = self._container.add_stream("libx264", rate=Fraction(self.fps), options=options)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+    def _encoder(self, container, width, height):
+        options = {"crf": str(self.quality), "x264-params": X264}
+        stream = container.add_stream("libx264", rate=self.fps, options=options)
+        stream.width, stream.height, stream.pix_fmt = int(width), int(height), "yuv420p"
+        stream.codec_context.time_base = 1 / (self.fps * TICKS)
         stream.gop_size = round(self.fps)  # a fragment a second
         return stream
+
+    @contextmanager
+    def _segment(self):
+        """A container; what is put into it is appended to the file."""
+        options = {  # else the muxer would let every segment start at 0
+            "movflags": _FRAGMENTED, "fragment_index": str(self._fragments + 1), "avoid_negative_ts": "disabled",
+        }
+        memory = BytesIO()
+        with av.open(memory, "w", format="mp4", options=options) as container:
+            yield container
+        self._append(memory.getvalue())
+
+    def _append(self, mp4):
+        """Appends the fragments in ``mp4``, and what stands before them when they are the file's first."""
+        wanted = (b"moof", b"mdat") if self._file.tell() else (b"ftyp", b"moov", b"moof", b"mdat")
+        for kind, box in _boxes(mp4):
+            self._fragments += kind == b"moof"
+            if kind in wanted:
+                self._file.write(box)
+        self._file.flush()
+
+    def _copy(self, frames):
+        """Appends the first ``frames`` frames of the file that is there, as they are encoded."""
+        with av.open(str(self.path)) as source, self._segment() as container:
+            for packet in islice(_whole_packets(source, self.path), frames):
+                _put(packet, container)
+                self.frames_written += 1
+
+    def _make_ordinary(self):
+        done = self.path.with_name(self.path.name + ".part")
+        with av.open(str(self.path)) as source, av.open(str(done), "w", format="mp4") as container:
+            for packet in _whole_packets(source, self.path):
+                _put(packet, container)
+        os.replace(done, self.path)
+
+
+def _put(packet, container):
+    """Puts a packet of another container into ``container``, as it is."""
+    stream = container.streams.video[0] if container.streams.video else container.add_stream_from_template(packet.stream)
+    packet.stream = stream
+    container.mux(packet)
+
+
+def frames_in(path):
+    """How many frames are whole in the mp4 at ``path``, which may have been left unfinished; 0 without a file."""
+    if not Path(path).exists():
+        return 0
+    try:
+        with av.open(str(path)) as source:
+            return sum(1 for _ in _whole_packets(source, path))
+    except (av.error.InvalidDataError, av.error.EOFError):  # nothing was written yet
+        return 0
+
+
+def _whole_packets(source, path):
+    size = os.path.getsize(path)
+    for packet in source.demux(video=0):
+        if packet.size and not packet.is_corrupt and packet.pos + packet.size <= size:
+            yield packet
+
+
+def _boxes(mp4):
+    """(kind, bytes) of the top-level boxes: 4 bytes of length, 4 of kind (ISO/IEC 14496-12)."""
+    start = 0
+    while start < len(mp4):
+        length = int.from_bytes(mp4[start:start + 4], "big")
+        yield mp4[start + 4:start + 8], mp4[start:start + length]
+        start += length
 
 
 def _as_uint8(frames):

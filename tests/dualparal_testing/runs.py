@@ -27,10 +27,11 @@ class Case:
     rope_max_seq_len: int = 1024
     dtype: torch.dtype = torch.float32
     stage_layers: tuple | None = None
+    stagger: int = 1
 
     def config(self):
         """The DualParalConfig of the case."""
-        return DualParalConfig(self.block, self.context, stage_layers=self.stage_layers)
+        return DualParalConfig(self.block, self.context, stage_layers=self.stage_layers, stagger=self.stagger)
 
     def arguments(self):
         """The arguments of a pipeline call."""
@@ -48,7 +49,7 @@ class Case:
         branches = texts() if self.guidance_scale > 1 else texts()[:1]
         return sequential_latents(
             small_transformer(), SCHEDULERS[self.scheduler], self.num_steps, noise, branches, self.guidance_scale,
-            self.block, self.context, **broken,
+            self.block, self.context, self.stagger, **broken,
         )
 
 
@@ -61,6 +62,9 @@ CASES = [
     Case("no guidance", num_frames=77, num_steps=4, guidance_scale=1.0),
     Case("dpm++", num_frames=77, num_steps=5, scheduler="dpm++"),
     Case("one block", num_frames=21, num_steps=5),
+    Case("stagger 2", num_frames=77, num_steps=5, stagger=2),
+    Case("stagger 3, not a divisor of the steps", num_frames=120, num_steps=4, stagger=3),
+    Case("stagger as many as steps", num_frames=57, num_steps=3, stagger=3),
     Case("past the model's table of positions", num_frames=120, num_steps=3, rope_max_seq_len=8),
 ]
 

@@ -49,7 +49,7 @@ class ContextAttention:
 
 
 @torch.no_grad()
-def sequential_latents(transformer, make_scheduler, num_steps, noise, texts, guidance_scale, block, context,
+def sequential_latents(transformer, make_scheduler, num_steps, noise, texts, guidance_scale, block, context, stagger=1,
                        next_context=True, previous_context_after=True):
     """All latents of the video, (1, channels, latent frames, height, width).
 
@@ -68,11 +68,11 @@ def sequential_latents(transformer, make_scheduler, num_steps, noise, texts, gui
     timesteps, count = schedulers[0].timesteps, len(noise)
     per_frame = (noise[0].shape[3] // 2) * (noise[0].shape[4] // 2)
 
-    for wave in range(count + num_steps - 1):
+    for wave in range((count - 1) * stagger + num_steps):
         kept = None
         start = [x.clone() for x in latents]
-        for i in range(min(wave, count - 1), max(0, wave - num_steps + 1) - 1, -1):
-            step = wave - i
+        for i in reversed([n for n in range(count) if 0 <= wave - n * stagger < num_steps]):
+            step = wave - i * stagger
             window = start[i]
             if i > 0 and context > 0:
                 previous = start[i - 1] if previous_context_after else history[i - 1][step]

@@ -1,0 +1,67 @@
+"""Runs that are ended on the way."""
+
+import numpy as np
+import pytest
+import torch
+from dualparal_testing.processes import run_ranks
+from dualparal_testing.runs import Case, engine_config
+from dualparal_testing.small_wan import small_pipeline
+
+from xdualparal import DualParalPipeline
+from xdualparal.stopping import StopSign
+
+
+class Store(dict):
+    """As torch.distributed's, in one process."""
+
+    set = dict.__setitem__
+
+    def check(self, keys):
+        """Whether all are there."""
+        return all(key in self for key in keys)
+
+    def get(self, key):
+        """As bytes."""
+        return self[key].encode()
+
+
+def test_any_rank_asks_and_one_decides():
+    store = Store()
+    first, second = StopSign(store, "run", True, 50), StopSign(store, "run", False, 50)
+    assert first.last_wave(7) is None and second.last_wave(7) is None
+    second.ask()
+    assert second.last_wave(8) is None  # it has said so; the first has not looked yet
+    assert first.last_wave(8) == 8 + 5 == second.last_wave(9) == first.last_wave(9)
+
+
+def test_few_steps_still_leave_time_for_all_to_know():
+    sign = StopSign(Store(), "run", True, 3)
+    sign.ask()
+    assert sign.last_wave(0) == 4
+
+
+ENDLESS = Case("", num_frames=0, num_steps=5)
+
+
+def endless(rank, degrees, blocks):
+    """The latents of an endless video that one rank stops when ``blocks`` blocks are finished."""
+    pipeline = DualParalPipeline(small_pipeline(), engine_config(**degrees), ENDLESS.config())
+    parts = []
+    for segment in pipeline.stream(**ENDLESS.arguments()):
+        parts.append(segment)
+        if len(parts) == blocks:
+            pipeline.stop()
+    return (torch.cat(parts, dim=2).numpy() if parts else None), pipeline.was_stopped
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("degrees", [dict(stages=1), dict(stages=3), dict(stages=2, ulysses_degree=2), dict(stages=2, use_cfg_parallel=True)])
+def test_an_endless_video_begins_as_a_long_one(degrees):
+    """It is stopped by the output rank, and what it gives is, to the bit for equal degrees, the beginning of a longer video."""
+    processes = np.prod([int(n) + (name == "use_cfg_parallel") for name, n in degrees.items()])
+    results = run_ranks(endless, processes, degrees, 3)
+    latents, _ = results[-1]
+    assert all(was_stopped for _, was_stopped in results)
+    assert latents.shape[2] >= ENDLESS.config().first_latent(3)
+    longer = Case("", num_frames=200, num_steps=5).sequential().numpy()[:, :, :latents.shape[2]]
+    assert np.abs(latents - longer).max() / np.abs(longer).max() <= 1e-5

@@ -1,0 +1,128 @@
+"""The state of a run on disk, from which it can go on.
+
+Knows: files, and how to replace them so that one whole state is always there. Must not know: what the state means.
+"""
+
+import hashlib
+import json
+import os
+import threading
+from io import BytesIO
+from pathlib import Path
+
+import torch
+
+_MANIFEST = "checkpoint.json"
+_FORMAT = 1
+
+
+class Checkpoint:
+    """The latest saved state of one run, in ``folder``.
+
+    ``settings``: a dict of what must be the same when a run goes on, values as JSON has them. A state is a dict of
+    plain values and tensors. Saving happens in a thread; a state that comes while one is still being saved is left out.
+    """
+
+    def __init__(self, folder, settings):
+        self._folder, self._settings = Path(folder), settings
+        self._saving, self._error = None, None
+
+    def load(self):
+        """The saved state, or None when there is none.
+
+        Raises ValueError when it belongs to other settings, with the differences, or when its file is damaged.
+        """
+        manifest = read_manifest(self._folder)
+        if manifest is None:
+            return None
+        check_same(self._folder, manifest["settings"], self._settings)
+        return torch.load(BytesIO(_checked_bytes(self._folder, manifest)), weights_only=True)
+
+    def save(self, state, wave, wait=False):
+        """Saves ``state`` as that before ``wave``. ``wait``: until it is on the disk; raises OSError if it cannot be."""
+        if self._saving is not None and self._saving.is_alive():
+            if not wait:
+                return
+            self._saving.join()
+        self._raise_error()
+        self._saving = threading.Thread(target=self._write, args=(state, wave), daemon=True)
+        self._saving.start()
+        if wait:
+            self.finish()
+
+    def finish(self):
+        """Waits until what is being saved is on the disk. Raises OSError if it could not be."""
+        if self._saving is not None:
+            self._saving.join()
+        self._raise_error()
+
+    def remove(self):
+        """Deletes the saved state: the run is finished."""
+        self.finish()
+        for file in [self._folder / _MANIFEST, *self._folder.glob("state-*.pt*")]:
+            file.unlink(missing_ok=True)
+
+    def _raise_error(self):
+        if self._error is not None:
+            raise self._error
+
+    def _write(self, state, wave):
+        try:
+            buffer = BytesIO()
+            torch.save(state, buffer)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            name = f"state-{wave}.pt"
+            _replace(self._folder / name, buffer.getvalue())
+            digest = hashlib.sha256(buffer.getvalue()).hexdigest()
+            manifest = dict(format=_FORMAT, wave=wave, file=name, sha256=digest, settings=self._settings)
+            _replace(self._folder / _MANIFEST, json.dumps(manifest, indent=2).encode())
+            for old in self._folder.glob("state-*.pt"):
+                if old.name != name:
+                    old.unlink()
+        except OSError as error:
+            self._error = error
+
+
+def _replace(path, content):
+    """Writes ``path`` so that at every moment the old or the new content is there, whole."""
+    unfinished = path.with_name(path.name + ".part")
+    with open(unfinished, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(unfinished, path)
+
+
+def read_manifest(folder):
+    """What is said beside the saved state in ``folder``: a dict with settings, wave, file; None when there is none.
+
+    Raises ValueError when it cannot be read.
+    """
+    path = Path(folder) / _MANIFEST
+    if not path.exists():
+        return None
+    try:
+        manifest = json.loads(path.read_text())
+        if manifest["format"] == _FORMAT:
+            return manifest
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"checkpoint {path} is damaged: delete the folder to start anew") from None
+    raise ValueError(f"checkpoint {path} has format {manifest['format']}, this is {_FORMAT}: use the version that wrote it")
+
+
+def check_same(folder, saved, wanted):
+    """Raises ValueError, with the differences, unless the settings in both dicts that both have are the same."""
+    differences = [f"{name} was {saved[name]!r} and is {wanted[name]!r}" for name in wanted if saved.get(name, wanted[name]) != wanted[name]]
+    if differences:
+        raise ValueError(
+            f"the checkpoint in {folder} is of another run: {'; '.join(differences)}: give the same settings, another "
+            "folder, or delete it to start anew"
+        )
+
+
+def _checked_bytes(folder, manifest):
+    path = folder / manifest["file"]
+    content = path.read_bytes() if path.exists() else b""
+    if hashlib.sha256(content).hexdigest() != manifest["sha256"]:
+        raise ValueError(f"checkpoint {path} is damaged (its checksum is wrong): delete the folder to start anew")
+    return content

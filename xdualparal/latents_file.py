@@ -1,0 +1,90 @@
+"""Finished latents on disk, block after block, so that a video can be decoded again without denoising it again.
+
+Knows: the file's form. Must not know: how latents are made or decoded.
+
+The file is one safetensors text after another, one a block, so it is whole up to its last finished block at every moment.
+A text begins with 8 bytes, the length of its JSON header, little endian, and the header says where the data ends
+(safetensors' own format description).
+"""
+
+import json
+import struct
+from pathlib import Path
+
+from safetensors.torch import load, save
+
+_NAME = "latents"
+
+
+class LatentsFile:
+    """Writes ``path``, a block at a time. A context manager.
+
+    ``facts``: what whoever decodes it must know, a dict of strings; stored with each block. ``blocks_kept``: how many
+    blocks of what is in the file already stay. Raises ValueError when it has fewer.
+    """
+
+    def __init__(self, path, facts, blocks_kept=0):
+        self._facts = facts
+        ends = [end for _, end in _texts(path)] if blocks_kept else []
+        if len(ends) < blocks_kept:
+            raise ValueError(
+                f"{path} has {len(ends)} blocks and the checkpoint goes on after {blocks_kept}: put the file back, or "
+                "delete the checkpoint to start anew"
+            )
+        self._file = open(path, "r+b" if blocks_kept else "wb")
+        self._file.truncate(ends[blocks_kept - 1] if blocks_kept else 0)
+        self._file.seek(0, 2)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._file.close()
+
+    def append(self, block, latents):
+        """``latents``: (1, channels, frames, height, width), the own ones of ``block``."""
+        tensors = {_NAME: latents.detach().cpu().contiguous()}
+        self._file.write(save(tensors, metadata={**self._facts, "block": str(block)}))
+        self._file.flush()
+
+
+def read_latents(path):
+    """Yields (facts, latents) of each block in the file at ``path``; one that was not written to its end is left out.
+
+    Raises ValueError when there is none.
+    """
+    empty = True
+    for start, end in _texts(path):
+        with open(path, "rb") as file:
+            file.seek(start)
+            text = file.read(end - start)
+        yield _header(text)["__metadata__"], load(text)[_NAME]
+        empty = False
+    if empty:
+        raise ValueError(f"{path} has no finished block: give a file that --dualparal_latents_out wrote")
+
+
+def _texts(path):
+    """(start, end) of each whole text in the file."""
+    size, start = Path(path).stat().st_size if Path(path).exists() else 0, 0
+    while start + 8 <= size:
+        with open(path, "rb") as file:
+            file.seek(start)
+            head = file.read(8)
+            header_end = start + 8 + struct.unpack("<Q", head)[0]
+            if header_end > size:
+                return
+            header = _header(head + file.read(header_end - start - 8))
+        end = header_end + max(one["data_offsets"][1] for name, one in header.items() if name != "__metadata__")
+        if end > size:
+            return
+        yield start, end
+        start = end
+
+
+def _header(text):
+    length = struct.unpack("<Q", text[:8])[0]
+    try:
+        return json.loads(text[8:8 + length])
+    except ValueError:
+        raise ValueError("this is no file of latents: give one that --dualparal_latents_out wrote") from None

@@ -1,0 +1,312 @@
+"""One video on one rank, from the noise to the last segment.
+
+Knows: how stages, stores, edges, decoding and checkpoints make a run. Must not know: how a pipeline is called, launch
+flags, files other than the checkpoint's.
+"""
+
+import time
+from collections import deque
+from contextlib import ExitStack
+from itertools import islice
+
+import torch
+from tqdm.auto import tqdm
+
+from .comm import Loop, Receiver, Sender
+from .decode import StreamingDecoder, decode_at_once, memory_latents
+from .decoding import AsTheyAre, AtEnd, Inline, InThread, Nowhere, Together
+from .latents import DenoiseStore, WindowStore, apply_guidance, map_tensors
+from .noise import noise_blocks
+from .runtime import Edges, Runtime
+from .schedule import AT_END, FORWARD, INLINE, NO_DECODE, THREAD, Course, Plan
+from .sharding import SpatialShard
+
+
+def make_plan(request, pipeline):
+    """The Plan of the video that ``request`` asks for."""
+    config, groups = pipeline.config, pipeline.groups
+    num_blocks = None if request.is_endless else config.num_blocks(request.latent_frames)
+    can_split = request.branches == 2 and groups.branch[1] == 1
+    decode = AT_END if pipeline.vae_on_all_ranks else config.decode
+    decode = NO_DECODE if request.output_type == "latent" else decode
+    return Plan(num_blocks, request.num_inference_steps, groups.stage[1], config.stagger, can_split, decode)
+
+
+class Run:
+    """One video on one rank. Iterate over ``segments`` to the end, on every rank.
+
+    ``pipeline``: the DualParalPipeline. ``stop_sign``: see stopping.StopSign. ``checkpoint``: see checkpoint.Checkpoint,
+    or None. ``blocks_kept``: how many blocks' segments the caller has from an earlier run that this one goes on from;
+    they are not given again. Raises ValueError for a checkpoint that this run cannot go on from.
+    """
+
+    def __init__(self, pipeline, request, meter, stop_sign, checkpoint=None, blocks_kept=0):
+        self.pipe, self.config, self.groups, self.stage = pipeline.pipe, pipeline.config, pipeline.groups, pipeline.stage
+        self.device, self.vae_on_all_ranks = pipeline.device, pipeline.vae_on_all_ranks
+        self.request, self.meter, self.stop_sign, self.checkpoint = request, meter, stop_sign, checkpoint
+        self.plan = make_plan(request, pipeline)
+        self.shard = SpatialShard(request.latent_shape[1:], request.patch, *self.groups.shard)
+        self.edges, self.passes_done = Edges(), 0
+        self._state = self._saved_state(blocks_kept)
+        self.course = Course(self.plan, self._state["wave"] if self._state else 0)
+        self._finished = {}  # block: whole latents, where a checkpoint may need them
+        self.blocks_finished = self.plan.finished(self.course.first_wave)
+        self.segments_given = min(blocks_kept, self.blocks_finished)
+        self.first_segment_s = None
+        self.started_s = time.monotonic()
+
+    def segments(self, keep_latents=None):
+        """Yields the segments, on the output rank; the other ranks get none.
+
+        ``keep_latents``: is called with each finished block and its latents, on the output rank.
+        """
+        self._keep_latents = keep_latents
+        with torch.no_grad(), ExitStack() as cleanup:
+            runtime = self._runtime(cleanup)
+            place = self._decoding_place(cleanup)
+            for segment in self._made(runtime, place, cleanup):
+                self.first_segment_s = self.first_segment_s or time.monotonic() - self.started_s
+                yield segment
+                self.segments_given += 1
+            self._end_checkpoint()
+        self._state = None
+
+    def _made(self, runtime, place, cleanup):
+        for block, latents in sorted(self._undecoded().items()):
+            place.add(block, latents)
+        progress = cleanup.enter_context(self._progress_bar())
+        for action, latents in runtime.run():
+            progress.update()
+            self.passes_done += 1
+            if self.plan.is_last_step(action):
+                self._finish(action.block, latents, place)
+            yield from place.ready()
+            progress.set_postfix_str(f"blocks {self.blocks_finished}, given {self.segments_given}", refresh=False)
+        yield from place.rest()
+
+    def _finish(self, block, latents, place):
+        whole = self.shard.join(self.groups.join_shards(latents))
+        self.groups.synchronize()
+        self.blocks_finished = block + 1
+        if self.groups.is_output:
+            if self._keep_latents is not None:
+                self._keep_latents(block, whole)
+            if self.checkpoint is not None:
+                self._finished[block] = whole.cpu()
+        place.add(block, whole)
+
+    # What a run is made of.
+
+    def _runtime(self, cleanup):
+        timesteps = self.request.make_scheduler(self.device).timesteps
+        stage_run = self.stage.begin(self.config, timesteps, self._text(), self.shard)
+        cleanup.callback(stage_run.end)
+        cleanup.enter_context(stage_run.cache.installed())
+        windows = denoise = None
+        if self.stage.is_first:
+            windows = WindowStore(self.config, self.plan, self._noise(), self.device, self._standing())
+        if self.stage.is_last:
+            self._denoise = denoise = DenoiseStore(
+                lambda: self.request.make_scheduler(self.device), timesteps, self._noise(), self.device, self._in_flight()
+            )
+        self._draw_all_noise()
+        self.edges = self._edges(stage_run)
+        return Runtime(
+            self.course, self.stage.index, stage_run, self.edges, self.meter, windows, denoise, self._guide, self._at_wave
+        )
+
+    def _noise(self):
+        """The noise of the blocks that start from now on, drawn from a copy of the user's generator."""
+        noise = self._noise_of(self.request.generator.clone_state())
+        deque(islice(noise, self.plan.started(self.course.first_wave)), maxlen=0)
+        return noise
+
+    def _noise_of(self, generator):
+        sizes = self.config.block_latents, self.config.context_latents
+        return map(self.shard.take, noise_blocks(*sizes, self.request.latent_shape, generator))
+
+    def _draw_all_noise(self):
+        """The user's own generator goes on as if it had drawn the noise of all blocks, where that has an end."""
+        if self.plan.num_blocks is not None:
+            deque(islice(self._noise_of(self.request.generator), self.plan.num_blocks), maxlen=0)
+
+    def _guide(self, prediction):
+        both = self.meter.waits("for the other guidance branch", self.groups.join_branches, prediction)
+        return apply_guidance(both, self.request.guidance_scale)
+
+    def _text(self):
+        """Prompt embeddings (branches, length, dim), encoded on the first stage and sent to the others."""
+        request, dtype = self.request, self.pipe.transformer.dtype
+        if request.has_embeds or self.stage.is_first:
+            text = request.encode(self.device, dtype).contiguous()
+        else:
+            text = torch.empty(request.text_shape, dtype=dtype, device=self.device)
+        if not request.has_embeds:
+            self.groups.share_along_pipeline(text)
+        branch, ranks = self.groups.branch
+        return text if ranks == 1 else text[branch:branch + 1]
+
+    def _edges(self, stage_run):
+        if self.stage.is_first and self.stage.is_last:
+            loop = Loop()
+            return Edges(latents_in=loop, latents_out=loop)
+        sender = Sender(*self.groups.edge_out())
+        if self.stage.is_first:
+            shapes, dtype = map(self._latents_shape, self.course.round_trips()), torch.float32
+        else:
+            passes = (action for action in self.course.actions(self.stage.index) if action.kind == FORWARD)
+            shapes, dtype = map(stage_run.hidden_shape, passes), stage_run.dtype
+        receiver = Receiver(*self.groups.edge_in(), shapes, dtype, self.device)
+        return Edges(
+            hidden_in=None if self.stage.is_first else receiver, hidden_out=None if self.stage.is_last else sender,
+            latents_in=receiver if self.stage.is_first else None, latents_out=sender if self.stage.is_last else None,
+        )
+
+    def _latents_shape(self, step):
+        return 1, self.request.latent_shape[0], self.config.own_latents(step.block), *self.shard.latent_size
+
+    def _progress_bar(self):
+        """The pipeline's own as configured, but on the last process, which prints in xDiT; diffusers' is on the first."""
+        own = dict(getattr(self.pipe, "_progress_bar_config", {}))
+        elsewhere = not (self.groups.is_output and self.groups.is_last_of_all)
+        total = None if self.plan.num_blocks is None else self.plan.num_blocks * self.plan.num_steps
+        done = sum(len(self.plan.passes(wave)) for wave in range(self.course.first_wave))
+        return tqdm(
+            total=total, initial=done, unit="pass", disable=own.pop("disable", False) or elsewhere, **own
+        )
+
+    # Where finished blocks go.
+
+    def _decoding_place(self, cleanup):
+        if self.request.output_type != "latent" and self.vae_on_all_ranks:
+            return Together(self._decode_together)
+        if not self.groups.is_output:
+            return Nowhere()
+        if self.request.output_type == "latent":
+            return AsTheyAre()
+        make = self._segment_maker(cleanup)
+        if self.plan.decode == THREAD:
+            place = InThread(make, self.plan, self.meter, self.device)
+            cleanup.callback(place.close)
+            return place
+        return {INLINE: Inline, AT_END: AtEnd}[self.plan.decode](make, self.plan, self.meter)
+
+    def _segment_maker(self, cleanup):
+        """The function that makes a block's latents a segment; the decoder goes on where the caller's segments end."""
+        decoder, missing = StreamingDecoder(self.pipe.vae), self.request.num_frames
+        cleanup.callback(decoder.close)
+        if self.segments_given:
+            decoder.warm_up(self._latents_before(self.segments_given).to(self.device))
+            missing -= self.request.frames_of(self.config.first_latent(self.segments_given))
+
+        def make(latents):
+            nonlocal missing
+            frames = decoder.decode(latents)
+            if not self.request.is_endless:
+                frames = frames[:, :, :missing]
+                missing -= frames.shape[2]
+            return self._as_asked(frames)
+
+        return make
+
+    def _decode_together(self, latents):
+        """All frames, on every rank of the replica; ``latents``: on the output rank. The segment there."""
+        if latents is None:
+            frames = self.config.first_latent(self.plan.finished(self.course.end))
+            channels, height, width = self.request.latent_shape
+            latents = torch.empty(1, channels, frames, height, width, device=self.device)
+        frames = decode_at_once(self.pipe.vae, self.groups.share_in_replica(latents))
+        return self._as_asked(frames[:, :, :self.request.num_frames]) if self.groups.is_output else None
+
+    def _as_asked(self, frames):
+        return self.pipe.video_processor.postprocess_video(frames, output_type=self.request.output_type)[0]
+
+    # Ending early, saving and going on.
+
+    def _at_wave(self, wave):
+        last = self.stop_sign.last_wave(wave)
+        if last is not None:
+            self.course.stop_after(last)
+        started = wave - self.course.first_wave
+        if self.checkpoint is not None and self.stage.is_last and started and started % self.config.checkpoint_waves == 0:
+            self._save(wave)
+
+    def _end_checkpoint(self):
+        """Nothing is left to go on from when the video is finished; a run that was ended early can go on."""
+        if self.checkpoint is None or not self.stage.is_last:
+            return
+        if self.course.was_stopped:
+            self._save(self.course.end, wait=True)
+        elif self.groups.is_output:
+            self.checkpoint.remove()
+
+    def _save(self, wave, wait=False):
+        """Saves the state before ``wave``. Every rank of the last stage takes part; the output rank writes."""
+        def whole(tensor):
+            if tensor.dim() != 5:  # not latents
+                return tensor.cpu()
+            return self.shard.join(self.groups.join_shards(tensor)).cpu()
+
+        in_flight = map_tensors(self._denoise.state(), whole)
+        if self.groups.is_output:
+            self._forget_blocks()
+            state = dict(
+                wave=wave, in_flight=in_flight, finished=dict(self._finished), segments_given=self.segments_given
+            )
+            self.checkpoint.save(state, wave, wait)
+
+    def _forget_blocks(self):
+        """Keeps what a run that goes on needs: blocks that the caller has not got, and what a decoder remembers of
+        those before them."""
+        memory = memory_latents(self.pipe.vae) if self.plan.decode != NO_DECODE else 1
+        needed_from = self.config.first_latent(self.segments_given) - memory
+        for block in list(self._finished)[:-1]:  # the last one is the previous context of the next
+            if self.config.first_latent(block + 1) <= needed_from:
+                del self._finished[block]
+
+    def _saved_state(self, blocks_kept):
+        """The state to go on from, on every rank of the replica, or None; the output rank reads it."""
+        if self.checkpoint is None:
+            return None
+        found, error = None, None
+        if self.groups.is_output:
+            try:
+                found = self.checkpoint.load()
+            except (ValueError, OSError) as problem:
+                error = str(problem)
+            if found and blocks_kept < found["segments_given"]:
+                error = (
+                    f"{found['segments_given']} blocks of the video were written before the checkpoint and only "
+                    f"{blocks_kept} are there: put the video's file back, or delete the checkpoint to start anew"
+                )
+        found, error = self.groups.share_object((found, error))
+        if error is not None:
+            raise ValueError(error)
+        return found
+
+    def _in_flight(self):
+        return map_tensors(self._state["in_flight"], self._own_part) if self._state else {}
+
+    def _standing(self):
+        """{(block, step): this rank's latents} of what stands at the first wave."""
+        if not self._state:
+            return {}
+        standing, finished = {}, self._state["finished"]
+        for block, step in self.plan.standing(self.course.first_wave):
+            latents = finished[block] if step == self.plan.num_steps - 1 else self._state["in_flight"][block][0]
+            standing[block, step] = self._own_part(latents)
+        return standing
+
+    def _own_part(self, tensor):
+        return self.shard.take(tensor) if tensor.dim() == 5 else tensor
+
+    def _undecoded(self):
+        """The finished blocks of an earlier run whose segments the caller has not got."""
+        if not self._state or not self.groups.is_output:
+            return {}
+        self._finished = dict(self._state["finished"])
+        return {block: latents.to(self.device) for block, latents in self._finished.items() if block >= self.segments_given}
+
+    def _latents_before(self, block):
+        finished = self._state["finished"]
+        return torch.cat([finished[n] for n in sorted(finished) if n < block], dim=2)

@@ -1,0 +1,45 @@
+"""How a run is ended on the way, by all ranks after the same wave.
+
+Knows: torch.distributed's store. Must not know: what a wave computes, or who asks for the end.
+"""
+
+from torch.distributed import DistNetworkError
+
+# A rank plans its messages up to two ahead (comm.IN_FLIGHT), which can reach two waves ahead, and may itself be a wave
+# ahead of the one that decides; so what is decided in one wave all know before they plan the fourth after it.
+LEAD_WAVES = 4
+
+
+class StopSign:
+    """Ends a run early. Blocks that are nearly done are finished: in a tenth of the steps, or in LEAD_WAVES waves.
+
+    ``store``: torch.distributed's. ``name``: the run's, the same on its ranks and no other's. ``decides``: whether this
+    rank says which wave is the last; one of them does.
+    """
+
+    def __init__(self, store, name, decides, num_steps):
+        self._store, self._decides = store, decides
+        self._asked, self._last = f"{name}/asked", f"{name}/last_wave"
+        self._waves_to_go = max(LEAD_WAVES, -(-num_steps // 10))
+        self._is_asked_here, self._is_reachable = False, True
+
+    def ask(self):
+        """The run should end soon. May be called from any thread of any rank."""
+        self._is_asked_here = True
+
+    def last_wave(self, wave):
+        """Called by every rank before each ``wave``. The last wave of the run, where that is decided, or None."""
+        try:
+            return self._decided(wave) if self._is_reachable else None
+        except DistNetworkError:
+            # Rank 0, which has the store, has ended: another replica's, or the edges of this one will break.
+            self._is_reachable = False
+            return None
+
+    def _decided(self, wave):
+        if self._is_asked_here:
+            self._store.set(self._asked, "yes")
+            self._is_asked_here = False
+        if self._decides and self._store.check([self._asked]) and not self._store.check([self._last]):
+            self._store.set(self._last, str(wave + self._waves_to_go))
+        return int(self._store.get(self._last)) if self._store.check([self._last]) else None
