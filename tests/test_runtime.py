@@ -119,8 +119,8 @@ def test_hidden_states_come_from_the_edge_and_go_on():
     sent, stage = [], CountingStage(lambda block: 1)
     inbox = iter([frames(n) for n in range(4)])
     edges = Edges(
-        hidden_in=SimpleNamespace(receive=lambda: next(inbox)),
-        hidden_out=SimpleNamespace(send=sent.append, finish=lambda: sent.append("finished")),
+        hidden_in=SimpleNamespace(peer=0, receive=lambda: next(inbox)),
+        hidden_out=SimpleNamespace(peer=2, send=sent.append, finish=lambda: sent.append("finished")),
     )
     list(Runtime(Course(Plan(2, 2, 3)), 1, stage, edges, Meter(lambda: None)).run())
     assert [name for name, *_ in stage.passes] == ["1F0.0", "1F1.0", "1F0.1", "1F1.1"]

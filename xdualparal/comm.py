@@ -20,7 +20,7 @@ class Sender:
     """The sending end of an edge. ``group``: the edge's own process group; ``peer``: the receiver's global rank."""
 
     def __init__(self, group, peer):
-        self._group, self._peer = group, peer
+        self._group, self.peer = group, peer
         self._pending = deque()
         self.bytes_sent = 0
 
@@ -30,7 +30,7 @@ class Sender:
             self._finish_oldest()
         tensor = tensor.contiguous()
         self.bytes_sent += tensor.nbytes
-        self._pending.append((dist.isend(tensor, self._peer, group=self._group), tensor))
+        self._pending.append((dist.isend(tensor, self.peer, group=self._group), tensor))
 
     def finish(self):
         """Waits until everything sent has left."""
@@ -43,20 +43,21 @@ class Sender:
 
 
 class Receiver:
-    """The receiving end of an edge. ``shapes``: yields the shape of each message to come, in order."""
+    """The receiving end of an edge. ``shapes``: yields the shape of each message to come, in order. ``ahead``: how many
+    are let in before they are asked for."""
 
-    def __init__(self, group, peer, shapes, dtype, device):
-        self._group, self._peer = group, peer
+    def __init__(self, group, peer, shapes, dtype, device, ahead=IN_FLIGHT):
+        self._group, self.peer = group, peer
         self._shapes, self._dtype, self._device = iter(shapes), dtype, device
         self._posted = deque()
-        for _ in range(IN_FLIGHT):
+        for _ in range(ahead):
             self._post()
 
     def _post(self):
         shape = next(self._shapes, None)
         if shape is not None:
             buffer = torch.empty(shape, dtype=self._dtype, device=self._device)
-            self._posted.append((dist.irecv(buffer, self._peer, group=self._group), buffer))
+            self._posted.append((dist.irecv(buffer, self.peer, group=self._group), buffer))
 
     def receive(self):
         """The next message. Waits until it is there."""
@@ -71,7 +72,7 @@ class Loop:
 
     def __init__(self):
         self._queue = deque()
-        self.bytes_sent = 0  # nothing leaves the process
+        self.bytes_sent, self.peer = 0, dist.get_rank() if dist.is_initialized() else 0  # nothing leaves the process
         self.send, self.receive = self._queue.append, self._queue.popleft
 
     def finish(self):

@@ -43,6 +43,10 @@ class DualParalConfig:
         None, "save the state of the run in this folder; the same command again goes on from there"
     )
     checkpoint_waves: int = _setting(10, "waves from one checkpoint to the next")
+    hang_timeout: float | None = _setting(
+        None, "seconds that a process may be silent before the run is ended; by default 50 times its longest action, at "
+        "least 60"
+    )
     stage_layers: tuple[int, ...] | None = _setting(
         None, "layers for each stage, for example 7,8,8,7; by default balanced, see end_costs"
     )
@@ -60,6 +64,8 @@ class DualParalConfig:
         _check_whole("context_latents", self.context_latents, at_least=0)
         for name in ("stagger", "checkpoint_waves"):
             _check_whole(name, getattr(self, name), at_least=1)
+        if self.hang_timeout is not None and not self.hang_timeout > 0:
+            raise ValueError(f"hang_timeout is {self.hang_timeout!r}: give seconds, more than 0")
         if self.decode not in DECODE_PLACES:
             raise ValueError(f"decode is {self.decode!r}: give one of {', '.join(DECODE_PLACES)}")
         if self.quality not in range(52):
@@ -91,6 +97,21 @@ class DualParalConfig:
     def first_latent(self, block):
         """The video's latent frame with which ``block`` begins."""
         return 0 if block == 0 else self.context_latents + block * self.block_latents
+
+    def frames_of(self, blocks, num_frames, frames_per_latent):
+        """Video frames in the first ``blocks`` blocks of a video of ``num_frames`` (0: endless)."""
+        latents = self.first_latent(blocks)
+        frames = 1 + (latents - 1) * frames_per_latent if latents else 0
+        return min(frames, num_frames) if num_frames else frames
+
+    def whole_blocks(self, frames, num_frames, frames_per_latent):
+        """How many blocks of a video of ``num_frames`` (0: endless) are whole in its first ``frames``."""
+        blocks = 0
+        while blocks * frames_per_latent < frames and self.frames_of(blocks + 1, num_frames, frames_per_latent) <= frames:
+            blocks += 1
+            if self.frames_of(blocks, num_frames, frames_per_latent) == num_frames:
+                break
+        return blocks
 
     def num_blocks(self, latent_frames):
         """Whole blocks that hold ``latent_frames`` (at least 1) latent frames."""

@@ -23,11 +23,11 @@ class Meter:
 
     ``synchronize``: waits for the device. It is called after each action: else a device's work would be queued far
     ahead, and neither the durations nor what hangs would be known. ``keeps_spans``: whether every action's Span is
-    remembered (their memory grows with the video).
+    remembered (their memory grows with the video). ``tell``: is told in words what is being done.
     """
 
-    def __init__(self, synchronize, keeps_spans=False):
-        self._synchronize, self._keeps_spans = synchronize, keeps_spans
+    def __init__(self, synchronize, keeps_spans=False, tell=lambda text: None):
+        self._synchronize, self._keeps_spans, self._tell = synchronize, keeps_spans, tell
         self.spans = []
         self.busy_s = {}
         self.count = {}
@@ -37,7 +37,7 @@ class Meter:
 
     def does(self, action, function, *args):
         """``function(*args)``, the action's; measures it."""
-        self.doing = Doing(f"action {action}", time.monotonic(), True)
+        self._begin(f"action {action}")
         result = function(*args)
         self._synchronize()
         self.add(Span(action, self.doing.since, time.monotonic()))
@@ -46,7 +46,7 @@ class Meter:
 
     def waits(self, why, function, *args):
         """``function(*args)``, which waits for another rank."""
-        self.doing = Doing(f"waits {why}", time.monotonic(), True)
+        self._begin(f"waits {why}")
         result = function(*args)
         self.waited_s += time.monotonic() - self.doing.since
         self._nothing()
@@ -67,6 +67,10 @@ class Meter:
         self.longest_s = max(self.longest_s, took)
         if self._keeps_spans:
             self.spans.append(span)
+
+    def _begin(self, what):
+        self.doing = Doing(what, time.monotonic(), True)
+        self._tell(what)
 
     def _nothing(self):
         self.doing = Doing("between two actions", time.monotonic(), False)

@@ -59,7 +59,7 @@ class DualParalPipeline:
         self.stage = Stage(self.family, wan_pipeline.transformer, *self.groups.stage, config)
         self._place()
         self.meter = self.report = self._stop_sign = None
-        self.blocks_kept = 0
+        self.blocks_kept, self.tell = 0, lambda text: None
         self.model_name = str(getattr(wan_pipeline.config, "_name_or_path", ""))
         self.was_stopped = self._stop_is_asked = False
         self._run_numbers = count()
@@ -145,7 +145,7 @@ class DualParalPipeline:
         return request
 
     def _stream(self, request, blocks_kept=0):
-        meter = self.meter = Meter(self.groups.synchronize, keeps_spans=self.config.trace is not None)
+        meter = self.meter = Meter(self.groups.synchronize, self.config.trace is not None, self.tell)
         run = Run(self, request, meter, self._new_stop_sign(request), self._checkpoint(request), blocks_kept)
         self.blocks_kept = run.segments_given
         return self._segments(run)

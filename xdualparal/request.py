@@ -66,10 +66,6 @@ class Request:
         """Whether the video goes on until it is stopped: num_frames is 0."""
         return self.num_frames == 0
 
-    def frames_of(self, latent_frames):
-        """Video frames that the first ``latent_frames`` of a video hold."""
-        return 1 + (latent_frames - 1) * self.pipe.vae_scale_factor_temporal if latent_frames else 0
-
     def settings(self):
         """What makes two calls the same run, as plain values. ``generator`` is a digest of its state."""
         names = ("prompt", "negative_prompt", "height", "width", "num_frames", "num_inference_steps", "guidance_scale",

@@ -12,7 +12,7 @@ from itertools import islice
 import torch
 from tqdm.auto import tqdm
 
-from .comm import Loop, Receiver, Sender
+from .comm import IN_FLIGHT, Loop, Receiver, Sender
 from .decode import StreamingDecoder, decode_at_once, memory_latents
 from .decoding import AsTheyAre, AtEnd, Inline, InThread, Nowhere, Together
 from .latents import DenoiseStore, WindowStore, apply_guidance, map_tensors
@@ -81,8 +81,12 @@ class Run:
             if self.plan.is_last_step(action):
                 self._finish(action.block, latents, place)
             yield from place.ready()
-            progress.set_postfix_str(f"blocks {self.blocks_finished}, given {self.segments_given}", refresh=False)
+            progress.set_postfix_str(f"{self.blocks_finished} blocks, {self._frames_given()} frames", refresh=False)
         yield from place.rest()
+
+    def _frames_given(self):
+        per_latent = self.pipe.vae_scale_factor_temporal
+        return self.config.frames_of(self.segments_given, self.request.num_frames, per_latent)
 
     def _finish(self, block, latents, place):
         whole = self.shard.join(self.groups.join_shards(latents))
@@ -152,11 +156,14 @@ class Run:
             return Edges(latents_in=loop, latents_out=loop)
         sender = Sender(*self.groups.edge_out())
         if self.stage.is_first:
+            # The first stage works up to a wave ahead of the last one, and reads latents a wave after they were made. A
+            # wave's worth is let in meanwhile: else each would wait for the other to take what it sends.
             shapes, dtype = map(self._latents_shape, self.course.round_trips()), torch.float32
+            ahead = self.plan.most_passes + IN_FLIGHT
         else:
             passes = (action for action in self.course.actions(self.stage.index) if action.kind == FORWARD)
-            shapes, dtype = map(stage_run.hidden_shape, passes), stage_run.dtype
-        receiver = Receiver(*self.groups.edge_in(), shapes, dtype, self.device)
+            shapes, dtype, ahead = map(stage_run.hidden_shape, passes), stage_run.dtype, IN_FLIGHT
+        receiver = Receiver(*self.groups.edge_in(), shapes, dtype, self.device, ahead)
         return Edges(
             hidden_in=None if self.stage.is_first else receiver, hidden_out=None if self.stage.is_last else sender,
             latents_in=receiver if self.stage.is_first else None, latents_out=sender if self.stage.is_last else None,
@@ -197,7 +204,7 @@ class Run:
         cleanup.callback(decoder.close)
         if self.segments_given:
             decoder.warm_up(self._latents_before(self.segments_given).to(self.device))
-            missing -= self.request.frames_of(self.config.first_latent(self.segments_given))
+            missing -= self._frames_given()
 
         def make(latents):
             nonlocal missing

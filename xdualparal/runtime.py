@@ -60,7 +60,7 @@ class Runtime:
 
     def _forward(self, action):
         if self.windows is None:
-            inputs = self.meter.waits(f"for the stage before to send what {action} needs", self.edges.hidden_in.receive)
+            inputs = self.meter.waits(f"for rank {self.edges.hidden_in.peer} to send what {action} needs", self.edges.hidden_in.receive)
         else:
             inputs = self._window(action)
         reads = self.plan.next_context(action)
@@ -69,7 +69,7 @@ class Runtime:
         if self.edges.hidden_out is None:
             self._predictions.append(result)
         else:
-            self.meter.waits(f"for the next stage to take {action}", self.edges.hidden_out.send, result)
+            self.meter.waits(f"for rank {self.edges.hidden_out.peer} to take what {action} gave", self.edges.hidden_out.send, result)
 
     def _window(self, action):
         if action.branch == UNCONDITIONAL:
@@ -77,7 +77,7 @@ class Runtime:
         needed = [need for need in self.plan.needs(action) if need.kind == STEP]
         while not all(self.windows.has(need.block, need.step) for need in needed):
             update = next(self._updates)
-            latents = self.meter.waits(f"for the last stage to send {update}", self.edges.latents_in.receive)
+            latents = self.meter.waits(f"for rank {self.edges.latents_in.peer} to send what {update} gave", self.edges.latents_in.receive)
             self.windows.update(update.block, update.step, latents)
         self._window_of_pass = self.windows.window(action.block, action.step)
         return self._window_of_pass
@@ -89,5 +89,5 @@ class Runtime:
             raise FloatingPointError(f"the prediction of block {action.block} at step {action.step} has a NaN or an infinity")
         latents = self.meter.does(action, self.denoise.advance, action.block, action.step, prediction)
         if self.course.goes_round(action):
-            self.meter.waits(f"for the first stage to take {action}", self.edges.latents_out.send, latents)
+            self.meter.waits(f"for rank {self.edges.latents_out.peer} to take what {action} gave", self.edges.latents_out.send, latents)
         return latents

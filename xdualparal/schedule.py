@@ -87,6 +87,12 @@ class Plan:
         """The place of DECODEs among the stages: the last stage, or one behind it."""
         return self.num_stages if self.decode == THREAD else self.num_stages - 1
 
+    @property
+    def most_passes(self):
+        """The most passes that a wave has: blocks in flight."""
+        most = -(-self.num_steps // self.stagger)
+        return most if self.num_blocks is None else min(most, self.num_blocks)
+
     def wave_of(self, block, step):
         """The wave of the pass (block, step)."""
         return block * self.stagger + step

@@ -5,8 +5,9 @@ Knows: torch.distributed's store. Must not know: what a wave computes, or who as
 
 from torch.distributed import DistNetworkError
 
-# A rank plans its messages up to two ahead (comm.IN_FLIGHT), which can reach two waves ahead, and may itself be a wave
-# ahead of the one that decides; so what is decided in one wave all know before they plan the fourth after it.
+# A rank lets messages in ahead of its needs, up to a wave's worth and two more (comm.IN_FLIGHT), which can reach two waves
+# ahead, and may itself be a wave ahead of the one that decides; so what is decided in one wave all know before they plan
+# the fourth after it.
 LEAD_WAVES = 4
 
 

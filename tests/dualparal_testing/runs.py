@@ -62,6 +62,7 @@ CASES = [
     Case("no guidance", num_frames=77, num_steps=4, guidance_scale=1.0),
     Case("dpm++", num_frames=77, num_steps=5, scheduler="dpm++"),
     Case("one block", num_frames=21, num_steps=5),
+    Case("more blocks in flight than messages on an edge", num_frames=260, num_steps=13),
     Case("stagger 2", num_frames=77, num_steps=5, stagger=2),
     Case("stagger 3, not a divisor of the steps", num_frames=120, num_steps=4, stagger=3),
     Case("stagger as many as steps", num_frames=57, num_steps=3, stagger=3),

@@ -16,8 +16,10 @@ from xfuser.core.utils.runner_utils import load_dataset_prompts
 from xfuser.model_executor.models.runner_models.base_model import MODEL_REGISTRY
 
 from ..attention import check_backend
+from ..checkpoint import check_same, read_manifest
 from ..config import DualParalConfig
 from ..request import check_at_least_one, check_size
+from ..schedule import Plan
 from ..sharding import check_even_split, check_heads
 from ..stage import layer_ranges
 from .flags import dualparal_config, xdit_args
@@ -87,8 +89,43 @@ def _check_dualparal(args, model):
         _check_compiler()
     for name in ("attention_backend", "cross_attention_backend"):
         check_backend(args[name], on_cpu=not torch.accelerator.is_available())
-    if config.trace:
-        _check_writable(Path(config.trace).parent, "the folder of --dualparal_trace")
+    Plan(1, _value(args, model, "num_inference_steps"), args["dualparal_degree"], config.stagger)  # checks the stagger
+    _check_endless(args, config)
+    for name in ("trace", "latents_out"):
+        if getattr(config, name):
+            _check_writable(Path(getattr(config, name)).parent, f"the folder of --dualparal_{name}")
+    if config.latents_out and len(_prompts(args)) > 1:
+        raise ValueError("--dualparal_latents_out is one file and there are several prompts: give one prompt")
+    if config.checkpoint:
+        _check_checkpoint(args, model, config)
+
+
+def _check_endless(args, config):
+    if args["num_frames"] != 0:
+        return
+    if len(_prompts(args)) > 1:
+        raise ValueError("--num_frames is 0, for a video without end, and there are several prompts: give one")
+    if config.decode == "end" or args["use_parallel_vae"]:
+        raise ValueError(
+            "--num_frames is 0, for a video without end, and it would be decoded at the end: give --dualparal_decode "
+            "thread or inline, without --use_parallel_vae"
+        )
+
+
+def _check_checkpoint(args, model, config):
+    """The settings of a checkpoint that is there already, as far as they can be known before the model is loaded."""
+    _check_writable(Path(config.checkpoint), "--dualparal_checkpoint")
+    negative = as_list(_value(args, model, "negative_prompt"))
+    for number, prompt in enumerate(_prompts(args)):
+        folder = Path(config.checkpoint, str(number))
+        manifest = read_manifest(folder)
+        if manifest is None:
+            continue
+        names = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale", "seed")
+        wanted = {name: _value(args, model, name) for name in names}
+        wanted |= {name: getattr(config, name) for name in ("block_latents", "context_latents", "stagger")}
+        wanted |= dict(prompt=prompt, negative_prompt=negative[number if len(negative) > 1 else 0] if negative else "")
+        check_same(folder, manifest["settings"], wanted)
 
 
 def _check_compiler():
@@ -133,8 +170,9 @@ def _check_video(args, model):
             f"--guidance_scale is {guidance_scale}, so there is one branch, and --use_cfg_parallel computes two: leave "
             "it out, or give a guidance scale above 1"
         )
-    for name in ("num_frames", "num_inference_steps"):
-        check_at_least_one(f"--{name}", _value(args, model, name))
+    check_at_least_one("--num_inference_steps", _value(args, model, "num_inference_steps"))
+    if args["num_frames"] != 0:
+        check_at_least_one("--num_frames", _value(args, model, "num_frames"))
 
 
 def _value(args, model, name):

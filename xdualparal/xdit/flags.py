@@ -67,7 +67,9 @@ def _two_numbers(text):
 _whole_numbers.__name__, _two_numbers.__name__ = "list of whole numbers", "pair of numbers"
 _FLAG_TYPES = {  # a field's type: how a flag's text becomes one, and what the help calls it
     int: (int, "N"),
-    str | None: (str, "FILE"),
+    str: (str, "WORD"),
+    float | None: (float, "S"),
+    str | None: (str, "PATH"),
     tuple[float, float]: (_two_numbers, "A,B"),
     tuple[int, ...] | None: (_whole_numbers, "N,N,..."),
 }

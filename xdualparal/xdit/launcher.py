@@ -1,31 +1,34 @@
 """The command ``xdit-dualparal``: checks a command, then runs it on as many processes as its degrees make.
 
-Knows: torchrun's command line. Must not know: what the processes do.
+Knows: the command line, torchrun's flags for several nodes included, and the environment that torch.distributed reads.
+Must not know: what the processes do.
 """
 
 import argparse
 import logging
 import os
-import signal
 import socket
-import subprocess
 import sys
 import warnings
 from contextlib import contextmanager
 
 from .host import enable_host_platform
+from .supervisor import supervise
 
 RUNNER = "xdualparal.xdit.runner"
 
 
 def main(argv=None):
-    """Runs the command ``argv`` (by default the program's) and ends with its exit code; 2 when it cannot work."""
+    """Runs the command ``argv`` (by default the program's) and ends with its exit code; 2 when it cannot work.
+
+    ``decode FILE`` makes the video of latents that were kept, see decode_command.
+    """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of image processors that nothing here uses
     enable_host_platform()
     launch, rest = split_launch_args(sys.argv[1:] if argv is None else argv)
     with _quietly():
         processes = _checked_processes(launch, rest)
-    sys.exit(_run(torchrun_command(launch, processes, rest), run_environment(processes)))
+    sys.exit(supervise([sys.executable, "-m", RUNNER, *rest], worker_environments(launch, processes)))
 
 
 def split_launch_args(argv):
@@ -75,14 +78,16 @@ def _refuse(message):
     refuse(message)
 
 
-def torchrun_command(launch, processes, rest):
-    """The torchrun command line that starts ``processes`` runners on this node."""
+def worker_environments(launch, processes):
+    """The environment of each process on this node: where it stands, in torch.distributed's words, and the cores shared
+    out among them."""
     port = launch.master_port or (_free_port() if launch.nnodes == 1 else 29500)  # 29500: torchrun's own
-    return [
-        sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--nnodes={launch.nnodes}",
-        f"--node_rank={launch.node_rank}", f"--master_addr={launch.master_addr}", f"--master_port={port}",
-        "-m", RUNNER, *rest,
-    ]
+    common = dict(
+        run_environment(processes), MASTER_ADDR=launch.master_addr, MASTER_PORT=str(port),
+        WORLD_SIZE=str(processes * launch.nnodes), LOCAL_WORLD_SIZE=str(processes), GROUP_RANK=str(launch.node_rank),
+    )
+    first = launch.node_rank * processes
+    return [dict(common, RANK=str(first + local), LOCAL_RANK=str(local)) for local in range(processes)]
 
 
 def _free_port():
@@ -97,28 +102,6 @@ def run_environment(processes):
     environment.setdefault("LOG_LEVEL", "INFO")  # without it xfuser logs at DEBUG (xfuser/logger.py)
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     return environment
-
-
-def _run(command, environment):
-    """The exit code of ``command``. Its processes form a group, which gets our signals and ends with us."""
-    process = subprocess.Popen(command, start_new_session=True, env=environment)
-
-    def forward(number, _):
-        os.killpg(process.pid, number)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, forward)
-    try:
-        return process.wait()
-    finally:
-        _end_group(process.pid)
-
-
-def _end_group(group):
-    try:
-        os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # all have ended, as they should
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 Knows: xDiT's model classes and what DualParal changes in them. Must not know: launching.
 """
 
+import json
+import sys
 from collections import deque
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +18,13 @@ from xfuser.model_executor.models.runner_models.base_model import (
 from xfuser.model_executor.models.runner_models.wan import xFuserWan21T2VModel
 from xfuser.core.utils.runner_utils import log
 
+from ..checkpoint import read_manifest
 from ..config import DualParalConfig
 from ..pipeline import DualParalPipeline
+from ..report import as_text
 from ..stage import layer_ranges
-from ..video import VideoWriter
+from ..video import VideoWriter, frames_in
+from .flags import refuse
 from .weights import checkpoint_folder, load_wan_stage
 
 TINY_WAN_FOLDER = Path(__file__).parent.parent / "assets" / "tiny-wan"
@@ -53,6 +58,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
         supports_sparge_attention_backends=False, supports_step_caching=False,
     )
     num_layers, num_heads, pixels_per_token = 40, 40, 16  # DESIGN section 3: VAE factor 8, patch 2
+    frames_per_latent = 4  # DESIGN section 3
     dtype = torch.bfloat16
     dualparal_config = DualParalConfig()
 
@@ -91,42 +97,74 @@ class DualParalWanModel(xFuserWan21T2VModel):
                 self.pipe.scheduler.config, flow_shift=input_args["flow_shift"]
             )
         self.dualparal = DualParalPipeline(self.pipe, self.engine_config, self.dualparal_config)
+        self.dualparal.model_name = self.config.model
+        self.watch.over(self.dualparal)
 
     def _compile_model(self, input_args):
-        """Compiles the stage's blocks and makes one window, one step, which needs all that is compiled."""
+        """Compiles the stage's blocks and makes one window, which needs all that is compiled."""
         self.dualparal.compile(mode=self._get_compile_mode(), dynamic=self._get_compile_dynamic())
-        warm_up = dict(input_args, num_frames=1, num_inference_steps=1)
-        deque(self._stream(input_args["prompt"][0], warm_up, output_type="latent"), maxlen=0)
+        config = replace(self.dualparal_config, checkpoint=None, latents_out=None, trace=None)
+        warm_up = dict(input_args, num_frames=1, num_inference_steps=config.stagger)
+        deque(self._stream(input_args["prompt"][0], warm_up, config, output_type="latent"), maxlen=0)
 
     def _run_pipe(self, input_args):
-        paths = [self._make_video(prompt, input_args) for prompt in input_args["prompt"]]
+        paths = []
+        for prompt in input_args["prompt"]:
+            paths.append(self._make_video(prompt, input_args))
+            if self.dualparal.was_stopped:
+                break
         # Every rank of the last stage names the files: xDiT gathers from the first rank of a replica's last groups.
         return DiffusionOutput(videos=paths if self.dualparal.stage.is_last else [], pipe_args=input_args)
 
     def _make_video(self, prompt, input_args):
         """The path of the prompt's video, which the output rank writes; every prompt starts from the same seed."""
-        segments = self._stream(prompt, input_args)
-        path = f"{self.config.output_directory}/{self.get_output_name(input_args)}_{prompt.number}.mp4"
+        path = Path(self.config.output_directory, f"{self.get_output_name(input_args)}_{prompt.number}.mp4")
+        config = self._config_of(prompt)
+        try:
+            segments = self._stream(prompt, input_args, config, blocks_kept=self._blocks_kept(path, config, input_args))
+        except ValueError as error:  # all ranks of the replica raise it
+            if self.dualparal.groups.decides:
+                refuse(error)
+            sys.exit(2)
         if self.dualparal.is_output_rank:
-            self._write(path, segments)
+            self._write(path, segments, input_args["num_frames"])
         else:
             deque(segments, maxlen=0)
-        return path
+        return str(path)
 
-    def _stream(self, prompt, input_args, **options):
+    def _config_of(self, prompt):
+        """With a folder of its own for each video's checkpoint."""
+        folder = self.dualparal_config.checkpoint
+        return replace(self.dualparal_config, checkpoint=folder and str(Path(folder, str(prompt.number))))
+
+    def _blocks_kept(self, path, config, input_args):
+        """How many whole blocks the video file of an earlier run has; without a checkpoint nothing is kept."""
+        if config.checkpoint is None or not self.dualparal.is_output_rank or read_manifest(config.checkpoint) is None:
+            return 0
+        return config.whole_blocks(frames_in(path), input_args["num_frames"], self.frames_per_latent)
+
+    def _stream(self, prompt, input_args, config, **options):
         names = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale")
         options.update((name, input_args[name]) for name in names)
         if input_args.get("max_sequence_length"):
             options["max_sequence_length"] = input_args["max_sequence_length"]
         generator = torch.Generator().manual_seed(input_args["seed"])
+        self.dualparal.config = config
         return self.dualparal.stream(
             prompt=prompt, negative_prompt=prompt.negative_prompt, generator=generator, **options
         )
 
-    def _write(self, path, segments):
-        with VideoWriter(path, self.settings.fps) as writer:
+    def _write(self, path, segments, num_frames):
+        config = self.dualparal.config
+        kept = config.frames_of(self.dualparal.blocks_kept, num_frames, self.frames_per_latent)
+        with VideoWriter(path, self.settings.fps, config.quality, kept) as writer:
+            self.watch.closes(writer.close)
             for segment in segments:
                 writer.write(segment)
+            self.watch.closes(None)
+        report = dict(self.dualparal.report, frames=writer.frames_written)
+        path.with_suffix(".json").write_text(json.dumps(report, indent=2))
+        log(f"{path.name}: {writer.frames_written} frames\n{as_text(report)}")
 
     def get_output_name(self, input_args):
         """xDiT's name with DualParal's degree."""

@@ -15,27 +15,44 @@ from xfuser.runner import xFuserModelRunner  # noqa: E402  (after the platform)
 
 from .checks import check_command  # noqa: E402
 from .flags import dualparal_config, make_parser, refuse, xdit_args  # noqa: E402
+from .watch import STOPPED, Watch, has_launcher  # noqa: E402
 
 
 class DualParalRunner(xFuserModelRunner):
     """xDiT's runner for a command whose model class is known, see checks.check_command."""
 
-    def __init__(self, args, model_class):
-        self._model_class, self._args = model_class, args
+    def __init__(self, args, model_class, watch):
+        self._model_class, self._args, self._watch = model_class, args, watch
         super().__init__(xdit_args(args))
 
     def _select_model(self, model_name, config):
         model = self._model_class(config)
         if self._args["dualparal_degree"] is not None:
-            model.dualparal_config = dualparal_config(self._args)
+            model.dualparal_config, model.watch = dualparal_config(self._args), self._watch
         return model
 
 
 def main():
-    """Makes the videos of the command in ``sys.argv``. Ends with exit code 2 when it cannot work."""
+    """Makes the videos of the command in ``sys.argv``.
+
+    Exit code 2: the command cannot work; 1: something failed; 130: it was stopped before the end.
+    """
     logging.basicConfig(level=logging.INFO)
     args = vars(make_parser().parse_args())
-    runner = DualParalRunner(args, _checked(args))
+    model_class = _checked(args)
+    watch = Watch(args["dualparal_hang_timeout"])
+    try:
+        was_stopped = _run(DualParalRunner(args, model_class, watch), args)
+    except Exception as error:
+        watch.failed(error)
+        if has_launcher():
+            os._exit(1)  # the launcher says why; other threads may wait for ranks that are gone
+        raise
+    sys.exit(STOPPED if was_stopped else 0)
+
+
+def _run(runner, args):
+    """Whether a video with an end was stopped before it."""
     input_args = runner.preprocess_args(args)
     runner.initialize(input_args)
     if args["profile"]:
@@ -44,7 +61,10 @@ def main():
     else:
         output, timings = runner.run(input_args)
         runner.save(output=output, timings=timings)
+    pipeline = getattr(runner.model, "dualparal", None)
+    was_stopped = pipeline is not None and pipeline.was_stopped and args["num_frames"] != 0
     runner.cleanup()
+    return was_stopped
 
 
 def _checked(args):

@@ -1,0 +1,156 @@
+"""A worker's line to whoever started it: what it does, why it failed, when to stop. And the alarm when it hangs.
+
+Knows: the files in the folder that the launcher makes (``FOLDER`` in the environment; without it there is no launcher),
+signals, and a pipeline's meter. Must not know: what a run computes.
+"""
+
+import json
+import logging
+import mmap
+import os
+import signal
+import threading
+import time
+import traceback
+from pathlib import Path
+
+import torch
+
+FOLDER, PARENT = "XDUALPARAL_FOLDER", "XDUALPARAL_PARENT"
+FINISH, NOW = "finish", "now"
+STOPPED = 130  # the exit code of what was ended by Ctrl-C, as shells have it
+LOST = "lost"  # a failure that only says that another rank is gone
+_STATUS_BYTES = 256
+_PERIOD_S = 0.2
+# Until a rank has been silent for so many of its longest actions, it may be waiting for other ranks' passes, a decode or
+# a checkpoint; and never for less than a minute, nor before its first action, which may compile, for less than half an hour.
+_LONGEST_ACTIONS, _LEAST_S, _FIRST_ACTION_S = 50, 60.0, 1800.0
+
+logger = logging.getLogger(__name__)
+
+
+def has_launcher():
+    """Whether a launcher waits for word of this process."""
+    return FOLDER in os.environ
+
+
+class Watch:
+    """Watches over a worker from a thread. ``hang_timeout_s``: how long it may be silent; None: by its passes."""
+
+    def __init__(self, hang_timeout_s=None):
+        self.rank, self._hang_timeout_s = int(os.environ["RANK"]), hang_timeout_s
+        self._folder = Path(os.environ[FOLDER]) if FOLDER in os.environ else None
+        self._status = _shared_text(self._folder / f"rank{self.rank}") if self._folder else None
+        self._pipeline = self._close = None
+        self._signals = 0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+        threading.Thread(target=self._loop, daemon=True, name="watch").start()
+
+    def over(self, pipeline):
+        """From now on ``pipeline``, a DualParalPipeline, is what runs here."""
+        self._pipeline = pipeline
+        pipeline.tell = self._tell
+
+    def closes(self, function):
+        """``function`` closes what must be closed when the worker is ended at once; None: nothing."""
+        self._close = function
+
+    def failed(self, error):
+        """Leaves word of why this worker ends. With a launcher it is the one who says so."""
+        self._report(error, LOST if _is_lost_connection(error) else "raised", traceback.format_exc())
+
+    def _tell(self, text):
+        if self._status is not None:
+            content = text.encode()[:_STATUS_BYTES]
+            self._status[:] = content + b" " * (_STATUS_BYTES - len(content))
+
+    def _on_signal(self, number, frame):
+        self._signals += 1
+
+    def _loop(self):
+        while True:
+            time.sleep(_PERIOD_S)
+            if PARENT in os.environ and os.getppid() != int(os.environ[PARENT]):
+                os._exit(1)  # the launcher is gone
+            self._obey()
+            self._check_silence()
+
+    def _obey(self):
+        wish = _read(self._folder / "stop") if self._folder else ""
+        if wish == NOW or self._signals > 1:
+            self._end_at_once(STOPPED)
+        if wish == FINISH or self._signals:
+            if self._pipeline is None or self._pipeline.meter is None:
+                self._end_at_once(STOPPED)  # nothing is computed yet
+            self._pipeline.stop()
+
+    def _end_at_once(self, code):
+        if self._close is not None:
+            self._close()
+        os._exit(code)
+
+    def _check_silence(self):
+        meter = self._pipeline.meter if self._pipeline is not None else None
+        if meter is None or not meter.doing.is_pass:
+            return
+        doing, silent_s, limit_s = meter.doing, time.monotonic() - meter.doing.since, self._limit_s(meter)
+        if silent_s > limit_s:
+            self._report(f"{doing.what} for {silent_s:.0f} s, more than {limit_s:.0f} s: it, or what it waits for, hangs", "hang")
+            self._end_at_once(1)
+
+    def _limit_s(self, meter):
+        if self._hang_timeout_s is not None:
+            return self._hang_timeout_s
+        return max(_LEAST_S, _LONGEST_ACTIONS * meter.longest_s) if meter.longest_s else _FIRST_ACTION_S
+
+    def _report(self, cause, kind, details=""):
+        stage = self._pipeline.stage.index if self._pipeline is not None else None
+        doing = self._pipeline.meter.doing.what if self._pipeline is not None and self._pipeline.meter is not None else "starts"
+        failure = dict(
+            rank=self.rank, stage=stage, doing=doing, kind=kind, time=time.time(), details=details,
+            cause=cause if isinstance(cause, str) else f"{type(cause).__name__}: {cause}",
+        )
+        if self._folder is None:
+            logger.error(failure_line(failure))
+        else:
+            (self._folder / f"failure{self.rank}").write_text(json.dumps(failure))
+
+
+def failure_line(failure):
+    """A failure, as a Watch reports it, in one line."""
+    stage = "" if failure["stage"] is None else f", stage {failure['stage']}"
+    cause = " ".join(failure["cause"].split())
+    doing = "" if failure["kind"] == "hang" else f", {failure['doing']}"
+    return f"rank {failure['rank']}{stage}{doing}: {cause}"
+
+
+def read_failures(folder):
+    """What the workers reported, first things first: those who raised or hung, then those who lost another rank."""
+    failures = [json.loads(file.read_text()) for file in Path(folder).glob("failure*")]
+    return sorted(failures, key=lambda one: (one["kind"] == LOST, one["time"]))
+
+
+def read_status(folder, rank):
+    """What ``rank`` did last, in words."""
+    return _read(Path(folder) / f"rank{rank}").strip("\0 ") or "starts"
+
+
+def _is_lost_connection(error):
+    """gloo's errors are RuntimeErrors with these words; NCCL's and the store's have a class of their own."""
+    words = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused", "gloo/transport")
+    return isinstance(error, torch.distributed.DistError) or any(word in str(error) for word in words)
+
+
+def _shared_text(path):
+    """A file that others can read, also after this process was killed; a write is a memory access."""
+    path.write_bytes(b" " * _STATUS_BYTES)
+    with open(path, "r+b") as file:
+        return mmap.mmap(file.fileno(), _STATUS_BYTES)
+
+
+def _read(path):
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""
