@@ -63,7 +63,7 @@ class Started:
 
     def wait_for_passes(self):
         """Waits until the first pass is done."""
-        self.wait_until(lambda: re.search(r" [1-9]\d*/(\d+|\?) \[| [1-9]\d*pass", self.output()))
+        self.wait_until(lambda: re.search(r" [1-9]\d*(/\d+|pass) \[[^\]]*pass/s", self.output()))
 
     def ended(self, limit_s=LIMIT_S):
         """The exit code; nothing is running any more."""

@@ -14,15 +14,10 @@ from xdualparal.stopping import StopSign
 class Store(dict):
     """As torch.distributed's, in one process."""
 
-    set = dict.__setitem__
-
-    def check(self, keys):
-        """Whether all are there."""
-        return all(key in self for key in keys)
-
-    def get(self, key):
-        """As bytes."""
-        return self[key].encode()
+    def add(self, key, amount):
+        """The counter after ``amount`` was added."""
+        self[key] = self.get(key, 0) + amount
+        return self[key]
 
 
 def test_any_rank_asks_and_one_decides():

@@ -89,7 +89,8 @@ class Run:
         return self.config.frames_of(self.segments_given, self.request.num_frames, per_latent)
 
     def _finish(self, block, latents, place):
-        whole = self.shard.join(self.groups.join_shards(latents))
+        joined = self.meter.waits(f"for the other parts of block {block}", self.groups.join_shards, latents)
+        whole = self.shard.join(joined)
         self.groups.synchronize()
         self.blocks_finished = block + 1
         if self.groups.is_output:

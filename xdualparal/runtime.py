@@ -48,7 +48,7 @@ class Runtime:
         Raises FloatingPointError when a prediction has a NaN or an infinity.
         """
         for wave in self.course.waves():
-            self.at_wave(wave)
+            self.meter.waits(f"for rank 0 to say whether wave {wave} is to be done", self.at_wave, wave)
             for action in self.plan.wave_actions(self.index, wave):
                 if action.kind == FORWARD:
                     self._forward(action)

@@ -20,7 +20,7 @@ class StopSign:
 
     def __init__(self, store, name, decides, num_steps):
         self._store, self._decides = store, decides
-        self._asked, self._last = f"{name}/asked", f"{name}/last_wave"
+        self._asked, self._waves = f"{name}/asked", f"{name}/waves"
         self._waves_to_go = max(LEAD_WAVES, -(-num_steps // 10))
         self._is_asked_here, self._is_reachable = False, True
 
@@ -38,9 +38,12 @@ class StopSign:
             return None
 
     def _decided(self, wave):
+        # Counters only: the store's ``check`` keeps Python's lock while it waits, so that no watch could find it hanging
+        # (seen with torch 2.13 when rank 0 was stopped); ``add`` does not.
         if self._is_asked_here:
-            self._store.set(self._asked, "yes")
+            self._store.add(self._asked, 1)
             self._is_asked_here = False
-        if self._decides and self._store.check([self._asked]) and not self._store.check([self._last]):
-            self._store.set(self._last, str(wave + self._waves_to_go))
-        return int(self._store.get(self._last)) if self._store.check([self._last]) else None
+        waves = self._store.add(self._waves, 0)
+        if not waves and self._decides and self._store.add(self._asked, 0):
+            waves = self._store.add(self._waves, wave + self._waves_to_go + 1)
+        return waves - 1 if waves else None
