@@ -21,7 +21,7 @@ BELOW = {  # module: what of this package it may import
     "quality": {"demo"},
     "models": {"models"},
     "xdit": {"attention", "checkpoint", "config", "decode", "latents_file", "models", "pipeline", "report", "request",
-             "sharding", "stage", "video", "xdit"},
+             "schedule", "sharding", "stage", "video", "xdit"},
 }
 
 

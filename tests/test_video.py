@@ -1,5 +1,6 @@
 """The mp4."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from xdualparal.video import VideoWriter
+from xdualparal.video import VideoWriter, frames_in
 
 
 def read(path):
@@ -65,8 +66,63 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_what_is_written_plays_after_a_kill(tmp_path):
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "a.mp4")])
     assert done.returncode == -signal.SIGKILL
-    # x264 holds back up to 60 frames (its lookahead and frame threads), the muxer a fragment of 16
-    assert len(read(tmp_path / "a.mp4")[0]) >= 200 - 76
+    assert len(read(tmp_path / "a.mp4")[0]) == 200 == frames_in(tmp_path / "a.mp4")
+
+
+SEGMENTS = np.split(clip(20).repeat(4, 0), [45, 61])
+
+
+@pytest.fixture
+def whole(tmp_path):
+    """The bytes of a video of SEGMENTS."""
+    with VideoWriter(tmp_path / "whole.mp4", fps=16) as writer:
+        for segment in SEGMENTS:
+            writer.write(segment)
+    return (tmp_path / "whole.mp4").read_bytes()
+
+
+@pytest.mark.parametrize("closed", [True, False])
+@pytest.mark.parametrize("lost_bytes", [0, 700])
+def test_a_video_that_was_ended_goes_on_to_the_same_bytes(tmp_path, whole, closed, lost_bytes):
+    """After a proper end, and after a kill that cut the last segment short."""
+    file = tmp_path / "a.mp4"
+    writer = VideoWriter(file, fps=16)
+    for segment in SEGMENTS[:2]:
+        writer.write(segment)
+    if closed:
+        writer.close()
+    elif lost_bytes:
+        os.truncate(file, file.stat().st_size - lost_bytes)
+        assert 45 <= frames_in(file) < 61
+    kept = 45 if lost_bytes else 61
+    with VideoWriter(file, fps=16, frames_kept=kept) as writer:
+        for segment in SEGMENTS[1 if lost_bytes else 2:]:
+            writer.write(segment)
+    assert file.read_bytes() == whole
+    assert [other.name for other in tmp_path.iterdir() if other.suffix == ".part"] == []
+
+
+def test_a_segment_is_in_the_file_when_it_is_written(tmp_path):
+    with VideoWriter(tmp_path / "a.mp4", fps=16) as writer:
+        assert frames_in(tmp_path / "a.mp4") == 0
+        for segment in SEGMENTS:
+            writer.write(segment)
+            assert frames_in(tmp_path / "a.mp4") == len(read(tmp_path / "a.mp4")[0]) == writer.frames_written
+
+
+def test_frames_have_their_own_times(tmp_path, whole):
+    with av.open(str(tmp_path / "whole.mp4")) as container:
+        times = [frame.time for frame in container.decode(video=0)]
+    assert times == [n / 16 for n in range(80)]
+
+
+def test_a_better_quality_is_a_bigger_file(tmp_path):
+    sizes = []
+    for quality in (10, 30):
+        with VideoWriter(tmp_path / f"{quality}.mp4", fps=16, quality=quality) as writer:
+            writer.write(np.random.default_rng(0).random((5, 32, 32, 3)))
+        sizes.append((tmp_path / f"{quality}.mp4").stat().st_size)
+    assert sizes[0] > 2 * sizes[1]
 
 
 def test_a_closed_file_says_how_long_it_is(tmp_path):

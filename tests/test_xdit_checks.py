@@ -2,6 +2,7 @@
 
 import pytest
 
+from xdualparal.checkpoint import Checkpoint
 from xdualparal.xdit.checks import check_command, num_processes
 from xdualparal.xdit.flags import make_parser
 from xdualparal.xdit.models import DUALPARAL_MODELS, TinyWanModel
@@ -19,7 +20,13 @@ def test_a_good_command_gives_its_model(tmp_path):
 
 
 @pytest.mark.parametrize("extra, message", [
-    (dict(extra=["--num_frames", "0"]), "num_frames is 0: give a whole number of 1 or more"),
+    (dict(extra=["--num_frames", "0", "--dualparal_decode", "end"]), "--num_frames is 0, for a video without end, and it would"),
+    (dict(extra=["--num_frames", "0", "--use_parallel_vae"]), "give --dualparal_decode thread or inline, without"),
+    (dict(extra=["--num_frames", "0"], prompt=("--prompt", "a", "b")), "without end, and there are several prompts: give one"),
+    (dict(extra=["--dualparal_stagger", "9", "--num_inference_steps", "8"]), "stagger is 9 and there are 8 steps: give 1 to 8"),
+    (dict(extra=["--dualparal_decode", "here"]), "decode is 'here': give one of thread, inline, end"),
+    (dict(extra=["--dualparal_quality", "52"]), "quality is 52: give 0 to 51"),
+    (dict(extra=["--dualparal_latents_out", "x"], prompt=("--prompt", "a", "b")), "latents_out is one file and there are several"),
     (dict(extra=["--num_frames", "-3"]), "num_frames is -3"),
     (dict(extra=["--num_inference_steps", "0"]), "num_inference_steps is 0"),
     (dict(extra=["--dualparal_context_latents", "9"]), "context_latents is 9 and block_latents is 8.*0 to 8"),
@@ -64,6 +71,19 @@ def test_refuses_to_compile_without_a_compiler(tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(ValueError, match="needs a C.. compiler on the CPU and there is no no-such-compiler"):
         check_command(command(tmp_path, "--use_torch_compile"), 2)
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    flags = ["--dualparal_checkpoint", str(tmp_path / "saved"), "--num_inference_steps", "8"]
+    settings = dict(prompt="a red circle", negative_prompt="", seed=42, num_frames=81, stagger=1)
+    Checkpoint(tmp_path / "saved" / "0", settings).save({}, 1, wait=True)
+    check_command(command(tmp_path, *flags), 2)
+    for flag, value, difference in (
+        ("--seed", "3", "seed was 42 and is 3"), ("--negative_prompt", "grey", "negative_prompt was '' and is 'grey'"),
+        ("--num_frames", "85", "num_frames was 81 and is 85"), ("--dualparal_stagger", "2", "stagger was 1 and is 2"),
+    ):
+        with pytest.raises(ValueError, match=difference):
+            check_command(command(tmp_path, *flags, flag, value), 2)
 
 
 def test_the_folder_is_made(tmp_path):

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from dualparal_testing.processes import free_port
 
-from xdualparal.xdit.launcher import run_environment, split_launch_args, torchrun_command
+from xdualparal.xdit.launcher import run_environment, split_launch_args, worker_environments
+from xdualparal.xdit.models import TINY_WAN_FOLDER
 
 LAUNCHER = [sys.executable, "-m", "xdualparal.xdit.launcher"]
 DEMO = ["--model", "tiny-wan", "--prompt", "a red circle on a dark background", "--num_inference_steps", "2"]
@@ -44,7 +45,7 @@ def test_a_video_from_one_command(tmp_path):
         [seconds] = json.loads((folder / "timings.json").read_text())
         assert seconds > 0
         events = json.loads((folder / "trace.json").read_text())["traceEvents"]
-        assert {event["tid"] for event in events} == set(range(degree))
+        assert {event["tid"] for event in events} == set(range(degree + 1))  # the last one decodes
     assert videos[2].shape == (67, 32, 32, 3)
     assert np.array_equal(videos[1], videos[2])
 
@@ -127,10 +128,11 @@ def test_launch_flags_are_torchruns_and_the_rest_the_runners():
         ["--model", "m", "--nnodes", "2", "--node-rank=1", "--master_addr", "host", "--master_port", "1234", "--seed", "3"]
     )
     assert rest == ["--model", "m", "--seed", "3"]
-    command = torchrun_command(launch, 4, rest)
-    for part in ("--nproc_per_node=4", "--nnodes=2", "--node_rank=1", "--master_addr=host", "--master_port=1234"):
-        assert part in command
-    assert command[-6:] == ["-m", "xdualparal.xdit.runner", *rest]
+    workers = worker_environments(launch, 4)
+    assert [worker["RANK"] for worker in workers] == ["4", "5", "6", "7"]
+    for name, value in dict(MASTER_ADDR="host", MASTER_PORT="1234", WORLD_SIZE="8", LOCAL_WORLD_SIZE="4").items():
+        assert all(worker[name] == value for worker in workers)
+    assert [worker["LOCAL_RANK"] for worker in workers] == ["0", "1", "2", "3"]
 
 
 @pytest.mark.parametrize("cores, processes, threads", [(8, 2, "4"), (2, 2, "1"), (2, 4, "1"), (None, 1, "1")])
@@ -144,5 +146,46 @@ def test_cores_are_shared_out(monkeypatch, cores, processes, threads):
 
 def test_one_node_gets_a_free_port():
     launch, _ = split_launch_args([])
-    ports = {next(p for p in torchrun_command(launch, 1, []) if p.startswith("--master_port")) for _ in range(3)}
-    assert "--master_port=29500" not in ports and launch.nnodes == 1
+    ports = {worker_environments(launch, 1)[0]["MASTER_PORT"] for _ in range(3)}
+    assert "29500" not in ports and launch.nnodes == 1
+
+
+@pytest.mark.processes
+def test_latents_are_kept_and_decoded_again_to_the_same_file(tmp_path):
+    kept = tmp_path / "kept.latents"
+    done = run(*LAUNCHER, *DEMO, "--num_frames", "67", "--dualparal_degree", "1", "--output_directory", str(tmp_path / "run"),
+               "--dualparal_latents_out", str(kept), "--dualparal_quality", "23")
+    assert done.returncode == 0, done.stderr
+    done = run(*LAUNCHER, "decode", str(kept), "--quality", "23")
+    assert done.returncode == 0 and "67 frames are in" in done.stdout, done.stderr
+    [made] = (tmp_path / "run").glob("*.mp4")
+    assert (tmp_path / "kept.mp4").read_bytes() == made.read_bytes()
+
+
+@pytest.mark.parametrize("content, part", [(None, "No such file"), (b"x" * 99, "has no finished block"), (b"", "no finished block")])
+def test_a_file_that_cannot_be_decoded(tmp_path, content, part):
+    file = tmp_path / "file"
+    if content is not None:
+        file.write_bytes(content)
+    done = run(*LAUNCHER, "decode", str(file))
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and part in done.stderr, done.stderr
+
+
+@pytest.mark.processes
+def test_the_report_is_beside_the_video(tmp_path):
+    done = run(*LAUNCHER, *DEMO, "--num_frames", "67", "--dualparal_degree", "2", "--output_directory", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    [file] = [file for file in tmp_path.glob("*.json") if file.name != "timings.json"]
+    report = json.loads(file.read_text())
+    assert (report["frames"], report["passes"], report["blocks_finished"], len(report["ranks"])) == (67, 4, 2, 2)
+    # 2 blocks of 12 latent frames of 16 tokens, 2 branches of dim 128 in float32, 2 steps; back: 12 + 8 frames, once and once
+    assert report["ranks"][0]["sent_bytes"] == 4 * 12 * 16 * 2 * hidden_dim() * 4
+    assert 0 < report["first_segment_s"] <= report["wall_s"] and 0 < report["bubble"] < 1 and report["decode_s"] > 0
+    assert all(rank["peak_bytes"] > 2**27 for rank in report["ranks"])
+    assert re.search(r"waiting stages +\d+\.\d%, \d+\.\d% by the schedule", done.stderr + done.stdout)
+
+
+def hidden_dim():
+    """The demo model's."""
+    config = json.loads((TINY_WAN_FOLDER / "transformer" / "config.json").read_text())
+    return config["num_attention_heads"] * config["attention_head_dim"]

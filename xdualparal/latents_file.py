@@ -51,8 +51,9 @@ class LatentsFile:
 def read_latents(path):
     """Yields (facts, latents) of each block in the file at ``path``; one that was not written to its end is left out.
 
-    Raises ValueError when there is none.
+    Raises ValueError when there is none, OSError when there is no file.
     """
+    open(path, "rb").close()
     empty = True
     for start, end in _texts(path):
         with open(path, "rb") as file:

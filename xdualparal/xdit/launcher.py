@@ -25,7 +25,12 @@ def main(argv=None):
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of image processors that nothing here uses
     enable_host_platform()
-    launch, rest = split_launch_args(sys.argv[1:] if argv is None else argv)
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["decode"]:
+        from .decode_command import main as decode
+
+        return decode(argv[1:])
+    launch, rest = split_launch_args(argv)
     with _quietly():
         processes = _checked_processes(launch, rest)
     sys.exit(supervise([sys.executable, "-m", RUNNER, *rest], worker_environments(launch, processes)))

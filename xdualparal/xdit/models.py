@@ -76,9 +76,10 @@ class DualParalWanModel(xFuserWan21T2VModel):
         args["prompt"] = [NumberedPrompt(prompts[n], n, negative[n]) for n in range(len(prompts))]
         return args
 
-    def checkpoint(self):
+    @classmethod
+    def source(cls):
         """The folder or hub id of the weights."""
-        return self.settings.model_name
+        return cls.settings.model_name
 
     def _load_model(self):
         parallel = self.engine_config.parallel_config
@@ -87,7 +88,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
         layers = layer_ranges(self.num_layers, self.dualparal_config, parallel.pp_degree)[stage]
         with_vae = stage == parallel.pp_degree - 1 or parallel.use_parallel_vae
         return load_wan_stage(
-            checkpoint_folder(self.checkpoint()), stage, parallel.pp_degree, layers, self.dtype, with_vae
+            checkpoint_folder(self.source()), stage, parallel.pp_degree, layers, self.dtype, with_vae
         )
 
     def _post_load_and_state_initialization(self, input_args):
@@ -201,7 +202,8 @@ class TinyWanModel(DualParalWanModel):
         height=32, width=32, num_frames=81, num_inference_steps=50, guidance_scale=1.5, negative_prompt=""
     )
 
-    def checkpoint(self):
+    @classmethod
+    def source(cls):
         """The folder in this package."""
         return TINY_WAN_FOLDER
 
