@@ -17,6 +17,11 @@ import torch
 from .simulate import Span
 
 
+# So many finished blocks may wait for the thread: a decoder that is slower than the passes slows them down, it does not
+# fill the memory.
+WAITING_BLOCKS = 2
+
+
 class Nowhere:
     """For ranks that give nothing."""
 
@@ -89,14 +94,14 @@ class InThread:
 
     def __init__(self, make, plan, meter, device):
         self._make, self._plan, self._meter, self._device = make, plan, meter, device
-        self._blocks, self._segments = queue.Queue(), queue.Queue()
+        self._blocks, self._segments = queue.Queue(maxsize=WAITING_BLOCKS), queue.Queue()
         self._pending = 0
         threading.Thread(target=self._work, daemon=True, name="decode").start()
 
     def add(self, block, latents):
-        """Hands them to the thread. The latents are whole: a Meter waits for the device after each action."""
+        """Hands them to the thread; where it lags behind, waits. The latents are whole: the run has waited for the device."""
         self._pending += 1
-        self._blocks.put((block, latents))
+        self._meter.passes_wait(self._blocks.put, (block, latents))
 
     def ready(self):
         """Yields what the thread has made. Raises what it raised."""
@@ -110,6 +115,8 @@ class InThread:
 
     def close(self):
         """Ends the thread after the block that it decodes now."""
+        while self._pending and not self._blocks.empty():
+            self._blocks.get()
         self._blocks.put(None)
 
     def _next(self):
