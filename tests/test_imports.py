@@ -14,8 +14,9 @@ BELOW = {  # module: what of this package it may import
     "checkpoint": set(), "latents_file": set(), "stopping": set(),
     "simulate": {"schedule"}, "render": {"schedule", "simulate"}, "validate": {"schedule", "render"},
     "meter": {"simulate"}, "tracing": {"simulate"}, "report": {"schedule", "simulate"}, "decoding": {"simulate"},
+    "course": {"schedule"}, "saving": {"latents"},
     "stage": {"feature_cache", "schedule"}, "groups": {"comm"}, "runtime": {"schedule"},
-    "run": {"comm", "decode", "decoding", "latents", "noise", "runtime", "schedule", "sharding"},
+    "run": {"comm", "course", "decode", "decoding", "latents", "noise", "runtime", "saving", "schedule", "sharding"},
     "pipeline": {"attention", "checkpoint", "config", "groups", "latents_file", "meter", "models", "render", "report",
                  "request", "run", "schedule", "sharding", "stage", "stopping", "tracing", "validate"},
     "quality": {"demo"},
@@ -53,4 +54,4 @@ def test_the_schedule_is_standard_library_only():
     tree = ast.parse((PACKAGE / "schedule.py").read_text())
     names = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
     names |= {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
-    assert names == {"re", "dataclasses", "itertools"}
+    assert names == {"re", "dataclasses"}

@@ -11,7 +11,8 @@ from xdualparal.comm import Loop
 from xdualparal.latents import WindowStore
 from xdualparal.meter import Meter
 from xdualparal.runtime import Edges, Runtime
-from xdualparal.schedule import Course, Plan
+from xdualparal.course import Course
+from xdualparal.schedule import Plan
 
 CPU = torch.device("cpu")
 

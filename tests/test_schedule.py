@@ -6,7 +6,7 @@ import pytest
 
 from xdualparal import build_schedule
 from xdualparal.render import time_grid
-from xdualparal.schedule import FORWARD, STEP, Action, Course, Plan, in_order, parse_action, parse_schedule
+from xdualparal.schedule import FORWARD, STEP, Action, Plan, in_order, parse_action, parse_schedule
 
 STAGGERED = [(5, 4, 2, False, 3), (5, 4, 4, True, 2), (3, 5, 2, True, 5), (2, 3, 1, False, 2)]
 DECODED = [(3, 2, 2, False, 1, "thread"), (3, 3, 2, True, 2, "inline"), (2, 2, 1, False, 1, "end")]
@@ -173,24 +173,3 @@ def test_order_respects_needs_and_lists(sizes):
     for row in schedule.rows:
         assert [order[a] for a in row] == sorted(order[a] for a in row)
     assert all(order[need] < place for action, place in order.items() for need in schedule.needs(action))
-
-
-def test_a_course_is_the_plan():
-    schedule = build_schedule(4, 3, 2, stagger=2, decode="thread")
-    course = Course(schedule)
-    assert [tuple(course.actions(row)) for row in range(3)] == list(schedule.rows)
-    assert list(Course(schedule, first_wave=4).actions(0)) == [a for a in schedule.stages[0] if schedule.wave_of(a.block, a.step) >= 4]
-
-
-def test_a_course_that_is_stopped_on_the_way():
-    """It does the same until then, and sends nothing round that nobody will read."""
-    plan = Plan(None, 3, 2, stagger=2)
-    course, done = Course(plan), []
-    for wave in course.waves():
-        done.append(wave)
-        if wave == 5:
-            course.stop_after(7)
-    assert done == list(range(8)) and course.was_stopped
-    needed = {n for wave in range(8) for a in plan.wave_actions(0, wave) for n in plan.needs(a) if n.kind == STEP}
-    steps = [a for a in course.actions(1) if a.kind == STEP]
-    assert {a for a in steps if course.goes_round(a)} == needed == set(course.round_trips())

@@ -13,12 +13,14 @@ import torch
 from tqdm.auto import tqdm
 
 from .comm import IN_FLIGHT, Loop, Receiver, Sender
+from .course import Course
 from .decode import StreamingDecoder, decode_at_once, memory_latents
 from .decoding import AsTheyAre, AtEnd, Inline, InThread, Nowhere, Together
-from .latents import DenoiseStore, WindowStore, apply_guidance, map_tensors
+from .latents import DenoiseStore, WindowStore, apply_guidance
 from .noise import noise_blocks
 from .runtime import Edges, Runtime
-from .schedule import AT_END, FORWARD, INLINE, NO_DECODE, THREAD, Course, Plan
+from .saving import Saving
+from .schedule import AT_END, FORWARD, INLINE, NO_DECODE, THREAD, Plan
 from .sharding import SpatialShard
 
 
@@ -43,13 +45,14 @@ class Run:
     def __init__(self, pipeline, request, meter, stop_sign, checkpoint=None, blocks_kept=0):
         self.pipe, self.config, self.groups, self.stage = pipeline.pipe, pipeline.config, pipeline.groups, pipeline.stage
         self.device, self.vae_on_all_ranks = pipeline.device, pipeline.vae_on_all_ranks
-        self.request, self.meter, self.stop_sign, self.checkpoint = request, meter, stop_sign, checkpoint
+        self.request, self.meter, self.stop_sign = request, meter, stop_sign
         self.plan = make_plan(request, pipeline)
         self.shard = SpatialShard(request.latent_shape[1:], request.patch, *self.groups.shard)
         self.edges, self.passes_done = Edges(), 0
-        self._state = self._saved_state(blocks_kept)
-        self.course = Course(self.plan, self._state["wave"] if self._state else 0)
-        self._finished = {}  # block: whole latents, where a checkpoint may need them
+        memory = memory_latents(self.pipe.vae) if self.plan.decode != NO_DECODE else 0
+        self._is_saved = checkpoint is not None
+        self._saving = Saving(checkpoint, self.groups, self.shard, self.plan, self.config, memory, blocks_kept)
+        self.course = Course(self.plan, self._saving.first_wave)
         self.blocks_finished = self.plan.finished(self.course.first_wave)
         self.segments_given = min(blocks_kept, self.blocks_finished)
         self.first_segment_s = None
@@ -68,12 +71,11 @@ class Run:
                 self.first_segment_s = self.first_segment_s or time.monotonic() - self.started_s
                 yield segment
                 self.segments_given += 1
-            self._end_checkpoint()
-        self._state = None
+            self._end_saving()
 
     def _made(self, runtime, place, cleanup):
-        for block, latents in sorted(self._undecoded().items()):
-            place.add(block, latents)
+        for block, latents in self._saving.undecoded(self.segments_given) if self.groups.is_output else ():
+            place.add(block, latents.to(self.device))
         progress = cleanup.enter_context(self._progress_bar())
         for action, latents in runtime.run():
             progress.update()
@@ -96,8 +98,7 @@ class Run:
         if self.groups.is_output:
             if self._keep_latents is not None:
                 self._keep_latents(block, whole)
-            if self.checkpoint is not None:
-                self._finished[block] = whole.cpu()
+            self._saving.remember(block, whole)
         place.add(block, whole)
 
     # What a run is made of.
@@ -109,10 +110,11 @@ class Run:
         cleanup.enter_context(stage_run.cache.installed())
         windows = denoise = None
         if self.stage.is_first:
-            windows = WindowStore(self.config, self.plan, self._noise(), self.device, self._standing())
+            windows = WindowStore(self.config, self.plan, self._noise(), self.device, self._saving.standing())
         if self.stage.is_last:
             self._denoise = denoise = DenoiseStore(
-                lambda: self.request.make_scheduler(self.device), timesteps, self._noise(), self.device, self._in_flight()
+                lambda: self.request.make_scheduler(self.device), timesteps, self._noise(), self.device,
+                self._saving.in_flight(),
             )
         self._draw_all_noise()
         self.edges = self._edges(stage_run)
@@ -204,7 +206,7 @@ class Run:
         decoder, missing = StreamingDecoder(self.pipe.vae), self.request.num_frames
         cleanup.callback(decoder.close)
         if self.segments_given:
-            decoder.warm_up(self._latents_before(self.segments_given).to(self.device))
+            decoder.warm_up(self._saving.latents_before(self.segments_given).to(self.device))
             missing -= self._frames_given()
 
         def make(latents):
@@ -218,8 +220,8 @@ class Run:
         return make
 
     def _decode_together(self, latents):
-        """All frames, on every rank of the replica; ``latents``: on the output rank. The segment there."""
-        if latents is None:
+        """All frames, on every rank of the replica; ``latents``: those of the output rank count. The segment there."""
+        if not self.groups.is_output:
             frames = self.config.first_latent(self.plan.finished(self.course.end))
             channels, height, width = self.request.latent_shape
             latents = torch.empty(1, channels, frames, height, width, device=self.device)
@@ -229,92 +231,21 @@ class Run:
     def _as_asked(self, frames):
         return self.pipe.video_processor.postprocess_video(frames, output_type=self.request.output_type)[0]
 
-    # Ending early, saving and going on.
+    # Ending early and saving.
 
     def _at_wave(self, wave):
         last = self.stop_sign.last_wave(wave)
         if last is not None:
             self.course.stop_after(last)
-        started = wave - self.course.first_wave
-        if self.checkpoint is not None and self.stage.is_last and started and started % self.config.checkpoint_waves == 0:
-            self._save(wave)
+        done = wave - self.course.first_wave
+        if self._is_saved and self.stage.is_last and done and done % self.config.checkpoint_waves == 0:
+            self._saving.save(wave, self._denoise.state(), self.segments_given)
 
-    def _end_checkpoint(self):
-        """Nothing is left to go on from when the video is finished; a run that was ended early can go on."""
-        if self.checkpoint is None or not self.stage.is_last:
+    def _end_saving(self):
+        """Nothing is left to go on from when the video is finished; a run that was ended early can be gone on with."""
+        if not self._is_saved or not self.stage.is_last:
             return
         if self.course.was_stopped:
-            self._save(self.course.end, wait=True)
+            self._saving.save(self.course.end, self._denoise.state(), self.segments_given, wait=True)
         elif self.groups.is_output:
-            self.checkpoint.remove()
-
-    def _save(self, wave, wait=False):
-        """Saves the state before ``wave``. Every rank of the last stage takes part; the output rank writes."""
-        def whole(tensor):
-            if tensor.dim() != 5:  # not latents
-                return tensor.cpu()
-            return self.shard.join(self.groups.join_shards(tensor)).cpu()
-
-        in_flight = map_tensors(self._denoise.state(), whole)
-        if self.groups.is_output:
-            self._forget_blocks()
-            state = dict(
-                wave=wave, in_flight=in_flight, finished=dict(self._finished), segments_given=self.segments_given
-            )
-            self.checkpoint.save(state, wave, wait)
-
-    def _forget_blocks(self):
-        """Keeps what a run that goes on needs: blocks that the caller has not got, and what a decoder remembers of
-        those before them."""
-        memory = memory_latents(self.pipe.vae) if self.plan.decode != NO_DECODE else 1
-        needed_from = self.config.first_latent(self.segments_given) - memory
-        for block in list(self._finished)[:-1]:  # the last one is the previous context of the next
-            if self.config.first_latent(block + 1) <= needed_from:
-                del self._finished[block]
-
-    def _saved_state(self, blocks_kept):
-        """The state to go on from, on every rank of the replica, or None; the output rank reads it."""
-        if self.checkpoint is None:
-            return None
-        found, error = None, None
-        if self.groups.is_output:
-            try:
-                found = self.checkpoint.load()
-            except (ValueError, OSError) as problem:
-                error = str(problem)
-            if found and blocks_kept < found["segments_given"]:
-                error = (
-                    f"{found['segments_given']} blocks of the video were written before the checkpoint and only "
-                    f"{blocks_kept} are there: put the video's file back, or delete the checkpoint to start anew"
-                )
-        found, error = self.groups.share_object((found, error))
-        if error is not None:
-            raise ValueError(error)
-        return found
-
-    def _in_flight(self):
-        return map_tensors(self._state["in_flight"], self._own_part) if self._state else {}
-
-    def _standing(self):
-        """{(block, step): this rank's latents} of what stands at the first wave."""
-        if not self._state:
-            return {}
-        standing, finished = {}, self._state["finished"]
-        for block, step in self.plan.standing(self.course.first_wave):
-            latents = finished[block] if step == self.plan.num_steps - 1 else self._state["in_flight"][block][0]
-            standing[block, step] = self._own_part(latents)
-        return standing
-
-    def _own_part(self, tensor):
-        return self.shard.take(tensor) if tensor.dim() == 5 else tensor
-
-    def _undecoded(self):
-        """The finished blocks of an earlier run whose segments the caller has not got."""
-        if not self._state or not self.groups.is_output:
-            return {}
-        self._finished = dict(self._state["finished"])
-        return {block: latents.to(self.device) for block, latents in self._finished.items() if block >= self.segments_given}
-
-    def _latents_before(self, block):
-        finished = self._state["finished"]
-        return torch.cat([finished[n] for n in sorted(finished) if n < block], dim=2)
+            self._saving.end()

@@ -27,7 +27,7 @@ class Edges(NamedTuple):
 class Runtime:
     """One rank of one run.
 
-    ``course``: a schedule.Course. ``stage_run``: see stage.StageRun. ``windows`` (latents.WindowStore): on the first
+    ``course``: a course.Course. ``stage_run``: see stage.StageRun. ``windows`` (latents.WindowStore): on the first
     stage. ``denoise`` (latents.DenoiseStore): on the last one, with ``guide``, which makes one prediction of the
     branches'. ``meter``: see meter.Meter. ``at_wave``: is called with each wave before it starts.
     """
