@@ -181,6 +181,14 @@ def test_a_rank_that_hangs_is_found(tmp_path):
         assert re.search(r"error: rank 1, stage 1: waits for rank 0 to .* for \d+ s, more than 4 s: .* hangs", run.output())
 
 
+def test_numbers_that_are_none_end_the_run(tmp_path):
+    """Guidance so strong that it overflows."""
+    with Started(tmp_path / "run", "--guidance_scale", "1e39", checkpoint=False) as run:
+        assert run.ended() == 1
+        [line] = [line for line in run.output().splitlines() if line.startswith("xdit-dualparal: error")]
+    assert "rank 1, stage 1, " in line and "the prediction of block 0 at step 0 has a NaN or an infinity" in line
+
+
 def test_when_the_launcher_is_killed_nothing_is_left(tmp_path):
     with Started(tmp_path / "run") as run:
         run.wait_for_passes()

@@ -75,7 +75,7 @@ def test_refuses_to_compile_without_a_compiler(tmp_path, monkeypatch):
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     flags = ["--dualparal_checkpoint", str(tmp_path / "saved"), "--num_inference_steps", "8"]
-    settings = dict(prompt="a red circle", negative_prompt="", seed=42, num_frames=81, stagger=1)
+    settings = dict(model_name="tiny-wan", prompt="a red circle", negative_prompt="", seed=42, num_frames=81, stagger=1)
     Checkpoint(tmp_path / "saved" / "0", settings).save({}, 1, wait=True)
     check_command(command(tmp_path, *flags), 2)
     for flag, value, difference in (
@@ -84,6 +84,8 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     ):
         with pytest.raises(ValueError, match=difference):
             check_command(command(tmp_path, *flags, flag, value), 2)
+    with pytest.raises(ValueError, match="model_name was 'tiny-wan' and is 'Wan2.1-T2V'"):
+        check_command(command(tmp_path, *flags, model="Wan2.1-T2V"), 2)
 
 
 def test_the_folder_is_made(tmp_path):

@@ -182,7 +182,7 @@ class DualParalPipeline:
         if self.config.checkpoint is None:
             return None
         own = dict(block_latents=self.config.block_latents, context_latents=self.config.context_latents,
-                   stagger=self.config.stagger, model=self._model_digest())
+                   stagger=self.config.stagger, model_name=self.model_name, model=self._model_digest())
         return Checkpoint(self.config.checkpoint, request.settings() | own)
 
     def _model_digest(self):

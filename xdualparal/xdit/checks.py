@@ -125,6 +125,7 @@ def _check_checkpoint(args, model, config):
         wanted = {name: _value(args, model, name) for name in names}
         wanted |= {name: getattr(config, name) for name in ("block_latents", "context_latents", "stagger")}
         wanted |= dict(prompt=prompt, negative_prompt=negative[number if len(negative) > 1 else 0] if negative else "")
+        wanted |= dict(model_name=args["model"])
         check_same(folder, manifest["settings"], wanted)
 
 
