@@ -132,5 +132,8 @@ def test_a_closed_file_says_how_long_it_is(tmp_path):
         assert container.streams.video[0].frames == 10
 
 
-def test_nothing_written(tmp_path):
-    VideoWriter(tmp_path / "a.mp4", fps=16).close()
+def test_nothing_written_leaves_what_was_there(tmp_path, whole):
+    writer = VideoWriter(tmp_path / "whole.mp4", fps=16)
+    assert (tmp_path / "whole.mp4").read_bytes() == whole
+    writer.close()
+    assert (tmp_path / "whole.mp4").read_bytes() == whole and len(list(tmp_path.iterdir())) == 1

@@ -30,7 +30,8 @@ class VideoWriter:
     While it grows the mp4 is fragmented: it plays up to the last segment at every moment, also if the process is killed.
     Closing makes it an ordinary one. Every segment is encoded on its own, so a video that was ended can be gone on with
     after any of them, to the same bytes. ``fps``: frames a second. ``quality``: H.264's constant rate factor, 0 to 51.
-    ``frames_kept``: so many frames of the file that is there stay, see ``frames_in``; they must end with a segment.
+    ``frames_kept``: so many frames of the file that is there stay, see ``frames_in``; they must end with a segment. A file
+    that is there stays as it is until the first segment is written.
     """
 
     def __init__(self, path, fps, quality=QUALITY, frames_kept=0):
@@ -38,11 +39,11 @@ class VideoWriter:
         self.frames_written = 0
         self._lock = threading.Lock()
         self._fragments = 0
-        grown = self.path.with_name(self.path.name + ".part")
-        self._file = open(grown, "wb")
+        self._unfinished = self.path.with_name(self.path.name + ".part")
+        self._file = open(self._unfinished, "wb")
         if frames_kept:
             self._copy(frames_kept)
-        os.replace(grown, self.path)
+            os.replace(self._unfinished, self.path)
 
     def __enter__(self):
         return self
@@ -54,13 +55,11 @@ class VideoWriter:
         """Appends a segment of ``frames``: (frames, height, width, 3), uint8, or floats in 0..1. It is in the file when
         this returns."""
         frames = _as_uint8(frames)
-        with self._lock, self._segment() as container:
-            stream = self._encoder(container, *frames.shape[2:0:-1])
-            for number, frame in enumerate(frames, self.frames_written):
-                picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
-                picture.pts, picture.duration = number * TICKS, TICKS
-                container.mux(stream.encode(picture))
-            container.mux(stream.encode())
+        with self._lock:
+            with self._segment() as container:
+                self._encode(frames, container)
+            if not self.frames_written:
+                os.replace(self._unfinished, self.path)
             self.frames_written += len(frames)
 
     def close(self):
@@ -70,6 +69,16 @@ class VideoWriter:
                 self._file.close()
                 if self.frames_written:
                     self._make_ordinary()
+                else:
+                    self._unfinished.unlink()
+
+    def _encode(self, frames, container):
+        stream = self._encoder(container, *frames.shape[2:0:-1])
+        for number, frame in enumerate(frames, self.frames_written):
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            picture.pts, picture.duration = number * TICKS, TICKS
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
 
     def _encoder(self, container, width, height):
         options = {"crf": str(self.quality), "x264-params": X264}
@@ -107,11 +116,10 @@ class VideoWriter:
                 self.frames_written += 1
 
     def _make_ordinary(self):
-        done = self.path.with_name(self.path.name + ".part")
-        with av.open(str(self.path)) as source, av.open(str(done), "w", format="mp4") as container:
+        with av.open(str(self.path)) as source, av.open(str(self._unfinished), "w", format="mp4") as container:
             for packet in _whole_packets(source, self.path):
                 _put(packet, container)
-        os.replace(done, self.path)
+        os.replace(self._unfinished, self.path)
 
 
 def _put(packet, container):

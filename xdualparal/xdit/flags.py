@@ -32,7 +32,8 @@ def make_parser():
         prog="xdit-dualparal",
         description="xDiT with DualParal: long videos, pipelined over GPUs. Takes every flag of xdit; "
         "--dualparal_degree turns DualParal on. --nnodes, --node_rank, --master_addr, --master_port and "
-        "--nproc_per_node go to torchrun.",
+        "--nproc_per_node start it on several machines, as with torchrun. xdit-dualparal decode FILE decodes latents that "
+        "were kept.",
     )
     xFuserArgs.add_runner_args(parser)
     add_dualparal_args(parser)
