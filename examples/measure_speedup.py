@@ -16,29 +16,30 @@ import tempfile
 from pathlib import Path
 
 from xdualparal.schedule import parse_action
-from xdualparal.simulate import Span, Trace
+from xdualparal.simulate import Span, make_trace
 
 
 def run_once(degree, num_frames, folder):
-    """Seconds that the demo video takes with ``degree`` stages, one thread a process."""
+    """Seconds that the demo video takes with ``degree`` stages, one thread a process for the passes. One process decodes
+    between them, so that it is one thread; two decode as they do by default, beside them."""
     command = [
         "xdit-dualparal", "--model", "tiny-wan", "--prompt", "a red circle on a dark background",
         "--num_frames", str(num_frames), "--dualparal_degree", str(degree), "--output_directory", folder,
-        "--dualparal_trace", f"{folder}/trace.json",
+        "--dualparal_trace", f"{folder}/trace.json", "--dualparal_decode", "inline" if degree == 1 else "thread",
     ]
     environment = dict(os.environ, OMP_NUM_THREADS="1")
     subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return json.loads((Path(folder) / "timings.json").read_text())[-1]
 
 
-def recorded_trace(file):
-    """The Trace (seconds) in a file that --dualparal_trace wrote."""
+def recorded_trace(file, degree):
+    """The Trace (seconds) in a file that --dualparal_trace wrote for ``degree`` stages."""
     rows = {}
     for event in json.loads(Path(file).read_text())["traceEvents"]:
         start = event["ts"] / 1e6
         span = Span(parse_action(event["args"]["action"]), start, start + event["dur"] / 1e6)
         rows.setdefault(event["tid"], []).append(span)
-    return Trace(tuple(tuple(rows[stage]) for stage in sorted(rows)))
+    return make_trace([rows[stage] for stage in sorted(rows)], degree)
 
 
 def main():
@@ -51,7 +52,7 @@ def main():
     for _ in range(arguments.runs):
         one.append(run_once(1, arguments.num_frames, folder))
         two.append(run_once(2, arguments.num_frames, folder))
-        overlaps.append(recorded_trace(f"{folder}/trace.json").overlap())
+        overlaps.append(recorded_trace(f"{folder}/trace.json", 2).overlap())
         print(f"1 process {one[-1]:.2f} s   2 processes {two[-1]:.2f} s   ratio {one[-1] / two[-1]:.2f}", flush=True)
     shutil.rmtree(folder)
     ratios = [a / b for a, b in zip(one, two)]
