@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from xdualparal.latents_file import LatentsFile, read_latents
 
@@ -47,6 +48,20 @@ def test_blocks_that_are_missing_are_asked_for(tmp_path):
     write(tmp_path / "a", BLOCKS[:1])
     with pytest.raises(ValueError, match="has 1 blocks and the checkpoint goes on after 2: put the file back"):
         LatentsFile(tmp_path / "a", {}, 2)
+
+
+def test_blocks_of_another_run_do_not_count(tmp_path):
+    with LatentsFile(tmp_path / "a", {"run": "one"}) as file:
+        file.append(0, BLOCKS[0])
+    with pytest.raises(ValueError, match="has 0 blocks and the checkpoint goes on after 1"):
+        LatentsFile(tmp_path / "a", {"run": "two"}, 1)
+    LatentsFile(tmp_path / "a", {"run": "one"}, 1).__exit__()
+
+
+def test_an_ordinary_safetensors_file_is_refused(tmp_path):
+    save_file({"weight": BLOCKS[0]}, tmp_path / "a")
+    with pytest.raises(ValueError, match="is no file of latents: give one that"):
+        list(read_latents(tmp_path / "a"))
 
 
 def test_another_file_is_no_file_of_latents(tmp_path):

@@ -1,5 +1,7 @@
 """Runs that are ended on the way."""
 
+from itertools import islice
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,9 @@ from dualparal_testing.runs import Case, engine_config
 from dualparal_testing.small_wan import small_pipeline
 
 from xdualparal import DualParalPipeline
-from xdualparal.stopping import StopSign
+from xdualparal.course import Course
+from xdualparal.schedule import Plan
+from xdualparal.stopping import LEAD_WAVES, StopSign, waves_to_go
 
 
 class Store(dict):
@@ -22,17 +26,27 @@ class Store(dict):
 
 def test_any_rank_asks_and_one_decides():
     store = Store()
-    first, second = StopSign(store, "run", True, 50), StopSign(store, "run", False, 50)
+    first, second = StopSign(store, "run", True, 5), StopSign(store, "run", False, 5)
     assert first.last_wave(7) is None and second.last_wave(7) is None
     second.ask()
     assert second.last_wave(8) is None  # it has said so; the first has not looked yet
     assert first.last_wave(8) == 8 + 5 == second.last_wave(9) == first.last_wave(9)
 
 
-def test_few_steps_still_leave_time_for_all_to_know():
-    sign = StopSign(Store(), "run", True, 3)
-    sign.ask()
-    assert sign.last_wave(0) == 4
+@pytest.mark.parametrize("steps, stagger", [(50, 1), (30, 1), (10, 1), (50, 5), (50, 50), (3, 2), (1, 1)])
+def test_nobody_waits_for_messages_that_will_not_be(steps, stagger):
+    """In whatever wave it is decided: what the first stage has begun to let in by then belongs to waves that are done."""
+    plan = Plan(None, steps, 2, stagger)
+    to_go = waves_to_go(plan, plan.messages_ahead)
+    trips = [plan.wave_of(a.block, a.step) for a in islice(Course(plan).round_trips(), 12000)]
+    for decided in range(3 * steps):
+        used = sum(wave <= decided for wave in trips)  # a rank that is a wave ahead has used all of this wave's
+        assert trips[used + plan.messages_ahead - 1] < decided + to_go
+
+
+def test_a_tenth_of_the_steps_is_nearly_done():
+    assert waves_to_go(Plan(None, 100, 2, 100), 3) == 10
+    assert waves_to_go(Plan(1, 3, 2), 3) >= LEAD_WAVES
 
 
 ENDLESS = Case("", num_frames=0, num_steps=5)
@@ -58,5 +72,5 @@ def test_an_endless_video_begins_as_a_long_one(degrees):
     latents, _ = results[-1]
     assert all(was_stopped for _, was_stopped in results)
     assert latents.shape[2] >= ENDLESS.config().first_latent(3)
-    longer = Case("", num_frames=200, num_steps=5).sequential().numpy()[:, :, :latents.shape[2]]
+    longer = Case("", num_frames=600, num_steps=5).sequential().numpy()[:, :, :latents.shape[2]]
     assert np.abs(latents - longer).max() / np.abs(longer).max() <= 1e-5

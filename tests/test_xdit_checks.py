@@ -26,6 +26,7 @@ def test_a_good_command_gives_its_model(tmp_path):
     (dict(extra=["--dualparal_stagger", "9", "--num_inference_steps", "8"]), "stagger is 9 and there are 8 steps: give 1 to 8"),
     (dict(extra=["--dualparal_decode", "here"]), "decode is 'here': give one of thread, inline, end"),
     (dict(extra=["--dualparal_quality", "52"]), "quality is 52: give 0 to 51"),
+    (dict(extra=["--use_parallel_vae", "--dualparal_checkpoint", "x"]), "saves what was decoded: leave one out"),
     (dict(extra=["--dualparal_latents_out", "x"], prompt=("--prompt", "a", "b")), "latents_out is one file and there are several"),
     (dict(extra=["--num_frames", "-3"]), "num_frames is -3"),
     (dict(extra=["--num_inference_steps", "0"]), "num_inference_steps is 0"),

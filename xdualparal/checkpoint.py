@@ -57,8 +57,9 @@ class Checkpoint:
         self._raise_error()
 
     def remove(self):
-        """Deletes the saved state: the run is finished."""
-        self.finish()
+        """Deletes the saved state: the run is finished, whether or not an earlier state could be saved."""
+        if self._saving is not None:
+            self._saving.join()
         for file in [self._folder / _MANIFEST, *self._folder.glob("state-*.pt*")]:
             file.unlink(missing_ok=True)
 

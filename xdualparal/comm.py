@@ -8,12 +8,17 @@ handles are kept, what is in flight is bounded, receives are posted ahead, and s
 """
 
 from collections import deque
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
 # Two messages in flight: one is used or made while the next one travels. More only adds memory.
 IN_FLIGHT = 2
+
+# A message is waited for from the moment it is let in, which can be a wave of passes before it is sent: torch's limits (10
+# minutes with NCCL) are shorter than that may take. What hangs is found by who watches the passes.
+NO_TIMEOUT = timedelta(days=7)
 
 
 class Sender:
@@ -86,7 +91,7 @@ def make_edge_groups(pipelines, backend, device):
     An edge has its own group, because on a shared one large messages both ways can wait for each other.
     """
     edges = [(a, b) for ranks in pipelines if len(ranks) > 1 for a, b in zip(ranks, ranks[1:] + ranks[:1])]
-    groups = {edge: dist.new_group(list(edge), backend=backend) for edge in edges}
+    groups = {edge: dist.new_group(list(edge), timeout=NO_TIMEOUT, backend=backend) for edge in edges}
     for edge, group in groups.items():
         _connect(*edge, group, device)
     return groups

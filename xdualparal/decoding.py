@@ -134,7 +134,8 @@ class InThread:
     def _decoded(self, block, latents):
         start = time.monotonic()
         try:
-            segment = self._make(latents)  # ends on the CPU, so it has waited for the stream
+            segment = self._make(latents)
+            self._meter.synchronize()  # this thread's stream: others may read it now
         except BaseException as error:  # it belongs to the caller, who raises it
             return None, error
         self._meter.add(Span(self._plan.decode_action(block), start, time.monotonic()))

@@ -25,7 +25,7 @@ class LatentsFile:
 
     def __init__(self, path, facts, blocks_kept=0):
         self._facts = facts
-        ends = [end for _, end in _texts(path)] if blocks_kept else []
+        ends = [end for _, end in _texts(path, facts.get("run"))] if blocks_kept else []
         if len(ends) < blocks_kept:
             raise ValueError(
                 f"{path} has {len(ends)} blocks and the checkpoint goes on after {blocks_kept}: put the file back, or "
@@ -65,8 +65,8 @@ def read_latents(path):
         raise ValueError(f"{path} has no finished block: give a file that --dualparal_latents_out wrote")
 
 
-def _texts(path):
-    """(start, end) of each whole text in the file."""
+def _texts(path, run=None):
+    """(start, end) of each whole text in the file; only those of ``run``, where that is given."""
     size, start = Path(path).stat().st_size if Path(path).exists() else 0, 0
     while start + 8 <= size:
         with open(path, "rb") as file:
@@ -76,6 +76,10 @@ def _texts(path):
             if header_end > size:
                 return
             header = _header(head + file.read(header_end - start - 8))
+        if "__metadata__" not in header or _NAME not in header:
+            raise ValueError(f"{path} is no file of latents: give one that --dualparal_latents_out wrote")
+        if run is not None and header["__metadata__"].get("run") != run:
+            return
         end = header_end + max(one["data_offsets"][1] for name, one in header.items() if name != "__metadata__")
         if end > size:
             return

@@ -27,7 +27,7 @@ class Meter:
     """
 
     def __init__(self, synchronize, keeps_spans=False, tell=lambda text: None):
-        self._synchronize, self._keeps_spans, self._tell = synchronize, keeps_spans, tell
+        self.synchronize, self._keeps_spans, self._tell = synchronize, keeps_spans, tell
         self.spans = []
         self.busy_s = {}
         self.count = {}
@@ -39,7 +39,7 @@ class Meter:
         """``function(*args)``, the action's; measures it."""
         self._begin(f"action {action}")
         result = function(*args)
-        self._synchronize()
+        self.synchronize()
         self.add(Span(action, self.doing.since, time.monotonic()))
         self._nothing()
         return result

@@ -24,7 +24,7 @@ from .request import Request, digest
 from .run import Run, make_plan
 from .schedule import whole_schedule
 from .sharding import check_even_split, check_heads
-from .stopping import StopSign
+from .stopping import StopSign, waves_to_go
 from .tracing import gather_trace
 from .validate import check_schedule
 
@@ -127,9 +127,9 @@ class DualParalPipeline:
 
     def stop(self):
         """Ends the run under way soon: blocks that are nearly done are finished. From any thread of any rank."""
-        self._stop_is_asked = True
-        if self._stop_sign is not None:
-            self._stop_sign.ask()
+        self._stop_is_asked, sign = True, self._stop_sign
+        if sign is not None:
+            sign.ask()
 
     def _request(self, prompt, output_type, options):
         request = Request(self.pipe, prompt=prompt, output_type=output_type, **options)
@@ -139,6 +139,8 @@ class DualParalPipeline:
                 f"guidance_scale is {request.guidance_scale}, so there is one branch, and CFG parallelism computes "
                 "two: give a guidance_scale above 1, or leave CFG parallelism out"
             )
+        if self.config.checkpoint and self.vae_on_all_ranks:
+            raise ValueError("the parallel VAE decodes at the end and a checkpoint saves what was decoded: leave one out")
         if request.is_endless and (self.vae_on_all_ranks or self.config.decode == "end"):
             raise ValueError("num_frames is 0, for a video without end, which cannot be decoded at the end: decode inline")
         check_schedule(whole_schedule(_short(make_plan(request, self))))
@@ -153,7 +155,7 @@ class DualParalPipeline:
     def _segments(self, run):
         with self._latents_file(run) as keep_latents:
             yield from run.segments(keep_latents)
-        self._stop_sign, self.was_stopped = None, run.course.was_stopped
+        self._stop_sign, self._stop_is_asked, self.was_stopped = None, False, run.course.was_stopped
         self.report = make_report(run)
         if self.config.trace and self.groups.in_last_pipeline:
             trace = gather_trace(run.meter.spans, self.groups.pipeline)
@@ -166,14 +168,16 @@ class DualParalPipeline:
         if self.config.latents_out is None or not self.is_output_rank:
             yield None
             return
-        facts = dict(model=self.model_name, num_frames=str(run.request.num_frames))
+        own = digest(repr(sorted(run.request.settings().items())).encode())
+        facts = dict(model=self.model_name, num_frames=str(run.request.num_frames), run=own)
         with LatentsFile(self.config.latents_out, facts, run.blocks_finished) as file:
             yield file.append
 
     def _new_stop_sign(self, request):
         store = torch.distributed.distributed_c10d._get_default_store()  # torch has no public way to it
         name = f"xdualparal {self.groups.replica_name} run {next(self._run_numbers)}"
-        self._stop_sign = StopSign(store, name, self.groups.decides, request.num_inference_steps)
+        plan = make_plan(request, self)
+        self._stop_sign = StopSign(store, name, self.groups.decides, waves_to_go(plan, plan.messages_ahead))
         if self._stop_is_asked:
             self._stop_sign.ask()
         return self._stop_sign
@@ -182,7 +186,7 @@ class DualParalPipeline:
         if self.config.checkpoint is None:
             return None
         own = dict(block_latents=self.config.block_latents, context_latents=self.config.context_latents,
-                   stagger=self.config.stagger, model_name=self.model_name, model=self._model_digest())
+                   stagger=self.config.stagger, model_name=self.model_name, model=self._model_digest(), tiling=bool(self.pipe.vae and self.pipe.vae.use_tiling))
         return Checkpoint(self.config.checkpoint, request.settings() | own)
 
     def _model_digest(self):

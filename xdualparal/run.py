@@ -159,10 +159,8 @@ class Run:
             return Edges(latents_in=loop, latents_out=loop)
         sender = Sender(*self.groups.edge_out())
         if self.stage.is_first:
-            # The first stage works up to a wave ahead of the last one, and reads latents a wave after they were made. A
-            # wave's worth is let in meanwhile: else each would wait for the other to take what it sends.
             shapes, dtype = map(self._latents_shape, self.course.round_trips()), torch.float32
-            ahead = self.plan.most_passes + IN_FLIGHT
+            ahead = self.plan.messages_ahead
         else:
             passes = (action for action in self.course.actions(self.stage.index) if action.kind == FORWARD)
             shapes, dtype, ahead = map(stage_run.hidden_shape, passes), stage_run.dtype, IN_FLIGHT
@@ -221,6 +219,8 @@ class Run:
 
     def _decode_together(self, latents):
         """All frames, on every rank of the replica; ``latents``: those of the output rank count. The segment there."""
+        if not self.plan.finished(self.course.end):
+            return None
         if not self.groups.is_output:
             frames = self.config.first_latent(self.plan.finished(self.course.end))
             channels, height, width = self.request.latent_shape

@@ -92,6 +92,15 @@ class Plan:
         most = -(-self.num_steps // self.stagger)
         return most if self.num_blocks is None else min(most, self.num_blocks)
 
+    @property
+    def messages_ahead(self):
+        """How many blocks' latents the first stage lets in before it needs them: a wave's, and two that are under way.
+
+        It works up to a wave ahead of the last stage, and reads latents a wave after they were made. If it let in fewer,
+        each could wait for the other to take what it sends.
+        """
+        return self.most_passes + 2
+
     def wave_of(self, block, step):
         """The wave of the pass (block, step)."""
         return block * self.stagger + step

@@ -5,23 +5,35 @@ Knows: torch.distributed's store. Must not know: what a wave computes, or who as
 
 from torch.distributed import DistNetworkError
 
-# A rank lets messages in ahead of its needs, up to a wave's worth and two more (comm.IN_FLIGHT), which can reach two waves
-# ahead, and may itself be a wave ahead of the one that decides; so what is decided in one wave all know before they plan
-# the fourth after it.
+# A rank may be a wave ahead of the one that decides, and begins to let a wave's messages in up to two waves before.
 LEAD_WAVES = 4
 
 
+def waves_to_go(plan, messages_ahead):
+    """How many waves a run goes on after it was decided that it ends. What is finished in a tenth of the steps is nearly
+    done; and no rank may have begun to wait for messages of waves that will not be.
+
+    The first stage lets ``messages_ahead`` in ahead of its needs: while the pipeline fills, when a wave has few passes,
+    they are those of many waves.
+    """
+    reach, messages = 0, 0
+    while messages < messages_ahead and (plan.num_waves is None or reach < plan.num_waves):
+        messages += len(plan.passes(reach))
+        reach += 1
+    return max(LEAD_WAVES, reach + 2, -(-plan.num_steps // 10))
+
+
 class StopSign:
-    """Ends a run early. Blocks that are nearly done are finished: in a tenth of the steps, or in LEAD_WAVES waves.
+    """Ends a run early, ``waves_to_go`` after it was decided.
 
     ``store``: torch.distributed's. ``name``: the run's, the same on its ranks and no other's. ``decides``: whether this
     rank says which wave is the last; one of them does.
     """
 
-    def __init__(self, store, name, decides, num_steps):
+    def __init__(self, store, name, decides, waves_to_go):
         self._store, self._decides = store, decides
         self._asked, self._waves = f"{name}/asked", f"{name}/waves"
-        self._waves_to_go = max(LEAD_WAVES, -(-num_steps // 10))
+        self._waves_to_go = waves_to_go
         self._is_asked_here, self._is_reachable = False, True
 
     def ask(self):

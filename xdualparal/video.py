@@ -3,6 +3,7 @@
 Knows: PyAV and the container. Must not know: where frames come from.
 """
 
+import logging
 import os
 import threading
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import av
 import numpy as np
+
+logger = logging.getLogger(__name__)
 
 # H.264's constant rate factor: 18 is close to visually lossless (x264's own guide: 17-18).
 QUALITY = 18
@@ -67,10 +70,7 @@ class VideoWriter:
         with self._lock:
             if not self._file.closed:
                 self._file.close()
-                if self.frames_written:
-                    self._make_ordinary()
-                else:
-                    self._unfinished.unlink()
+                self._finish()
 
     def _encode(self, frames, container):
         stream = self._encoder(container, *frames.shape[2:0:-1])
@@ -114,6 +114,14 @@ class VideoWriter:
             for packet in islice(_whole_packets(source, self.path), frames):
                 _put(packet, container)
                 self.frames_written += 1
+
+    def _finish(self):
+        try:
+            if self.frames_written:
+                self._make_ordinary()
+        except OSError as error:  # it plays as it is
+            logger.warning("%s stays fragmented, it could not be written anew: %s", self.path, error)
+        self._unfinished.unlink(missing_ok=True)
 
     def _make_ordinary(self):
         with av.open(str(self.path)) as source, av.open(str(self._unfinished), "w", format="mp4") as container:

@@ -96,6 +96,10 @@ def _check_dualparal(args, model):
             _check_writable(Path(getattr(config, name)).parent, f"the folder of --dualparal_{name}")
     if config.latents_out and len(_prompts(args)) > 1:
         raise ValueError("--dualparal_latents_out is one file and there are several prompts: give one prompt")
+    if config.checkpoint and args["use_parallel_vae"]:
+        raise ValueError(
+            "--use_parallel_vae decodes at the end and --dualparal_checkpoint saves what was decoded: leave one out"
+        )
     if config.checkpoint:
         _check_checkpoint(args, model, config)
 

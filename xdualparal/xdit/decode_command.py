@@ -26,9 +26,9 @@ def main(argv):
     try:
         facts, _ = next(read_latents(arguments.file))  # what is wrong shows before the VAE is loaded
         model = _model(arguments.model or facts["model"])
+        frames = decode(arguments, model, facts, output)
     except (OSError, ValueError) as error:
         refuse(error)
-    frames = decode(arguments, model, facts, output)
     tqdm.write(f"{frames} frames are in {output}")
 
 

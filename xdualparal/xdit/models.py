@@ -140,7 +140,10 @@ class DualParalWanModel(xFuserWan21T2VModel):
 
     def _blocks_kept(self, path, config, input_args):
         """How many whole blocks the video file of an earlier run has; without a checkpoint nothing is kept."""
-        if config.checkpoint is None or not self.dualparal.is_output_rank or read_manifest(config.checkpoint) is None:
+        if config.checkpoint is None or not self.dualparal.is_output_rank:
+            return 0
+        if read_manifest(config.checkpoint) is None:
+            path.unlink(missing_ok=True)  # another run's: its frames must not be taken for this one's
             return 0
         return config.whole_blocks(frames_in(path), input_args["num_frames"], self.frames_per_latent)
 

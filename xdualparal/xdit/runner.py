@@ -44,9 +44,11 @@ def main():
     try:
         was_stopped = _run(DualParalRunner(args, model_class, watch), args)
     except Exception as error:
-        watch.failed(error)
-        if has_launcher():
-            os._exit(1)  # the launcher says why; other threads may wait for ranks that are gone
+        try:
+            watch.failed(error)
+        finally:
+            if has_launcher():
+                os._exit(1)  # the launcher says why; other threads may wait for ranks that are gone
         raise
     sys.exit(STOPPED if was_stopped else 0)
 

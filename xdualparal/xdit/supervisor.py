@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from .watch import FINISH, FOLDER, LOST, NOW, PARENT, STOPPED, failure_line, read_failures, read_status
+from .watch import FINISH, FOLDER, LOST, NOW, PARENT, STOPPED, failure_line, read_failures, read_status, write_word
 
 _POLL_S = 0.1
 # After the first process has failed: so long the others may still say why, or lose their connection to it.
@@ -55,19 +55,26 @@ def _listen(folder):
 
 
 def _wish(folder, word):
-    unfinished = folder / "stop.part"
-    unfinished.write_text(word)
-    os.replace(unfinished, folder / "stop")
+    write_word(folder / "stop", word)
 
 
 def _outcome(processes, environments, folder, wishes):
     while len(wishes) < 2:
         codes = [process.poll() for process in processes]
-        failed = [code for code in codes if code not in (None, 0, STOPPED)]
-        if failed:
+        if wishes and STOPPED in codes:
+            return _stopped(processes)
+        if any(code not in (None, 0, STOPPED) for code in codes):
             return _failure(processes, environments, folder)
         if None not in codes:
             return max(codes)
+        time.sleep(_POLL_S)
+    return STOPPED
+
+
+def _stopped(processes):
+    """Some had nothing to finish, or have finished; the others get some time, too."""
+    end = time.monotonic() + _CLOSE_S
+    while any(process.poll() is None for process in processes) and time.monotonic() < end:
         time.sleep(_POLL_S)
     return STOPPED
 

@@ -86,9 +86,11 @@ class Watch:
             self._pipeline.stop()
 
     def _end_at_once(self, code):
-        if self._close is not None:
-            self._close()
-        os._exit(code)
+        try:
+            if self._close is not None:
+                self._close()
+        finally:
+            os._exit(code)
 
     def _check_silence(self):
         meter = self._pipeline.meter if self._pipeline is not None else None
@@ -114,7 +116,7 @@ class Watch:
         if self._folder is None:
             logger.error(failure_line(failure))
         else:
-            (self._folder / f"failure{self.rank}").write_text(json.dumps(failure))
+            write_word(self._folder / f"failure{self.rank}", json.dumps(failure))
 
 
 def failure_line(failure):
@@ -127,8 +129,18 @@ def failure_line(failure):
 
 def read_failures(folder):
     """What the workers reported, first things first: those who raised or hung, then those who lost another rank."""
-    failures = [json.loads(file.read_text()) for file in Path(folder).glob("failure*")]
+    failures = [json.loads(file.read_text()) for file in Path(folder).glob("failure*[0-9]")]
     return sorted(failures, key=lambda one: (one["kind"] == LOST, one["time"]))
+
+
+def write_word(path, text):
+    """Leaves ``text`` at ``path``, whole or not at all: on a full disk there is nothing to be done but to go on."""
+    unfinished = path.with_name(path.name + ".part")
+    try:
+        unfinished.write_text(text)
+        os.replace(unfinished, path)
+    except OSError as error:
+        logger.error("%s could not be written: %s", path, error)
 
 
 def read_status(folder, rank):
