@@ -72,13 +72,19 @@ def test_no_context_gives_the_own_latents():
     assert torch.equal(store.window(1, 0), numbered(2, 3))
 
 
-@pytest.mark.parametrize("kind", SCHEDULERS)
-def test_every_block_has_its_own_scheduler(kind):
+def scheduler_maker(kind, steps):
+    """A function that makes fresh schedulers with ``steps`` timesteps."""
     def make():
         scheduler = SCHEDULERS[kind]()
-        scheduler.set_timesteps(4)
+        scheduler.set_timesteps(steps)
         return scheduler
 
+    return make
+
+
+@pytest.mark.parametrize("kind", SCHEDULERS)
+def test_every_block_has_its_own_scheduler(kind):
+    make = scheduler_maker(kind, 4)
     noise, predictions = torch.randn(1, 2, 3, 2, 2), torch.randn(4, 1, 2, 3, 2, 2)
     store = DenoiseStore(make, make().timesteps, iter([noise, noise.clone()]), CPU)
     results = {0: [], 1: []}
@@ -104,11 +110,7 @@ def test_guidance():
 @pytest.mark.parametrize("kind", SCHEDULERS)
 def test_a_denoiser_goes_on_from_its_state_to_the_same_bits(kind):
     """The state goes through a file, as in a checkpoint."""
-    def make():
-        scheduler = SCHEDULERS[kind]()
-        scheduler.set_timesteps(5)
-        return scheduler
-
+    make = scheduler_maker(kind, 5)
     noise, predictions = torch.randn(1, 2, 3, 2, 2), torch.randn(5, 1, 2, 3, 2, 2)
     store = DenoiseStore(make, make().timesteps, iter([noise]), CPU)
     for step in range(3):

@@ -37,7 +37,7 @@ def test_any_rank_asks_and_one_decides():
 def test_nobody_waits_for_messages_that_will_not_be(steps, stagger):
     """In whatever wave it is decided: what the first stage has begun to let in by then belongs to waves that are done."""
     plan = Plan(None, steps, 2, stagger)
-    to_go = waves_to_go(plan, plan.messages_ahead)
+    to_go = waves_to_go(plan)
     trips = [plan.wave_of(a.block, a.step) for a in islice(Course(plan).round_trips(), 12000)]
     for decided in range(3 * steps):
         used = sum(wave <= decided for wave in trips)  # a rank that is a wave ahead has used all of this wave's
@@ -45,8 +45,8 @@ def test_nobody_waits_for_messages_that_will_not_be(steps, stagger):
 
 
 def test_a_tenth_of_the_steps_is_nearly_done():
-    assert waves_to_go(Plan(None, 100, 2, 100), 3) == 10
-    assert waves_to_go(Plan(1, 3, 2), 3) >= LEAD_WAVES
+    assert waves_to_go(Plan(None, 100, 2, 100)) == 10
+    assert waves_to_go(Plan(1, 3, 2)) >= LEAD_WAVES
 
 
 ENDLESS = Case("", num_frames=0, num_steps=5)

@@ -35,11 +35,9 @@ class Course:
             yield wave
 
     def actions(self, stage):
-        """What ``stage`` does, in order."""
+        """What ``stage`` does in the waves, in order; decoding at the end is after them."""
         for wave in self.waves():
             yield from self.plan.wave_actions(stage, wave)
-        if not self.was_stopped:
-            yield from self.plan.actions_at_end(stage)
 
     def goes_round(self, step_action):
         """Whether the first stage needs the result of the STEP ``step_action``."""

@@ -176,8 +176,7 @@ class DualParalPipeline:
     def _new_stop_sign(self, request):
         store = torch.distributed.distributed_c10d._get_default_store()  # torch has no public way to it
         name = f"xdualparal {self.groups.replica_name} run {next(self._run_numbers)}"
-        plan = make_plan(request, self)
-        self._stop_sign = StopSign(store, name, self.groups.decides, waves_to_go(plan, plan.messages_ahead))
+        self._stop_sign = StopSign(store, name, self.groups.decides, waves_to_go(make_plan(request, self)))
         if self._stop_is_asked:
             self._stop_sign.ask()
         return self._stop_sign
@@ -185,8 +184,9 @@ class DualParalPipeline:
     def _checkpoint(self, request):
         if self.config.checkpoint is None:
             return None
-        own = dict(block_latents=self.config.block_latents, context_latents=self.config.context_latents,
-                   stagger=self.config.stagger, model_name=self.model_name, model=self._model_digest(), tiling=bool(self.pipe.vae and self.pipe.vae.use_tiling))
+        own = {name: getattr(self.config, name) for name in ("block_latents", "context_latents", "stagger")}
+        own |= dict(model_name=self.model_name, model=self._model_digest())
+        own["tiling"] = self.pipe.vae is not None and self.pipe.vae.use_tiling
         return Checkpoint(self.config.checkpoint, request.settings() | own)
 
     def _model_digest(self):

@@ -9,15 +9,15 @@ from torch.distributed import DistNetworkError
 LEAD_WAVES = 4
 
 
-def waves_to_go(plan, messages_ahead):
+def waves_to_go(plan):
     """How many waves a run goes on after it was decided that it ends. What is finished in a tenth of the steps is nearly
     done; and no rank may have begun to wait for messages of waves that will not be.
 
-    The first stage lets ``messages_ahead`` in ahead of its needs: while the pipeline fills, when a wave has few passes,
-    they are those of many waves.
+    The first stage lets ``plan.messages_ahead`` in ahead of its needs: while the pipeline fills, when a wave has few
+    passes, they are those of many waves.
     """
     reach, messages = 0, 0
-    while messages < messages_ahead and (plan.num_waves is None or reach < plan.num_waves):
+    while messages < plan.messages_ahead and (plan.num_waves is None or reach < plan.num_waves):
         messages += len(plan.passes(reach))
         reach += 1
     return max(LEAD_WAVES, reach + 2, -(-plan.num_steps // 10))
