@@ -35,8 +35,17 @@ def test_only_the_latest_stays_and_nothing_after_the_end(tmp_path):
     checkpoint = saved(tmp_path)
     checkpoint.save(STATE, 5, wait=True)
     assert {file.name for file in tmp_path.iterdir()} == {"checkpoint.json", "state-5.pt"}
-    checkpoint.remove()
-    assert not list(tmp_path.iterdir())
+    checkpoint.end()
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.json"]
+    assert checkpoint.load() is None and checkpoint.is_of_a_finished_run()
+
+
+def test_a_finished_run_is_no_hindrance_for_another(tmp_path):
+    saved(tmp_path).end()
+    other = Checkpoint(tmp_path, SETTINGS | {"height": 48})
+    assert other.load() is None and not other.is_of_a_finished_run()
+    other.save(STATE, 3, wait=True)
+    assert other.load()["wave"] == 3 and not other.is_of_a_finished_run()
 
 
 def test_other_settings_are_refused_with_the_difference(tmp_path):
@@ -110,7 +119,8 @@ def test_a_run_goes_on_to_the_same_bits(tmp_path, before, after, case):
     rest, kept = run(tmp_path, after, case, blocks_kept=len(first))
     assert kept == len(first)
     assert np.array_equal(np.concatenate(first + rest), np.concatenate(whole))
-    assert not list(tmp_path.iterdir())  # it is finished
+    again, kept = run(tmp_path, after, case, blocks_kept=len(first + rest))
+    assert again == [] and kept == len(first + rest)  # it was finished
 
 
 @pytest.mark.processes
@@ -136,3 +146,19 @@ def test_another_seed_length_or_block_is_refused(tmp_path):
         run(tmp_path, dict(stages=2), num_frames=401)
     with pytest.raises(AssertionError, match="block_latents was 4 and is 3"):
         run(tmp_path, dict(stages=1), replace(LONG, block=3))
+
+
+def test_a_state_that_does_not_fit_is_warned_of_and_the_one_before_stays(tmp_path, monkeypatch, caplog):
+    checkpoint = saved(tmp_path)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr("os.fsync", full)
+        checkpoint.save(STATE | {"wave": 9}, 9)
+        checkpoint._saving.join()
+    checkpoint.save(STATE | {"wave": 11}, 11, wait=False)
+    assert "could not be saved, the one before it stays: [Errno 28]" in caplog.text
+    checkpoint._saving.join()
+    assert checkpoint.load()["wave"] == 11 and {file.name for file in tmp_path.iterdir()} == {"checkpoint.json", "state-11.pt"}

@@ -1,5 +1,6 @@
 """What is left when a run fails or is stopped, and that it goes on from there to the same bits."""
 
+import json
 import os
 import random
 import re
@@ -224,3 +225,32 @@ def test_a_checkpoint_of_another_run_is_refused_before_loading(tmp_path):
         assert run.ended() == 2
         [line] = [line for line in run.output().splitlines() if "error" in line]
     assert "seed was 42 and is 7: give the same settings" in line
+
+
+def test_of_several_prompts_only_what_is_missing_is_made(tmp_path):
+    """The first video is finished and stays as it is; the second one goes on from its checkpoint."""
+    prompts = ["--prompt", "a red circle on a dark background", "a blue square on a light background"]
+    second = tmp_path / "run" / "checkpoint" / "1" / "checkpoint.json"
+    with Started(tmp_path / "run", *prompts, num_frames=257) as run:
+        run.wait_until(second.exists)
+        kill(run.workers()[0], signal.SIGKILL)
+        assert run.ended() == 1, run.output()
+    first = next((tmp_path / "run").glob("*_0.mp4"))
+    made = first.stat().st_mtime_ns
+    with Started(tmp_path / "run", *prompts, num_frames=257) as run:
+        assert run.ended() == 0, run.output()
+    assert f"{first} was finished by an earlier run" in run.output() and first.stat().st_mtime_ns == made
+    report = json.loads(next((tmp_path / "run").glob("*_1.json")).read_text())
+    assert report["went_on_from_wave"] > 0
+    assert [played(file) for file in sorted((tmp_path / "run").glob("*.mp4"))] == [257, 257]
+
+
+def test_latents_that_were_not_kept_from_the_start_cannot_be_kept(tmp_path):
+    with Started(tmp_path / "run") as run:
+        run.wait_until(lambda: played(video(tmp_path / "run")) > 100)
+        kill(run.workers()[0], signal.SIGKILL)
+        assert run.ended() == 1
+    with Started(tmp_path / "run", "--dualparal_latents_out", str(tmp_path / "latents")) as run:
+        assert run.ended() == 2, run.output()
+    [line] = [line for line in run.output().splitlines() if "error" in line]
+    assert re.search("has 0 blocks of this run and the checkpoint goes on after [1-9]", line)

@@ -46,7 +46,7 @@ def test_going_on_keeps_what_is_there(tmp_path):
 
 def test_blocks_that_are_missing_are_asked_for(tmp_path):
     write(tmp_path / "a", BLOCKS[:1])
-    with pytest.raises(ValueError, match="has 1 blocks and the checkpoint goes on after 2: put the file back"):
+    with pytest.raises(ValueError, match="has 1 blocks of this run and the checkpoint goes on after 2: put the file back"):
         LatentsFile(tmp_path / "a", {}, 2)
 
 

@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from xdualparal.video import VideoWriter, frames_in
+from xdualparal.video import COPIED_FRAMES, VideoWriter, frames_in
 
 
 def read(path):
@@ -57,7 +57,7 @@ def test_the_same_frames_give_the_same_file(tmp_path):
 KILLED = """
 import os, signal, sys
 import numpy as np
-from xdualparal.video import VideoWriter
+from xdualparal.video import COPIED_FRAMES, VideoWriter, frames_in
 VideoWriter(sys.argv[1], fps=16).write(np.zeros((200, 32, 32, 3), np.uint8))
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -81,10 +81,31 @@ def whole(tmp_path):
     return (tmp_path / "whole.mp4").read_bytes()
 
 
+ON_A_FULL_DISK = """
+import resource, sys
+import numpy as np
+from xdualparal.video import VideoWriter
+resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+writer = VideoWriter(sys.argv[1], fps=16)
+while True:
+    writer.write(np.random.default_rng(writer.frames_written).random((5, 32, 32, 3)))
+"""
+
+
+def test_a_segment_that_does_not_fit_is_not_there_at_all(tmp_path):
+    """A limit on the file's size is here what a full disk is."""
+    done = subprocess.run([sys.executable, "-c", ON_A_FULL_DISK, str(tmp_path / "a.mp4")], capture_output=True, text=True)
+    assert "OSError: [Errno 27] File too large" in done.stderr
+    assert len(read(tmp_path / "a.mp4")[0]) == frames_in(tmp_path / "a.mp4") > 0
+    assert frames_in(tmp_path / "a.mp4") % 5 == 0
+
+
 @pytest.mark.parametrize("closed", [True, False])
 @pytest.mark.parametrize("lost_bytes", [0, 700])
-def test_a_video_that_was_ended_goes_on_to_the_same_bytes(tmp_path, whole, closed, lost_bytes):
-    """After a proper end, and after a kill that cut the last segment short."""
+@pytest.mark.parametrize("piece", [1, 20, COPIED_FRAMES])
+def test_a_video_that_was_ended_goes_on_to_the_same_bytes(tmp_path, monkeypatch, whole, closed, lost_bytes, piece):
+    """After a proper end, and after a kill that cut the last segment short; what is kept is copied in pieces."""
+    monkeypatch.setattr("xdualparal.video.COPIED_FRAMES", piece)
     file = tmp_path / "a.mp4"
     writer = VideoWriter(file, fps=16)
     for segment in SEGMENTS[:2]:

@@ -5,12 +5,15 @@ Knows: files, and how to replace them so that one whole state is always there. M
 
 import hashlib
 import json
+import logging
 import os
 import threading
 from io import BytesIO
 from pathlib import Path
 
 import torch
+
+logger = logging.getLogger(__name__)
 
 _MANIFEST = "checkpoint.json"
 _FORMAT = 1
@@ -21,6 +24,7 @@ class Checkpoint:
 
     ``settings``: a dict of what must be the same when a run goes on, values as JSON has them. A state is a dict of
     plain values and tensors. Saving happens in a thread; a state that comes while one is still being saved is left out.
+    One that cannot be saved is warned of: the one before it stays.
     """
 
     def __init__(self, folder, settings):
@@ -28,15 +32,20 @@ class Checkpoint:
         self._saving, self._error = None, None
 
     def load(self):
-        """The saved state, or None when there is none.
+        """The saved state, or None when there is none: nothing was saved, or the run was finished.
 
         Raises ValueError when it belongs to other settings, with the differences, or when its file is damaged.
         """
         manifest = read_manifest(self._folder)
-        if manifest is None:
+        if manifest is None or is_finished(manifest):
             return None
         check_same(self._folder, manifest["settings"], self._settings)
         return torch.load(BytesIO(_checked_bytes(self._folder, manifest)), weights_only=True)
+
+    def is_of_a_finished_run(self):
+        """Whether a run with these settings left word that it was finished. Raises ValueError as ``load`` does."""
+        manifest = read_manifest(self._folder)
+        return manifest is not None and is_finished(manifest) and not _differences(manifest["settings"], self._settings)
 
     def save(self, state, wave, wait=False):
         """Saves ``state`` as that before ``wave``. ``wait``: until it is on the disk; raises OSError if it cannot be."""
@@ -44,28 +53,28 @@ class Checkpoint:
             if not wait:
                 return
             self._saving.join()
-        self._raise_error()
+        if self._error is not None:
+            logger.warning("the checkpoint in %s could not be saved, the one before it stays: %s", self._folder, self._error)
+            self._error = None
         self._saving = threading.Thread(target=self._write, args=(state, wave), daemon=True)
         self._saving.start()
         if wait:
-            self.finish()
+            self._saving.join()
+            if self._error is not None:
+                raise self._error
 
-    def finish(self):
-        """Waits until what is being saved is on the disk. Raises OSError if it could not be."""
+    def end(self):
+        """Leaves word that the run is finished, in place of the state; if it cannot be written, nothing is left."""
         if self._saving is not None:
             self._saving.join()
-        self._raise_error()
-
-    def remove(self):
-        """Deletes the saved state: the run is finished, whether or not an earlier state could be saved."""
-        if self._saving is not None:
-            self._saving.join()
-        for file in [self._folder / _MANIFEST, *self._folder.glob("state-*.pt*")]:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            _replace_json(self._folder / _MANIFEST, dict(format=_FORMAT, finished=True, settings=self._settings))
+        except OSError as error:
+            logger.warning("that the run is finished could not be written to %s: %s", self._folder, error)
+            (self._folder / _MANIFEST).unlink(missing_ok=True)
+        for file in self._folder.glob("state-*.pt*"):
             file.unlink(missing_ok=True)
-
-    def _raise_error(self):
-        if self._error is not None:
-            raise self._error
 
     def _write(self, state, wave):
         try:
@@ -76,11 +85,13 @@ class Checkpoint:
             _replace(self._folder / name, buffer.getvalue())
             digest = hashlib.sha256(buffer.getvalue()).hexdigest()
             manifest = dict(format=_FORMAT, wave=wave, file=name, sha256=digest, settings=self._settings)
-            _replace(self._folder / _MANIFEST, json.dumps(manifest, indent=2).encode())
+            _replace_json(self._folder / _MANIFEST, manifest)
             for old in self._folder.glob("state-*.pt"):
                 if old.name != name:
                     old.unlink()
         except OSError as error:
+            for part in self._folder.glob("*.part"):
+                part.unlink()
             self._error = error
 
 
@@ -92,6 +103,15 @@ def _replace(path, content):
         file.flush()
         os.fsync(file.fileno())
     os.replace(unfinished, path)
+
+
+def _replace_json(path, content):
+    _replace(path, json.dumps(content, indent=2).encode())
+
+
+def is_finished(manifest):
+    """Whether ``manifest`` is of a run that was finished: there is no state beside it."""
+    return manifest.get("finished", False)
 
 
 def read_manifest(folder):
@@ -113,12 +133,19 @@ def read_manifest(folder):
 
 def check_same(folder, saved, wanted):
     """Raises ValueError, with the differences, unless the settings in both dicts that both have are the same."""
-    differences = [f"{name} was {saved[name]!r} and is {wanted[name]!r}" for name in wanted if saved.get(name, wanted[name]) != wanted[name]]
+    differences = _differences(saved, wanted)
     if differences:
         raise ValueError(
             f"the checkpoint in {folder} is of another run: {'; '.join(differences)}: give the same settings, another "
             "folder, or delete it to start anew"
         )
+
+
+def _differences(saved, wanted):
+    return [
+        f"{name} was {saved[name]!r} and is {wanted[name]!r}"
+        for name in wanted if saved.get(name, wanted[name]) != wanted[name]
+    ]
 
 
 def _checked_bytes(folder, manifest):

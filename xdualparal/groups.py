@@ -19,7 +19,7 @@ from xfuser.core.distributed import (
 from xfuser.core.distributed.runtime_state import runtime_state_is_initialized
 from xfuser.core.distributed.utils import RankGenerator
 
-from .comm import make_edge_groups
+from .comm import NO_TIMEOUT, make_edge_groups
 
 
 class Groups:
@@ -36,8 +36,10 @@ class Groups:
         get_runtime_state().num_pipeline_patch = 1
         self.pipeline, self._sequence, self._guidance = get_pp_group(), get_sp_group(), get_cfg_group()
         self._replica, self.device = get_model_replica_group(), self.pipeline.device
-        pipelines = _all_pipelines(engine_config.parallel_config)
-        self._edges = make_edge_groups(pipelines, dist.get_backend(), self.device)
+        parallel = engine_config.parallel_config
+        self._edges = make_edge_groups(_all_ranks("pp", parallel), dist.get_backend(), self.device)
+        # xDiT's CPU groups wait for 30 minutes; who has no passes left may wait longer for the last rank's decoding.
+        self._patient = _own_group(_all_ranks("tp-sp-pp-cfg", parallel), NO_TIMEOUT)
 
     @property
     def stage(self):
@@ -104,7 +106,7 @@ class Groups:
         if self._replica.world_size == 1:
             return [value]
         values = [None] * self._replica.world_size if self.is_output else None
-        dist.gather_object(value, values, dst=self._replica.ranks[-1], group=self._replica.cpu_group)
+        dist.gather_object(value, values, dst=self._replica.ranks[-1], group=self._patient)
         return values
 
     @property
@@ -131,10 +133,16 @@ class Groups:
             torch.accelerator.current_stream(self.device).synchronize()
 
 
-def _all_pipelines(parallel):
-    """The global ranks of every pipeline of the world, in xDiT's order (xfuser/core/distributed/parallel_state.py)."""
+def _own_group(all_ranks, timeout):
+    """This rank's group over gloo; every process must call it with the same lists of ranks."""
+    groups = {rank: group for ranks in all_ranks for group in [dist.new_group(ranks, timeout, "gloo")] for rank in ranks}
+    return groups[dist.get_rank()]
+
+
+def _all_ranks(kind, parallel):
+    """The global ranks of every group of a kind in the world, in xDiT's order (xfuser/core/distributed/parallel_state.py)."""
     generator = RankGenerator(
         parallel.tp_degree, parallel.sp_degree, parallel.pp_degree, parallel.cfg_degree, parallel.dp_degree,
         parallel.fs_degree, "tp-sp-pp-cfg-dp",
     )
-    return generator.get_ranks("pp")
+    return generator.get_ranks(kind)

@@ -28,8 +28,8 @@ class LatentsFile:
         ends = [end for _, end in _texts(path, facts.get("run"))] if blocks_kept else []
         if len(ends) < blocks_kept:
             raise ValueError(
-                f"{path} has {len(ends)} blocks and the checkpoint goes on after {blocks_kept}: put the file back, or "
-                "delete the checkpoint to start anew"
+                f"{path} has {len(ends)} blocks of this run and the checkpoint goes on after {blocks_kept}: put the file "
+                "back, leave --dualparal_latents_out out, or delete the checkpoint to start anew"
             )
         self._file = open(path, "r+b" if blocks_kept else "wb")
         self._file.truncate(ends[blocks_kept - 1] if blocks_kept else 0)

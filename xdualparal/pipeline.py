@@ -4,7 +4,7 @@ Knows: how a call becomes runs, and a run's segments a video. Must not know: wha
 """
 
 import logging
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -61,7 +61,7 @@ class DualParalPipeline:
         self.meter = self.report = self._stop_sign = None
         self.blocks_kept, self.tell = 0, lambda text: None
         self.model_name = str(getattr(wan_pipeline.config, "_name_or_path", ""))
-        self.was_stopped = self._stop_is_asked = False
+        self.was_stopped = self.was_finished = self._stop_is_asked = False
         self._run_numbers = count()
         if config.seen_latents > self.family.trained_latents:
             logger.warning(
@@ -119,7 +119,8 @@ class DualParalPipeline:
 
         With ``config.checkpoint`` a run that was ended goes on from what was saved. ``blocks_kept`` is how many segments
         of it the caller still has (on the output rank); when this returns, the attribute ``blocks_kept`` says how many
-        of them come before those that are now yielded. Raises ValueError for a checkpoint of another run.
+        of them come before those that are now yielded: all of them where the run was finished. Raises ValueError for a
+        checkpoint of another run, or a ``config.latents_out`` that has not the blocks so far.
         """
         request = self._request(prompt, output_type, options)
         request.check_is_one_video()
@@ -149,29 +150,40 @@ class DualParalPipeline:
     def _stream(self, request, blocks_kept=0):
         meter = self.meter = Meter(self.groups.synchronize, self.config.trace is not None, self.tell)
         run = Run(self, request, meter, self._new_stop_sign(request), self._checkpoint(request), blocks_kept)
-        self.blocks_kept = run.segments_given
-        return self._segments(run)
+        self.blocks_kept, self.was_finished = run.segments_given, run.was_finished
+        return self._segments(run, self._latents_file(run))
 
-    def _segments(self, run):
-        with self._latents_file(run) as keep_latents:
-            yield from run.segments(keep_latents)
+    def _segments(self, run, latents_file):
+        with latents_file or nullcontext() as file:
+            yield from run.segments(file and file.append)
         self._stop_sign, self._stop_is_asked, self.was_stopped = None, False, run.course.was_stopped
+        if not run.was_finished:
+            self._report(run)
+
+    def _report(self, run):
         self.report = make_report(run)
         if self.config.trace and self.groups.in_last_pipeline:
             trace = gather_trace(run.meter.spans, self.groups.pipeline)
             if trace is not None:
                 Path(self.config.trace).write_text(chrome_trace(trace))
 
-    @contextmanager
     def _latents_file(self, run):
-        """What takes each finished block's latents, or None."""
-        if self.config.latents_out is None or not self.is_output_rank:
-            yield None
-            return
-        own = digest(repr(sorted(run.request.settings().items())).encode())
-        facts = dict(model=self.model_name, num_frames=str(run.request.num_frames), run=own)
-        with LatentsFile(self.config.latents_out, facts, run.blocks_finished) as file:
-            yield file.append
+        """What takes each finished block's latents, or None. Every rank of the replica must call it, and raises
+        ValueError when the file cannot be gone on with."""
+        if self.config.latents_out is None:
+            return None
+        file, error = None, None
+        if self.is_output_rank:
+            own = digest(repr(sorted(run.request.settings().items())).encode())
+            facts = dict(model=self.model_name, num_frames=str(run.request.num_frames), run=own)
+            try:
+                file = LatentsFile(self.config.latents_out, facts, run.blocks_finished)
+            except (ValueError, OSError) as problem:
+                error = str(problem)
+        error = self.groups.share_object(error)
+        if error is not None:
+            raise ValueError(error)
+        return file
 
     def _new_stop_sign(self, request):
         store = torch.distributed.distributed_c10d._get_default_store()  # torch has no public way to it

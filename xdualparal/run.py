@@ -55,15 +55,18 @@ class Run:
         self.course = Course(self.plan, self._saving.first_wave)
         self.blocks_finished = self.plan.finished(self.course.first_wave)
         self.segments_given = min(blocks_kept, self.blocks_finished)
+        self.was_finished = self._saving.is_finished
         self.first_segment_s = None
         self.started_s = time.monotonic()
 
     def segments(self, keep_latents=None):
-        """Yields the segments, on the output rank; the other ranks get none.
+        """Yields the segments, on the output rank; the other ranks get none. Nothing is left of a run that was finished.
 
         ``keep_latents``: is called with each finished block and its latents, on the output rank.
         """
         self._keep_latents = keep_latents
+        if self.was_finished:
+            return
         with torch.no_grad(), ExitStack() as cleanup:
             runtime = self._runtime(cleanup)
             place = self._decoding_place(cleanup)
@@ -74,17 +77,24 @@ class Run:
             self._end_saving()
 
     def _made(self, runtime, place, cleanup):
-        for block, latents in self._saving.undecoded(self.segments_given) if self.groups.is_output else ():
-            place.add(block, latents.to(self.device))
+        backlog = iter(self._saving.undecoded(self.segments_given) if self.groups.is_output else ())
         progress = cleanup.enter_context(self._progress_bar())
         for action, latents in runtime.run():
             progress.update()
             self.passes_done += 1
-            if self.plan.is_last_step(action):
+            is_finished = self.plan.is_last_step(action)
+            # Blocks that an earlier run left: one a pass, lest the ranks that wait meanwhile take it for a hang.
+            self._decode(islice(backlog, None if is_finished else 1), place)
+            if is_finished:
                 self._finish(action.block, latents, place)
             yield from place.ready()
             progress.set_postfix_str(f"{self.blocks_finished} blocks, {self._frames_given()} frames", refresh=False)
+        self._decode(backlog, place)
         yield from place.rest()
+
+    def _decode(self, blocks, place):
+        for block, latents in blocks:
+            place.add(block, latents.to(self.device))
 
     def _frames_given(self):
         per_latent = self.pipe.vae_scale_factor_temporal
@@ -203,12 +213,14 @@ class Run:
         """The function that makes a block's latents a segment; the decoder goes on where the caller's segments end."""
         decoder, missing = StreamingDecoder(self.pipe.vae), self.request.num_frames
         cleanup.callback(decoder.close)
-        if self.segments_given:
-            decoder.warm_up(self._saving.latents_before(self.segments_given).to(self.device))
-            missing -= self._frames_given()
+        seen = self._saving.latents_before(self.segments_given) if self.segments_given else None
+        missing -= self._frames_given() if self.segments_given else 0
 
         def make(latents):
-            nonlocal missing
+            nonlocal missing, seen
+            if seen is not None:  # here, and not before the passes: it takes as long as decoding them
+                decoder.warm_up(seen.to(self.device))
+                seen = None
             frames = decoder.decode(latents)
             if not self.request.is_endless:
                 frames = frames[:, :, :missing]

@@ -16,29 +16,30 @@ class Saving:
     ``checkpoint``: see checkpoint.Checkpoint; None: nothing is saved, and the run begins at its beginning. ``groups``,
     ``shard``, ``plan``, ``config``: the run's. ``memory_latents``: how far its decoder looks back. ``blocks_kept``: how many
     blocks of the video so far the caller has. Every rank of the replica must build it; raises ValueError on all of them
-    for a state that cannot be used.
+    for a state that cannot be used. ``is_finished``: the caller has the whole video of a run that was finished.
     """
 
     def __init__(self, checkpoint, groups, shard, plan, config, memory_latents, blocks_kept):
         self._checkpoint, self._groups, self._shard, self._plan, self._config = checkpoint, groups, shard, plan, config
         self._memory_latents = memory_latents
-        self._state = self._load(blocks_kept) if checkpoint is not None else None
-        self.first_wave = self._state["wave"] if self._state else 0
+        self._state, self.is_finished = self._load(blocks_kept) if checkpoint is not None else (None, False)
+        self.first_wave = self._state["wave"] if self._state else plan.num_waves if self.is_finished else 0
         # block: whole latents on the CPU, of blocks that a run that goes on may need
         self._finished = dict(self._state["finished"]) if self._state else {}
 
     def _load(self, blocks_kept):
-        found, error = None, None
+        found, is_finished, error = None, False, None
         if self._groups.is_output:
             try:
                 found = self._checkpoint.load()
                 _check_kept(found, blocks_kept)
+                is_finished = blocks_kept == self._plan.num_blocks and self._checkpoint.is_of_a_finished_run()
             except (ValueError, OSError) as problem:
                 error = str(problem)
-        found, error = self._groups.share_object((found, error))
+        found, is_finished, error = self._groups.share_object((found, is_finished, error))
         if error is not None:
             raise ValueError(error)
-        return found
+        return found, is_finished
 
     # What a run goes on from.
 
@@ -87,7 +88,7 @@ class Saving:
 
     def end(self):
         """The video is finished: there is nothing to go on from. On the output rank."""
-        self._checkpoint.remove()
+        self._checkpoint.end()
 
     def _whole(self, tensor):
         return (self._shard.join(self._groups.join_shards(tensor)) if _is_latents(tensor) else tensor).cpu()

@@ -24,6 +24,7 @@ QUALITY = 18
 # is in the file in its own place, and a segment ends where the next one begins.
 X264 = "mbtree=0:bframes=0"
 TICKS = 1024  # the container's unit of time is 1 / (fps * TICKS) s, as FFmpeg chooses for 16 frames a second
+COPIED_FRAMES = 256  # so many are in memory at once when a file is gone on with
 _FRAGMENTED = "empty_moov+default_base_moof+frag_keyframe+frag_discont"
 
 
@@ -42,11 +43,13 @@ class VideoWriter:
         self.frames_written = 0
         self._lock = threading.Lock()
         self._fragments = 0
+        self._is_closed = False
         self._unfinished = self.path.with_name(self.path.name + ".part")
-        self._file = open(self._unfinished, "wb")
+        self._growing = self._unfinished  # until something is in it: what is there stays till then
+        self._growing.write_bytes(b"")
         if frames_kept:
             self._copy(frames_kept)
-            os.replace(self._unfinished, self.path)
+            self._take_place()
 
     def __enter__(self):
         return self
@@ -62,15 +65,19 @@ class VideoWriter:
             with self._segment() as container:
                 self._encode(frames, container)
             if not self.frames_written:
-                os.replace(self._unfinished, self.path)
+                self._take_place()
             self.frames_written += len(frames)
 
     def close(self):
         """Makes the file an ordinary mp4; nothing can be written afterwards. From any thread; a second time is nothing."""
         with self._lock:
-            if not self._file.closed:
-                self._file.close()
+            if not self._is_closed:
+                self._is_closed = True
                 self._finish()
+
+    def _take_place(self):
+        os.replace(self._unfinished, self.path)
+        self._growing = self.path
 
     def _encode(self, frames, container):
         stream = self._encoder(container, *frames.shape[2:0:-1])
@@ -101,19 +108,25 @@ class VideoWriter:
 
     def _append(self, mp4):
         """Appends the fragments in ``mp4``, and what stands before them when they are the file's first."""
-        wanted = (b"moof", b"mdat") if self._file.tell() else (b"ftyp", b"moov", b"moof", b"mdat")
-        for kind, box in _boxes(mp4):
-            self._fragments += kind == b"moof"
-            if kind in wanted:
-                self._file.write(box)
-        self._file.flush()
+        size = self._growing.stat().st_size
+        wanted = (b"moof", b"mdat") if size else (b"ftyp", b"moov", b"moof", b"mdat")
+        boxes = list(_boxes(mp4))
+        try:
+            with open(self._growing, "ab") as file:
+                file.writelines(box for kind, box in boxes if kind in wanted)
+        except OSError:
+            os.truncate(self._growing, size)  # half a segment would not play
+            raise
+        self._fragments += sum(kind == b"moof" for kind, _ in boxes)
 
     def _copy(self, frames):
-        """Appends the first ``frames`` frames of the file that is there, as they are encoded."""
-        with av.open(str(self.path)) as source, self._segment() as container:
-            for packet in islice(_whole_packets(source, self.path), frames):
-                _put(packet, container)
-                self.frames_written += 1
+        """Appends the first ``frames`` frames of the file that is there, as they are encoded, a few seconds at a time."""
+        with av.open(str(self.path)) as source:
+            for packets in _in_pieces(islice(_whole_packets(source, self.path), frames)):
+                with self._segment() as container:
+                    for packet in packets:
+                        _put(packet, container)
+                self.frames_written += len(packets)
 
     def _finish(self):
         try:
@@ -128,6 +141,18 @@ class VideoWriter:
             for packet in _whole_packets(source, self.path):
                 _put(packet, container)
         os.replace(self._unfinished, self.path)
+
+
+def _in_pieces(packets):
+    """Lists of packets, at least COPIED_FRAMES where there are so many; each begins with a keyframe."""
+    piece = []
+    for packet in packets:
+        if packet.is_keyframe and len(piece) >= COPIED_FRAMES:
+            yield piece
+            piece = []
+        piece.append(packet)
+    if piece:
+        yield piece
 
 
 def _put(packet, container):

@@ -16,7 +16,7 @@ from xfuser.core.utils.runner_utils import load_dataset_prompts
 from xfuser.model_executor.models.runner_models.base_model import MODEL_REGISTRY
 
 from ..attention import check_backend
-from ..checkpoint import check_same, read_manifest
+from ..checkpoint import check_same, is_finished, read_manifest
 from ..config import DualParalConfig
 from ..request import check_at_least_one, check_size
 from ..schedule import Plan
@@ -123,7 +123,7 @@ def _check_checkpoint(args, model, config):
     for number, prompt in enumerate(_prompts(args)):
         folder = Path(config.checkpoint, str(number))
         manifest = read_manifest(folder)
-        if manifest is None:
+        if manifest is None or is_finished(manifest):
             continue
         names = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale", "seed")
         wanted = {name: _value(args, model, name) for name in names}

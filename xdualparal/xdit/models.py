@@ -18,7 +18,6 @@ from xfuser.model_executor.models.runner_models.base_model import (
 from xfuser.model_executor.models.runner_models.wan import xFuserWan21T2VModel
 from xfuser.core.utils.runner_utils import log
 
-from ..checkpoint import read_manifest
 from ..config import DualParalConfig
 from ..pipeline import DualParalPipeline
 from ..report import as_text
@@ -127,10 +126,12 @@ class DualParalWanModel(xFuserWan21T2VModel):
             if self.dualparal.groups.decides:
                 refuse(error)
             sys.exit(2)
-        if self.dualparal.is_output_rank:
+        if self.dualparal.is_output_rank and not self.dualparal.was_finished:
             self._write(path, segments, input_args["num_frames"])
         else:
             deque(segments, maxlen=0)
+        if self.dualparal.is_output_rank and self.dualparal.was_finished:
+            log(f"{path} was finished by an earlier run: delete {config.checkpoint} to make it anew", log_from_all_processes=True)
         return str(path)
 
     def _config_of(self, prompt):
@@ -139,11 +140,8 @@ class DualParalWanModel(xFuserWan21T2VModel):
         return replace(self.dualparal_config, checkpoint=folder and str(Path(folder, str(prompt.number))))
 
     def _blocks_kept(self, path, config, input_args):
-        """How many whole blocks the video file of an earlier run has; without a checkpoint nothing is kept."""
+        """How many whole blocks the video file of an earlier run may have; without a checkpoint nothing is kept."""
         if config.checkpoint is None or not self.dualparal.is_output_rank:
-            return 0
-        if read_manifest(config.checkpoint) is None:
-            path.unlink(missing_ok=True)  # another run's: its frames must not be taken for this one's
             return 0
         return config.whole_blocks(frames_in(path), input_args["num_frames"], self.frames_per_latent)
 
@@ -161,6 +159,8 @@ class DualParalWanModel(xFuserWan21T2VModel):
     def _write(self, path, segments, num_frames):
         config = self.dualparal.config
         kept = config.frames_of(self.dualparal.blocks_kept, num_frames, self.frames_per_latent)
+        if config.checkpoint is not None and not kept:
+            path.unlink(missing_ok=True)  # another run's: going on, its frames must not be taken for this one's
         with VideoWriter(path, self.settings.fps, config.quality, kept) as writer:
             self.watch.closes(writer.close)
             for segment in segments:

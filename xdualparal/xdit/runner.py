@@ -24,6 +24,7 @@ class DualParalRunner(xFuserModelRunner):
     def __init__(self, args, model_class, watch):
         self._model_class, self._args, self._watch = model_class, args, watch
         super().__init__(xdit_args(args))
+        watch.begins("loads the weights")
 
     def _select_model(self, model_name, config):
         model = self._model_class(config)

@@ -25,6 +25,7 @@ _PERIOD_S = 0.2
 # Until a rank has been silent for so many of its longest actions, it may be waiting for other ranks' passes, a decode or
 # a checkpoint; and never for less than a minute, nor before its first action, which may compile, for less than half an hour.
 _LONGEST_ACTIONS, _LEAST_S, _FIRST_ACTION_S = 50, 60.0, 1800.0
+_NOTICE_S = 30.0  # so often a start that takes long is said to
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +43,16 @@ class Watch:
         self._folder = Path(os.environ[FOLDER]) if FOLDER in os.environ else None
         self._status = _shared_text(self._folder / f"rank{self.rank}") if self._folder else None
         self._pipeline = self._close = None
-        self._signals = 0
+        self._signals, self._phase, self._noticed_s = 0, "", time.monotonic()
+        self.begins("connects to the other processes")
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
         threading.Thread(target=self._loop, daemon=True, name="watch").start()
+
+    def begins(self, phase):
+        """What is done from now on, in words, until there are passes."""
+        self._phase = phase
+        self._tell(phase)
 
     def over(self, pipeline):
         """From now on ``pipeline``, a DualParalPipeline, is what runs here."""
@@ -74,6 +81,7 @@ class Watch:
             if PARENT in os.environ and os.getppid() != int(os.environ[PARENT]):
                 os._exit(1)  # the launcher is gone
             self._obey()
+            self._notice()
             self._check_silence()
 
     def _obey(self):
@@ -92,6 +100,13 @@ class Watch:
         finally:
             os._exit(code)
 
+    def _notice(self):
+        """How long loading takes, or another host needs to come, nobody knows: it is said, and left to the user."""
+        if self._pipeline is None and time.monotonic() - self._noticed_s > _NOTICE_S:
+            self._noticed_s = time.monotonic()
+            if os.environ.get("LOCAL_RANK", "0") == "0":
+                logger.warning("rank %d of %s still %s", self.rank, os.environ["WORLD_SIZE"], self._phase)
+
     def _check_silence(self):
         meter = self._pipeline.meter if self._pipeline is not None else None
         if meter is None or not meter.doing.is_pass:
@@ -108,7 +123,7 @@ class Watch:
 
     def _report(self, cause, kind, details=""):
         stage = self._pipeline.stage.index if self._pipeline is not None else None
-        doing = self._pipeline.meter.doing.what if self._pipeline is not None and self._pipeline.meter is not None else "starts"
+        doing = self._pipeline.meter.doing.what if self._pipeline is not None and self._pipeline.meter is not None else self._phase
         failure = dict(
             rank=self.rank, stage=stage, doing=doing, kind=kind, time=time.time(), details=details,
             cause=cause if isinstance(cause, str) else f"{type(cause).__name__}: {cause}",
