@@ -4,8 +4,10 @@ import pytest
 import torch
 import torch.distributed as dist
 from dualparal_testing.processes import run_ranks
+from xfuser.core.distributed import group_coordinator
 
-from xdualparal.comm import IN_FLIGHT, Loop, Receiver, Sender, make_edge_groups
+from xdualparal.comm import IN_FLIGHT, NO_TIMEOUT, Loop, Receiver, Sender, connect
+from xdualparal.upstream import complete_xfuser
 
 MESSAGES = 4
 
@@ -13,7 +15,9 @@ MESSAGES = 4
 def round_the_ring(rank, ranks, elements):
     """Every rank sends all its messages first, then receives its neighbour's; the means that it received."""
     dist.init_process_group("gloo")
-    groups = make_edge_groups([list(range(ranks))], "gloo", torch.device("cpu"))
+    complete_xfuser()
+    groups = group_coordinator.make_edge_groups([list(range(ranks))], "gloo", NO_TIMEOUT)
+    connect(groups, torch.device("cpu"))
     before, after = (rank - 1) % ranks, (rank + 1) % ranks
     shapes = [(elements + n,) for n in range(MESSAGES)]
     receiver = Receiver(groups[before, rank], before, shapes, torch.float32, torch.device("cpu"))

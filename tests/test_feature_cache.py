@@ -5,7 +5,9 @@ from xfuser.core.cache_manager.cache_manager import get_cache_manager
 
 from xdualparal.feature_cache import ContextCache
 from xdualparal.schedule import parse_action
+from xdualparal.upstream import complete_xfuser
 
+complete_xfuser()
 LAYER, OTHER = object(), object()
 NEWER, OLDER = parse_action("0F2.0"), parse_action("0F1.1")
 
@@ -17,7 +19,8 @@ def tokens(frames, per_frame, stretches=1):
 
 def seen(cache, new, layer=LAYER):
     """What attention sees for ``new``, as a list of numbers, for K and V."""
-    return [x.flatten().tolist() for x in cache.update_and_get_kv_cache([new, new + 100], layer)]
+    with cache.installed():
+        return [x.flatten().tolist() for x in get_cache_manager().update_and_get_kv_cache([new, new + 100], layer)]
 
 
 def test_own_first_frames_are_what_the_next_pass_reads():
@@ -61,8 +64,16 @@ def test_no_context_keeps_nothing():
 
 
 def test_serves_its_own_layers_and_leaves_as_it_came():
-    before, cache = get_cache_manager(), ContextCache([LAYER], 1, 1)
+    manager, cache = get_cache_manager(), ContextCache([LAYER], 1, 1)
     with cache.installed():
-        assert get_cache_manager() is cache
-        assert cache.has_cache_entry(LAYER) and not cache.has_cache_entry(OTHER)
-    assert get_cache_manager() is before
+        assert manager.has_cache_entry(LAYER) and not manager.has_cache_entry(OTHER)
+    assert not manager.has_cache_entry(LAYER)
+
+
+def test_xdits_own_cache_types_are_as_before():
+    manager = get_cache_manager()
+    with ContextCache([LAYER], 1, 1).installed():
+        manager.register_cache_entry(OTHER, "attn")
+        key, value = manager.update_and_get_kv_cache([tokens(3, 1), tokens(3, 1) + 100], OTHER)
+    assert torch.equal(key, tokens(3, 1)) and torch.equal(value, tokens(3, 1) + 100)
+    del manager.cache["attn", OTHER]

@@ -14,15 +14,15 @@ BELOW = {  # module: what of this package it may import
     "checkpoint": set(), "latents_file": set(), "stopping": set(),
     "simulate": {"schedule"}, "render": {"schedule", "simulate"}, "validate": {"schedule", "render"},
     "meter": {"simulate"}, "tracing": {"simulate"}, "report": {"schedule", "simulate"}, "decoding": {"simulate"},
-    "course": {"schedule"}, "saving": {"latents"},
+    "upstream": set(), "course": {"schedule"}, "saving": {"latents"},
     "stage": {"feature_cache", "schedule"}, "groups": {"comm"}, "runtime": {"schedule"},
     "run": {"comm", "course", "decode", "decoding", "latents", "noise", "runtime", "saving", "schedule", "sharding"},
     "pipeline": {"attention", "checkpoint", "config", "groups", "latents_file", "meter", "models", "render", "report",
-                 "request", "run", "schedule", "sharding", "stage", "stopping", "tracing", "validate"},
+                 "request", "run", "schedule", "sharding", "stage", "stopping", "tracing", "upstream", "validate"},
     "quality": {"demo"},
     "models": {"models"},
     "xdit": {"attention", "checkpoint", "config", "decode", "latents_file", "models", "pipeline", "report", "request",
-             "schedule", "sharding", "stage", "video", "xdit"},
+             "schedule", "sharding", "stage", "upstream", "video", "xdit"},
 }
 
 

@@ -5,7 +5,8 @@ import pytest
 from xdualparal.checkpoint import Checkpoint
 from xdualparal.xdit.checks import check_command, num_processes
 from xdualparal.xdit.flags import make_parser
-from xdualparal.xdit.models import DUALPARAL_MODELS, TinyWanModel
+from xdualparal.xdit.demo_model import TinyWanModel
+from xdualparal.xdit.registry import DUALPARAL_MODELS
 
 
 def command(folder, *extra, model="tiny-wan", degree=2, prompt=("--prompt", "a red circle")):

@@ -1,5 +1,7 @@
 """xfuser on the CPU over gloo: Ulysses, Ring and both against plain attention, in real processes."""
 
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -49,7 +51,8 @@ def test_too_late_is_said(monkeypatch):
     from xdualparal.xdit import host
 
     monkeypatch.setattr(host, "_enabled", False)
-    monkeypatch.setitem(__import__("sys").modules, "xfuser", object())
+    monkeypatch.setitem(sys.modules, "xfuser", object())
+    monkeypatch.delitem(sys.modules, "xfuser.envs", raising=False)
     if torch.accelerator.is_available():
         pytest.skip("does nothing where there is an accelerator")
     with pytest.raises(RuntimeError, match="before the first import"):

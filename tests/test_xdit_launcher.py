@@ -12,7 +12,7 @@ import pytest
 from dualparal_testing.processes import free_port
 
 from xdualparal.xdit.launcher import run_environment, split_launch_args, worker_environments
-from xdualparal.xdit.models import TINY_WAN_FOLDER
+from xdualparal.xdit.demo_model import TINY_WAN_FOLDER
 
 LAUNCHER = [sys.executable, "-m", "xdualparal.xdit.launcher"]
 DEMO = ["--model", "tiny-wan", "--prompt", "a red circle on a dark background", "--num_inference_steps", "2"]

@@ -8,7 +8,9 @@ import pytest
 from diffusers import WanPipeline
 from xfuser import xFuserArgs
 
-from xdualparal.xdit.models import DUALPARAL_MODELS, TINY_WAN_FOLDER, NumberedPrompt, TinyWanModel
+from xdualparal.xdit.demo_model import TINY_WAN_FOLDER, TinyWanModel
+from xdualparal.xdit.models import NumberedPrompt, at_path
+from xdualparal.xdit.registry import DUALPARAL_MODELS
 
 
 def test_tiny_wan_is_what_the_checks_believe():

@@ -84,17 +84,14 @@ class Loop:
         """Nothing travels, so nothing is waited for."""
 
 
-def make_edge_groups(pipelines, backend, device):
-    """A process group for each directed edge of each ring in ``pipelines`` (lists of global ranks), connected.
+def connect(edge_groups, device):
+    """Connects the ends of all edges. ``edge_groups``: {(from_rank, to_rank): group}, in the same order on every process;
+    each of the world must call it.
 
-    Every process of the world must call it with the same lists. Returns {(from_rank, to_rank): group}.
     An edge has its own group, because on a shared one large messages both ways can wait for each other.
     """
-    edges = [(a, b) for ranks in pipelines if len(ranks) > 1 for a, b in zip(ranks, ranks[1:] + ranks[:1])]
-    groups = {edge: dist.new_group(list(edge), timeout=NO_TIMEOUT, backend=backend) for edge in edges}
-    for edge, group in groups.items():
+    for edge, group in edge_groups.items():
         _connect(*edge, group, device)
-    return groups
 
 
 def _connect(sender, receiver, group, device):

@@ -10,11 +10,12 @@ xDiT's USP asks its cache manager for a layer's K/V after the Ulysses exchange a
 from contextlib import contextmanager
 
 import torch
-from xfuser.core.cache_manager import cache_manager
-from xfuser.core.cache_manager.cache_manager import CacheManager
+from xfuser.core.cache_manager.cache_manager import get_cache_manager
+
+CACHE_TYPE = "dualparal_context"
 
 
-class ContextCache(CacheManager):
+class ContextCache:
     """Keeps, per layer, the K/V of a block's first C own latent frames until the pass that sees them.
 
     ``layers``: the self-attention modules of the stage. ``context_latents``: C. ``frame_tokens``: tokens of a
@@ -23,17 +24,12 @@ class ContextCache(CacheManager):
     """
 
     def __init__(self, layers, context_latents, frame_tokens, ulysses_degree=1):
-        super().__init__()
-        self._layers = set(layers)
+        self._layers = list(layers)
         # A window is [C of the previous block | own], so the own first C frames are its frames C to 2C.
         self._first, self._last = context_latents * frame_tokens, 2 * context_latents * frame_tokens
         self._ulysses_degree = ulysses_degree
         self._kept = {}
         self._reading, self._keeping = {}, None
-
-    def has_cache_entry(self, layer, layer_type="attn"):
-        """Whether this cache serves ``layer``."""
-        return layer in self._layers
 
     @contextmanager
     def of_pass(self, reads, keeps):
@@ -48,8 +44,9 @@ class ContextCache(CacheManager):
             self._kept[keeps] = self._keeping
         self._reading, self._keeping = {}, None
 
-    def update_and_get_kv_cache(self, new_kv, layer, **_):
-        """K and V, (batch, tokens, heads, head_dim) each, with the next context's appended where there is one."""
+    def update(self, new_kv, layer, **_):
+        """What attention sees for ``new_kv``, K and V, (batch, tokens, heads, head_dim) each: with the next context's
+        appended where there is one."""
         if self._keeping is not None:
             self._keeping[layer] = [self._context_of(t) for t in new_kv]
         if layer not in self._reading:
@@ -63,10 +60,12 @@ class ContextCache(CacheManager):
 
     @contextmanager
     def installed(self):
-        """While active, this is the cache manager that xDiT asks; the one before comes back afterwards."""
-        before = cache_manager._CACHE_MGR
-        cache_manager._CACHE_MGR = self
+        """While active, xDiT's cache manager asks this one for its layers."""
+        manager = get_cache_manager()
+        manager.register_cache_type(CACHE_TYPE, self.update)
+        for layer in self._layers:
+            manager.register_cache_entry(layer, "attn", CACHE_TYPE)
         try:
             yield self
         finally:
-            cache_manager._CACHE_MGR = before
+            manager.unregister_cache_type(CACHE_TYPE)

@@ -16,10 +16,11 @@ from xfuser.core.distributed import (
     initialize_runtime_state,
     is_dp_last_group,
 )
+from xfuser.core.distributed import group_coordinator
 from xfuser.core.distributed.runtime_state import runtime_state_is_initialized
 from xfuser.core.distributed.utils import RankGenerator
 
-from .comm import NO_TIMEOUT, make_edge_groups
+from .comm import NO_TIMEOUT, connect
 
 
 class Groups:
@@ -37,7 +38,9 @@ class Groups:
         self.pipeline, self._sequence, self._guidance = get_pp_group(), get_sp_group(), get_cfg_group()
         self._replica, self.device = get_model_replica_group(), self.pipeline.device
         parallel = engine_config.parallel_config
-        self._edges = make_edge_groups(_all_ranks("pp", parallel), dist.get_backend(), self.device)
+        pipelines = _all_ranks("pp", parallel)
+        self._edges = group_coordinator.make_edge_groups(pipelines, dist.get_backend(), NO_TIMEOUT)
+        connect(self._edges, self.device)
         # xDiT's CPU groups wait for 30 minutes; who has no passes left may wait longer for the last rank's decoding.
         self._patient = _own_group(_all_ranks("tp-sp-pp-cfg", parallel), NO_TIMEOUT)
 

@@ -26,6 +26,7 @@ from .schedule import whole_schedule
 from .sharding import check_even_split, check_heads
 from .stopping import StopSign, waves_to_go
 from .tracing import gather_trace
+from .upstream import complete_xfuser
 from .validate import check_schedule
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class DualParalPipeline:
     """
 
     def __init__(self, wan_pipeline, engine_config, config=DualParalConfig()):
+        complete_xfuser()
         # These import xfuser, which must wait: ``enable_host_platform`` may be called after this module is imported.
         from .groups import Groups
         from .stage import Stage

@@ -7,6 +7,7 @@ import difflib
 import math
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -22,8 +23,9 @@ from ..request import check_at_least_one, check_size
 from ..schedule import Plan
 from ..sharding import check_even_split, check_heads
 from ..stage import layer_ranges
-from .flags import dualparal_config, xdit_args
-from .models import DUALPARAL_MODELS, as_list
+from .flags import dualparal_config, refuse, xdit_args
+from .models import as_list, at_path
+from .registry import DUALPARAL_MODELS
 
 # diffusers' WanPipeline.check_inputs asks for multiples of 16 whatever the VAE and the patch are.
 PIXEL_MULTIPLE = (16, 16)
@@ -47,6 +49,8 @@ def check_command(args, world_size):
     Raises ValueError, with what was given, what is allowed and what to do, for a command that cannot work.
     """
     model = _check_model(args["model"], args["dualparal_degree"])
+    if args["model_path"] and args["dualparal_degree"] is not None:
+        model = at_path(model, args["model_path"])
     if not args["prompt"] and not args["dataset_path"]:
         raise ValueError('the prompt is missing: add --prompt "what the video shows"')
     if args["dualparal_degree"] is not None:
@@ -57,6 +61,16 @@ def check_command(args, world_size):
     _check_writable(Path(args["output_directory"]), "--output_directory")
     model(xFuserArgs.from_runner_args(xdit_args(args)))  # xDiT's own checks of what the model supports
     return model
+
+
+def check_or_exit(args):
+    """``check_command`` for one of the processes: rank 0 says what is wrong, and all end with exit code 2."""
+    try:
+        return check_command(args, int(os.environ["WORLD_SIZE"]))
+    except ValueError as error:
+        if os.environ["RANK"] == "0":
+            refuse(error)
+        sys.exit(2)
 
 
 def _check_model(name, degree):

@@ -15,7 +15,8 @@ from ..decode import StreamingDecoder
 from ..latents_file import read_latents
 from ..video import QUALITY, VideoWriter
 from .flags import refuse
-from .models import DUALPARAL_MODELS
+from .models import at_path
+from .registry import DUALPARAL_MODELS
 from .weights import checkpoint_folder
 
 
@@ -26,6 +27,7 @@ def main(argv):
     try:
         facts, _ = next(read_latents(arguments.file))  # what is wrong shows before the VAE is loaded
         model = _model(arguments.model or facts["model"])
+        model = at_path(model, arguments.model_path) if arguments.model_path else model
         frames = decode(arguments, model, facts, output)
     except (OSError, ValueError) as error:
         refuse(error)
@@ -38,6 +40,7 @@ def _parser():
     parser.add_argument("file", help="what --dualparal_latents_out wrote")
     parser.add_argument("--output", help="the mp4 (default: beside the file, with its name)")
     parser.add_argument("--model", help="a model with the same VAE (default: the one that made the latents)")
+    parser.add_argument("--model_path", help="the folder of the model's weights (default: that of the hub)")
     parser.add_argument("--quality", type=int, default=QUALITY, help=f"H.264's constant rate factor (default: {QUALITY})")
     parser.add_argument("--enable_tiling", action="store_true", help="decode a tile at a time, in less memory")
     return parser
@@ -52,7 +55,7 @@ def _model(name):
 @torch.no_grad()
 def decode(arguments, model, facts, output):
     """Decodes all whole blocks of the file; returns how many frames they made."""
-    folder = checkpoint_folder(model.source())
+    folder = checkpoint_folder(model.settings.model_name)
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     vae = AutoencoderKLWan.from_pretrained(folder / "vae", dtype=torch.float32).to(device).eval()
     if arguments.enable_tiling:

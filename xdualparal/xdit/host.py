@@ -9,14 +9,18 @@ import time
 import torch
 import wrapt
 
+from ..upstream import must_work_around
+
 
 def enable_host_platform():
     """Makes xfuser import and run on the CPU, Ulysses and ring attention included.
 
-    Call it before the first import of ``xfuser``. Does nothing where torch finds an accelerator. Raises
-    RuntimeError when xfuser is imported already, without this.
+    Call it before the first import of ``xfuser``. Does nothing where torch finds an accelerator, and leaves alone what
+    the installed xfuser can do itself. Raises RuntimeError when xfuser is imported already, without this.
     """
     if torch.accelerator.is_available() or _is_enabled():
+        return
+    if "xfuser.envs" in sys.modules and has_host_platform(sys.modules["xfuser.envs"]):
         return
     if "xfuser" in sys.modules:
         raise RuntimeError("xfuser is imported already: call enable_host_platform() before the first import of it")
@@ -32,8 +36,18 @@ def _is_enabled():
     return _enabled
 
 
+def has_host_platform(envs):
+    """Whether xfuser, by its module ``envs``, knows what to do without an accelerator."""
+    try:
+        return envs.get_torch_distributed_backend() == "gloo"
+    except NotImplementedError:
+        return False
+
+
 def _patch_envs(envs):
     """Without an accelerator ``get_device_version`` and the backend raise; a CUDA build of torch says CUDA."""
+    if not must_work_around("a CPU host platform", has_host_platform(envs)):
+        return
     envs._is_cuda = envs._is_hip = lambda: False
     envs.get_device_version = lambda: None
     envs.get_torch_distributed_backend = lambda: "gloo"
@@ -42,6 +56,8 @@ def _patch_envs(envs):
 
 def _patch_usp(usp):
     """usp.py takes yunchang's process groups only where there is an accelerator."""
+    if not must_work_around("yunchang's process groups on the CPU", usp.PROCESS_GROUP is not None):
+        return
     from yunchang.globals import PROCESS_GROUP
 
     usp.PROCESS_GROUP = PROCESS_GROUP
@@ -50,7 +66,19 @@ def _patch_usp(usp):
 def _patch_attention(attention_backend):
     """Ring attention needs the log-sum-exp; of torch's CPU kernels this one returns it."""
     backend = attention_backend.AttentionBackendType.SDPA_FLASH
+    if not must_work_around(
+        "flash attention on the CPU", _runs_on_the_cpu(attention_backend.ATTENTION_FUNCTION_REGISTRY[backend])
+    ):
+        return
     attention_backend.ATTENTION_FUNCTION_REGISTRY[backend] = _flash_attention_for_cpu
+
+
+def _runs_on_the_cpu(attention):
+    one = torch.ones(1, 1, 1, 8)
+    try:
+        return attention(one, one, one, 0.0, False)[1] is not None
+    except (NotImplementedError, RuntimeError):
+        return False
 
 
 def _flash_attention_for_cpu(query, key, value, dropout_p, is_causal, attention_kwargs=None):
@@ -61,6 +89,8 @@ def _flash_attention_for_cpu(query, key, value, dropout_p, is_causal, attention_
 
 def _patch_runner(module):
     """xDiT's runner measures with CUDA events and synchronises CUDA; here the clock and nothing."""
+    if not must_work_around("a runner for every device", hasattr(module, "synchronize")):
+        return
     module.torch = _HostTorch(torch)
 
 

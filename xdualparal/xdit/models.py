@@ -11,9 +11,7 @@ from pathlib import Path
 
 import torch
 from xfuser.model_executor.models.runner_models.base_model import (
-    DefaultInputValues,
     DiffusionOutput,
-    ModelSettings,
 )
 from xfuser.model_executor.models.runner_models.wan import xFuserWan21T2VModel
 from xfuser.core.utils.runner_utils import log
@@ -25,9 +23,6 @@ from ..stage import layer_ranges
 from ..video import VideoWriter, frames_in
 from .flags import refuse
 from .weights import checkpoint_folder, load_wan_stage
-
-TINY_WAN_FOLDER = Path(__file__).parent.parent / "assets" / "tiny-wan"
-
 
 class NumberedPrompt(str):
     """A prompt that knows its place among all prompts, by which its video's file is named, and its negative prompt:
@@ -60,6 +55,14 @@ class DualParalWanModel(xFuserWan21T2VModel):
     frames_per_latent = 4  # DESIGN section 3
     dtype = torch.bfloat16
     dualparal_config = DualParalConfig()
+    watch = None  # see watch.Watch
+
+    @classmethod
+    def configured(cls, xfuser_args, config, watch):
+        """The model for xDiT's ``xfuser_args``, with a DualParalConfig and a Watch."""
+        model = cls(xfuser_args)
+        model.dualparal_config, model.watch = config, watch
+        return model
 
     def _customize_settings(self, config):
         super()._customize_settings(config)
@@ -75,11 +78,6 @@ class DualParalWanModel(xFuserWan21T2VModel):
         args["prompt"] = [NumberedPrompt(prompts[n], n, negative[n]) for n in range(len(prompts))]
         return args
 
-    @classmethod
-    def source(cls):
-        """The folder or hub id of the weights."""
-        return cls.settings.model_name
-
     def _load_model(self):
         parallel = self.engine_config.parallel_config
         # xDiT numbers ranks in the order tp-sp-pp-cfg-dp (xfuser/core/distributed/parallel_state.py).
@@ -87,7 +85,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
         layers = layer_ranges(self.num_layers, self.dualparal_config, parallel.pp_degree)[stage]
         with_vae = stage == parallel.pp_degree - 1 or parallel.use_parallel_vae
         return load_wan_stage(
-            checkpoint_folder(self.source()), stage, parallel.pp_degree, layers, self.dtype, with_vae
+            checkpoint_folder(self.settings.model_name), stage, parallel.pp_degree, layers, self.dtype, with_vae
         )
 
     def _post_load_and_state_initialization(self, input_args):
@@ -98,7 +96,8 @@ class DualParalWanModel(xFuserWan21T2VModel):
             )
         self.dualparal = DualParalPipeline(self.pipe, self.engine_config, self.dualparal_config)
         self.dualparal.model_name = self.config.model
-        self.watch.over(self.dualparal)
+        if self.watch is not None:
+            self.watch.over(self.dualparal)
 
     def _compile_model(self, input_args):
         """Compiles the stage's blocks and makes one window, which needs all that is compiled."""
@@ -162,13 +161,17 @@ class DualParalWanModel(xFuserWan21T2VModel):
         if config.checkpoint is not None and not kept:
             path.unlink(missing_ok=True)  # another run's: going on, its frames must not be taken for this one's
         with VideoWriter(path, self.settings.fps, config.quality, kept) as writer:
-            self.watch.closes(writer.close)
+            self._if_ended_at_once(writer.close)
             for segment in segments:
                 writer.write(segment)
-            self.watch.closes(None)
+            self._if_ended_at_once(None)
         report = dict(self.dualparal.report, frames=writer.frames_written)
         path.with_suffix(".json").write_text(json.dumps(report, indent=2))
         log(f"{path.name}: {writer.frames_written} frames\n{as_text(report)}")
+
+    def _if_ended_at_once(self, function):
+        if self.watch is not None:
+            self.watch.closes(function)
 
     def get_output_name(self, input_args):
         """xDiT's name with DualParal's degree."""
@@ -178,6 +181,27 @@ class DualParalWanModel(xFuserWan21T2VModel):
         """The frames are in the file already: they were written as they came."""
         for path in output.videos:
             log(f"Output video saved to {path}")
+
+
+def at_path(model, path):
+    """``model``, a class, for the weights in the folder ``path``: their sizes are what the folder says.
+
+    Raises ValueError when it holds no Wan model in diffusers' layout.
+    """
+    try:
+        transformer, vae = (
+            json.loads(Path(path, part, "config.json").read_text()) for part in ("transformer", "vae")
+        )
+        return type(model.__name__, (model,), dict(
+            num_layers=transformer["num_layers"], num_heads=transformer["num_attention_heads"],
+            pixels_per_token=vae.get("scale_factor_spatial", 8) * transformer["patch_size"][1],
+            settings=replace(model.settings, model_name=str(path)),
+        ))
+    except (OSError, ValueError, KeyError) as problem:
+        raise ValueError(
+            f"--model_path {path} holds no Wan model ({problem}): give a folder in the layout of "
+            f"{model.settings.model_name}, with transformer/config.json and vae/config.json"
+        ) from None
 
 
 class Wan21T2VSmallModel(DualParalWanModel):
@@ -191,30 +215,3 @@ class Wan21T2VSmallModel(DualParalWanModel):
         xFuserWan21T2VModel.default_input_values, height=480, width=832, num_inference_steps=50, guidance_scale=5.0,
         flow_shift=3,
     )
-
-
-class TinyWanModel(DualParalWanModel):
-    """The demo model in this package: 32 x 32 pixels, for a CPU. See examples/train_tiny_wan.py."""
-
-    num_layers, num_heads, pixels_per_token = 8, 4, 8
-    dtype = torch.float32
-    settings = ModelSettings(
-        model_name="tiny-wan", output_name="tiny_wan", model_output_type="video", fps=16, mod_value=16
-    )
-    default_input_values = DefaultInputValues(
-        height=32, width=32, num_frames=81, num_inference_steps=50, guidance_scale=1.5, negative_prompt=""
-    )
-
-    @classmethod
-    def source(cls):
-        """The folder in this package."""
-        return TINY_WAN_FOLDER
-
-
-DUALPARAL_MODELS = {
-    "tiny-wan": TinyWanModel,
-    "Wan2.1-T2V-1.3B": Wan21T2VSmallModel,
-    "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": Wan21T2VSmallModel,
-    "Wan2.1-T2V": DualParalWanModel,
-    "Wan-AI/Wan2.1-T2V-14B-Diffusers": DualParalWanModel,
-}

@@ -13,8 +13,8 @@ enable_host_platform()
 
 from xfuser.runner import xFuserModelRunner  # noqa: E402  (after the platform)
 
-from .checks import check_command  # noqa: E402
-from .flags import dualparal_config, make_parser, refuse, xdit_args  # noqa: E402
+from .checks import check_or_exit  # noqa: E402
+from .flags import dualparal_config, make_parser, xdit_args  # noqa: E402
 from .watch import STOPPED, Watch, has_launcher  # noqa: E402
 
 
@@ -27,9 +27,11 @@ class DualParalRunner(xFuserModelRunner):
         watch.begins("loads the weights")
 
     def _select_model(self, model_name, config):
-        model = self._model_class(config)
         if self._args["dualparal_degree"] is not None:
-            model.dualparal_config, model.watch = dualparal_config(self._args), self._watch
+            return self._model_class.configured(config, dualparal_config(self._args), self._watch)
+        model = self._model_class(config)
+        if self._args["model_path"]:
+            model.settings.model_name = self._args["model_path"]
         return model
 
 
@@ -40,7 +42,7 @@ def main():
     """
     logging.basicConfig(level=logging.INFO)
     args = vars(make_parser().parse_args())
-    model_class = _checked(args)
+    model_class = check_or_exit(args)
     watch = Watch(args["dualparal_hang_timeout"])
     try:
         was_stopped = _run(DualParalRunner(args, model_class, watch), args)
@@ -68,15 +70,6 @@ def _run(runner, args):
     was_stopped = pipeline is not None and pipeline.was_stopped and args["num_frames"] != 0
     runner.cleanup()
     return was_stopped
-
-
-def _checked(args):
-    try:
-        return check_command(args, int(os.environ["WORLD_SIZE"]))
-    except ValueError as error:
-        if os.environ["RANK"] == "0":
-            refuse(error)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

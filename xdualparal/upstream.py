@@ -1,0 +1,76 @@
+"""What xfuser 0.7.0 has not and patches/ brings, added from outside, so that all other modules are written for an xfuser
+that has it.
+
+Knows: xfuser's classes, before and after the patches. Must not know: DualParal. The CPU platform, which must be there
+before xfuser is imported, is xdit/host.py's.
+"""
+
+import os
+
+import torch.distributed as dist
+
+WORKAROUNDS = "XDUALPARAL_WORKAROUNDS"  # in the environment: "off" makes a workaround that is needed an error
+
+
+def must_work_around(what, is_there):
+    """Whether xfuser lacks ``what``. Raises RuntimeError where it does and workarounds are off, as some tests want."""
+    if not is_there and os.environ.get(WORKAROUNDS) == "off":
+        raise RuntimeError(f"this xfuser lacks {what} (patches/README.md) and {WORKAROUNDS} is off")
+    return not is_there
+
+
+def complete_xfuser():
+    """Adds what is missing. A second time it does nothing."""
+    from xfuser.core.cache_manager import cache_manager
+    from xfuser.core.distributed import group_coordinator
+
+    if must_work_around("cache types of other packages", has_cache_types(cache_manager)):
+        cache_manager.get_cache_manager().__class__ = _open_cache_manager(cache_manager)
+    if must_work_around("a process group for each pipeline edge", has_edge_groups(group_coordinator)):
+        group_coordinator.make_edge_groups = _make_edge_groups
+
+
+def has_cache_types(cache_manager):
+    """Whether xfuser's cache manager takes cache types of other packages."""
+    return hasattr(cache_manager.get_cache_manager(), "register_cache_type")
+
+
+def has_edge_groups(group_coordinator):
+    """Whether xfuser makes process groups for directed edges."""
+    return hasattr(group_coordinator, "make_edge_groups")
+
+
+def _open_cache_manager(module):
+    class OpenCacheManager(module.CacheManager):
+        """xfuser's cache manager, open for other packages as in patches/0003."""
+
+        def register_cache_type(self, cache_type, update):
+            """``update``: see patches/0003."""
+            self.__dict__.setdefault("_registered_updates", {})[cache_type] = update
+
+        def unregister_cache_type(self, cache_type):
+            """Forgets the type and its entries."""
+            del self._registered_updates[cache_type]
+            self.cache = {key: entry for key, entry in self.cache.items() if entry.cache_type != cache_type}
+
+        def register_cache_entry(self, layer, layer_type, cache_type="naive_cache"):
+            """xfuser's, for registered types too."""
+            if cache_type not in self.__dict__.get("_registered_updates", {}):
+                return super().register_cache_entry(layer, layer_type, cache_type)
+            self.cache[layer_type, layer] = module.CacheEntry(cache_type)
+
+        def update_and_get_kv_cache(self, new_kv, layer, slice_dim=1, layer_type="attn", custom_get_kv=None, **kwargs):
+            """xfuser's, for registered types too."""
+            entry = self.cache.get((layer_type, layer))
+            if custom_get_kv is None and entry is not None and entry.cache_type in self.__dict__.get("_registered_updates", {}):
+                update = self._registered_updates[entry.cache_type]
+                return update(new_kv, layer=layer, slice_dim=slice_dim, layer_type=layer_type, **kwargs)
+            return super().update_and_get_kv_cache(new_kv, layer, slice_dim, layer_type, custom_get_kv, **kwargs)
+
+    return OpenCacheManager
+
+
+def _make_edge_groups(group_ranks, torch_distributed_backend, timeout=None):
+    """A process group for each directed edge of each ring of ranks, {(from, to): group}. Every process must call it."""
+    edges = [(a, b) for ranks in group_ranks if len(ranks) > 1 for a, b in zip(ranks, ranks[1:] + ranks[:1])]
+    return {edge: dist.new_group(list(edge), timeout=timeout, backend=torch_distributed_backend) for edge in edges}

@@ -1,0 +1,68 @@
+"""DualParal in plain ``xdit``, for an xfuser that finds plugins by their entry points (patches/0002).
+
+Knows: the hooks of xfuser.plugins.Plugin. Must not know: how a video is made.
+"""
+
+import importlib.util
+import os
+from functools import partial
+
+from .checks import check_or_exit
+from .flags import add_dualparal_args, dualparal_config, make_parser, xdit_args
+from .registry import DUALPARAL_MODELS
+from .watch import Watch
+
+
+class DualParalPlugin:
+    """``--dualparal_degree`` and the other flags, and the models that they turn on."""
+
+    degree_arguments = ("--dualparal_degree",)
+
+    def add_runner_args(self, parser):
+        """DualParal's flags, in a group of their own."""
+        add_dualparal_args(parser)
+
+    def runner_args(self, args):
+        """``args`` with DualParal's degree where xDiT has its pipeline's. Ends the program with exit code 2, and one line
+        from rank 0, when they cannot work."""
+        if args.get("dualparal_degree") is None and args["model"] not in DUALPARAL_MODELS:
+            return args
+        args = _complete(args)
+        check_or_exit(args)
+        return xdit_args(args)
+
+    def select_model(self, model_name, args):
+        """Makes the model that streams its video, where DualParal is on."""
+        if args.get("dualparal_degree") is None:
+            return None
+        args = _complete(args)
+        watch = Watch(args["dualparal_hang_timeout"])
+        return partial(check_or_exit(args).configured, config=dualparal_config(args), watch=watch)
+
+
+class Nothing:
+    """A plugin that adds nothing."""
+
+    degree_arguments = ()
+
+    def add_runner_args(self, parser):
+        """No flag."""
+
+    def runner_args(self, args):
+        """As they are."""
+        return args
+
+    def select_model(self, model_name, args):
+        """None."""
+
+
+def make_plugin():
+    """What the entry point names. An xfuser that has DualParal itself (patches/0006) needs nothing from here."""
+    built_in = importlib.util.find_spec("xfuser.dualparal") is not None
+    return Nothing() if built_in else DualParalPlugin()
+
+
+def _complete(args):
+    """``args`` with the defaults of all flags that are not in them: from Python only some may be given."""
+    os.environ.setdefault("RANK", "0"), os.environ.setdefault("WORLD_SIZE", "1")
+    return vars(make_parser().parse_args(["--model", args["model"]])) | args
