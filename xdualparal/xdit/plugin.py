@@ -3,7 +3,6 @@
 Knows: the hooks of xfuser.plugins.Plugin. Must not know: how a video is made.
 """
 
-import importlib.util
 import os
 from functools import partial
 
@@ -38,28 +37,6 @@ class DualParalPlugin:
         args = _complete(args)
         watch = Watch(args["dualparal_hang_timeout"])
         return partial(check_or_exit(args).configured, config=dualparal_config(args), watch=watch)
-
-
-class Nothing:
-    """A plugin that adds nothing."""
-
-    degree_arguments = ()
-
-    def add_runner_args(self, parser):
-        """No flag."""
-
-    def runner_args(self, args):
-        """As they are."""
-        return args
-
-    def select_model(self, model_name, args):
-        """None."""
-
-
-def make_plugin():
-    """What the entry point names. An xfuser that has DualParal itself (patches/0006) needs nothing from here."""
-    built_in = importlib.util.find_spec("xfuser.dualparal") is not None
-    return Nothing() if built_in else DualParalPlugin()
 
 
 def _complete(args):
