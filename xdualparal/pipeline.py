@@ -189,7 +189,7 @@ class DualParalPipeline:
 
     def _new_stop_sign(self, request):
         store = torch.distributed.distributed_c10d._get_default_store()  # torch has no public way to it
-        name = f"xdualparal {self.groups.replica_name} run {next(self._run_numbers)}"
+        name = f"dualparal {self.groups.replica_name} run {next(self._run_numbers)}"
         self._stop_sign = StopSign(store, name, self.groups.decides, waves_to_go(make_plan(request, self)))
         if self._stop_is_asked:
             self._stop_sign.ask()

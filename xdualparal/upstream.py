@@ -6,14 +6,23 @@ before xfuser is imported, is xdit/host.py's.
 """
 
 import os
+from dataclasses import fields
 
 import torch.distributed as dist
 
 WORKAROUNDS = "XDUALPARAL_WORKAROUNDS"  # in the environment: "off" makes a workaround that is needed an error
 
 
+CACHE_TYPES, EDGE_GROUPS = "cache types of other packages", "a process group for each pipeline edge"
+MODEL_PATH = "--model_path"
+
+worked_around = []  # what the installed xfuser was found to lack, so far
+
+
 def must_work_around(what, is_there):
     """Whether xfuser lacks ``what``. Raises RuntimeError where it does and workarounds are off, as some tests want."""
+    if not is_there:
+        worked_around.append(what)
     if not is_there and os.environ.get(WORKAROUNDS) == "off":
         raise RuntimeError(f"this xfuser lacks {what} (patches/README.md) and {WORKAROUNDS} is off")
     return not is_there
@@ -24,10 +33,23 @@ def complete_xfuser():
     from xfuser.core.cache_manager import cache_manager
     from xfuser.core.distributed import group_coordinator
 
-    if must_work_around("cache types of other packages", has_cache_types(cache_manager)):
+    if must_work_around(CACHE_TYPES, has_cache_types(cache_manager)):
         cache_manager.get_cache_manager().__class__ = _open_cache_manager(cache_manager)
-    if must_work_around("a process group for each pipeline edge", has_edge_groups(group_coordinator)):
+    if must_work_around(EDGE_GROUPS, has_edge_groups(group_coordinator)):
         group_coordinator.make_edge_groups = _make_edge_groups
+
+
+def add_missing_flags(parser, xfuser_args):
+    """Adds to ``parser``, which has the flags of the class ``xfuser_args``, xFuserArgs, those of the patches."""
+    if must_work_around(MODEL_PATH, has_model_path(xfuser_args)):
+        parser.add_argument(
+            "--model_path", help="folder of the model's weights, in its hub repository's layout (default: from the hub)"
+        )
+
+
+def has_model_path(xfuser_args):
+    """Whether xfuser has a flag for weights in a folder."""
+    return "model_path" in {field.name for field in fields(xfuser_args)}
 
 
 def has_cache_types(cache_manager):

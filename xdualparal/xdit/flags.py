@@ -10,7 +10,7 @@ from xfuser import xFuserArgs
 from xfuser.config import FlexibleArgumentParser
 
 from ..config import DualParalConfig
-from ..upstream import must_work_around
+from ..upstream import add_missing_flags
 
 
 class OneLineParser(FlexibleArgumentParser):
@@ -37,17 +37,9 @@ def make_parser():
         "were kept.",
     )
     xFuserArgs.add_runner_args(parser)
-    if must_work_around("--model_path", has_model_path(xFuserArgs)):
-        parser.add_argument(
-            "--model_path", help="folder of the model's weights, in its hub repository's layout (default: from the hub)"
-        )
+    add_missing_flags(parser, xFuserArgs)
     add_dualparal_args(parser)
     return parser
-
-
-def has_model_path(xfuser_args):
-    """Whether xfuser, by its class xFuserArgs, has a flag for weights in a folder."""
-    return "model_path" in {field.name for field in fields(xfuser_args)}
 
 
 def add_dualparal_args(parser):

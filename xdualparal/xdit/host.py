@@ -12,6 +12,10 @@ import wrapt
 from ..upstream import must_work_around
 
 
+HOST_PLATFORM, SEQUENCE_PARALLEL = "a CPU host platform", "yunchang's process groups on the CPU"
+FLASH_ATTENTION, RUNNER = "flash attention on the CPU", "a runner for every device"
+
+
 def enable_host_platform():
     """Makes xfuser import and run on the CPU, Ulysses and ring attention included.
 
@@ -46,7 +50,7 @@ def has_host_platform(envs):
 
 def _patch_envs(envs):
     """Without an accelerator ``get_device_version`` and the backend raise; a CUDA build of torch says CUDA."""
-    if not must_work_around("a CPU host platform", has_host_platform(envs)):
+    if not must_work_around(HOST_PLATFORM, has_host_platform(envs)):
         return
     envs._is_cuda = envs._is_hip = lambda: False
     envs.get_device_version = lambda: None
@@ -56,7 +60,7 @@ def _patch_envs(envs):
 
 def _patch_usp(usp):
     """usp.py takes yunchang's process groups only where there is an accelerator."""
-    if not must_work_around("yunchang's process groups on the CPU", usp.PROCESS_GROUP is not None):
+    if not must_work_around(SEQUENCE_PARALLEL, usp.PROCESS_GROUP is not None):
         return
     from yunchang.globals import PROCESS_GROUP
 
@@ -67,7 +71,7 @@ def _patch_attention(attention_backend):
     """Ring attention needs the log-sum-exp; of torch's CPU kernels this one returns it."""
     backend = attention_backend.AttentionBackendType.SDPA_FLASH
     if not must_work_around(
-        "flash attention on the CPU", _runs_on_the_cpu(attention_backend.ATTENTION_FUNCTION_REGISTRY[backend])
+        FLASH_ATTENTION, _runs_on_the_cpu(attention_backend.ATTENTION_FUNCTION_REGISTRY[backend])
     ):
         return
     attention_backend.ATTENTION_FUNCTION_REGISTRY[backend] = _flash_attention_for_cpu
@@ -89,7 +93,7 @@ def _flash_attention_for_cpu(query, key, value, dropout_p, is_causal, attention_
 
 def _patch_runner(module):
     """xDiT's runner measures with CUDA events and synchronises CUDA; here the clock and nothing."""
-    if not must_work_around("a runner for every device", hasattr(module, "synchronize")):
+    if not must_work_around(RUNNER, hasattr(module, "synchronize")):
         return
     module.torch = _HostTorch(torch)
 
