@@ -1,5 +1,6 @@
 """What is left when a run fails or is stopped, and that it goes on from there to the same bits."""
 
+import ctypes
 import json
 import os
 import random
@@ -17,6 +18,7 @@ from dualparal_testing.processes import free_port
 from xdualparal import DualParalConfig
 
 pytestmark = pytest.mark.processes
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 LAUNCHER = [sys.executable, "-m", "xdualparal.xdit.launcher"]
 NUM_FRAMES, LIMIT_S, END_S = 609, 120, 30  # the issue's: all end within 30 seconds
 RUN = [*LAUNCHER, "--model", "tiny-wan", "--prompt", "a red circle on a dark background", "--num_inference_steps", "10",
@@ -33,7 +35,7 @@ class Started:
         self.log = open(folder / "log", "w+")
         self.launcher = subprocess.Popen(
             command + (saves if checkpoint else []), stdout=self.log, stderr=self.log, start_new_session=True,
-            env=dict(os.environ, OMP_NUM_THREADS="1"),
+            env=dict(os.environ, OMP_NUM_THREADS="1"), preexec_fn=end_with_me,
         )
 
     def __enter__(self):
@@ -73,6 +75,11 @@ class Started:
         code = self.launcher.wait(limit_s)
         assert not any(map(is_running, workers))
         return code
+
+
+def end_with_me():
+    """In a process that starts: when the tests are killed, it is, too."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def kill(pid, number):

@@ -51,6 +51,25 @@ def test_a_video_from_one_command(tmp_path):
 
 
 @pytest.mark.processes
+def test_weights_from_a_folder(tmp_path):
+    """In bfloat16, as the model's name wants; and decoded again."""
+    weights = ["--model_path", str(TINY_WAN_FOLDER)]
+    sizes = ["--height", "32", "--width", "32", "--num_frames", "9", "--num_inference_steps", "2", "--guidance_scale", "1.5"]
+    latents = ["--dualparal_latents_out", str(tmp_path / "latents")]
+    done = run(*LAUNCHER, "--model", "Wan2.1-T2V-1.3B", *weights, "--prompt", "a red circle", *sizes, *latents, "--dualparal_degree",
+               "2", "--output_directory", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    made = frames(tmp_path)
+    assert made.shape == (9, 32, 32, 3)
+    again = run(*LAUNCHER, "decode", str(tmp_path / "latents"), *weights, "--output", str(tmp_path / "again" / "a.mp4"))
+    assert again.returncode == 2 and "error" in again.stderr  # there is no such folder
+    (tmp_path / "again").mkdir()
+    again = run(*LAUNCHER, "decode", str(tmp_path / "latents"), *weights, "--output", str(tmp_path / "again" / "a.mp4"))
+    assert again.returncode == 0, again.stderr
+    assert np.array_equal(frames(tmp_path / "again"), made)
+
+
+@pytest.mark.processes
 def test_a_compiled_video(tmp_path):
     done = run(*LAUNCHER, *DEMO, "--num_frames", "67", "--dualparal_degree", "2", "--output_directory", str(tmp_path),
                "--use_torch_compile")

@@ -21,6 +21,18 @@ def test_tiny_wan_is_what_the_checks_believe():
     assert TinyWanModel.pixels_per_token == vae["scale_factor_spatial"] * config["patch_size"][1]
 
 
+def test_a_folder_says_its_own_sizes():
+    model = at_path(DUALPARAL_MODELS["Wan2.1-T2V"], TINY_WAN_FOLDER)
+    assert (model.num_layers, model.num_heads, model.pixels_per_token) == (8, 4, 8)
+    assert model.settings.model_name == str(TINY_WAN_FOLDER)
+    assert DUALPARAL_MODELS["Wan2.1-T2V"].settings.model_name == "Wan-AI/Wan2.1-T2V-14B-Diffusers"
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="holds no Wan model .*transformer/config.json.*: give a folder in the layout of Wan-AI/"):
+        at_path(DUALPARAL_MODELS["Wan2.1-T2V"], tmp_path)
+
+
 def test_prompts_keep_what_they_know_in_copies_and_between_processes():
     prompt = NumberedPrompt("a ship", 3, "grey")
     for same in (copy.deepcopy(prompt), pickle.loads(pickle.dumps(prompt))):
