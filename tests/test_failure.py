@@ -142,7 +142,7 @@ def test_killed_at_any_moment(tmp_path, uninterrupted, chain):
             start = time.monotonic()
             code, output = run.ended(), run.output()
             assert time.monotonic() - start < END_S
-            assert code == 0 or (code == 1 and re.search(r"error: rank [01], .*: it was killed by SIGKILL", output)), output
+            assert code == 0 or (code == 1 and re.search(r"error: rank ([01]), stage \1, .*: it was killed by SIGKILL", output)), output
         assert played(video(folder)) in BLOCK_ENDS
     with Started(folder) as run:
         assert run.ended() == 0, run.output()
@@ -250,6 +250,19 @@ def test_of_several_prompts_only_what_is_missing_is_made(tmp_path):
     report = json.loads(next((tmp_path / "run").glob("*_1.json")).read_text())
     assert report["went_on_from_wave"] > 0
     assert [played(file) for file in sorted((tmp_path / "run").glob("*.mp4"))] == [257, 257]
+
+
+def test_a_file_of_the_same_name_is_not_taken_for_the_finished_one(tmp_path):
+    """Another prompt's video replaces the file; the first command makes its own again."""
+    with Started(tmp_path / "run", num_frames=45) as run:
+        assert run.ended() == 0
+    first = video(tmp_path / "run").read_bytes()
+    with Started(tmp_path / "run", "--prompt", "a blue square on a light background", checkpoint=False, num_frames=45) as run:
+        assert run.ended() == 0
+    assert video(tmp_path / "run").read_bytes() != first
+    with Started(tmp_path / "run", num_frames=45) as run:
+        assert run.ended() == 0
+    assert video(tmp_path / "run").read_bytes() == first
 
 
 def test_latents_that_were_not_kept_from_the_start_cannot_be_kept(tmp_path):

@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from xdualparal.video import COPIED_FRAMES, VideoWriter, frames_in
+from xdualparal.video import COPIED_FRAMES, VideoWriter, frames_in, label_of
 
 
 def read(path):
@@ -57,7 +57,7 @@ def test_the_same_frames_give_the_same_file(tmp_path):
 KILLED = """
 import os, signal, sys
 import numpy as np
-from xdualparal.video import COPIED_FRAMES, VideoWriter, frames_in
+from xdualparal.video import VideoWriter
 VideoWriter(sys.argv[1], fps=16).write(np.zeros((200, 32, 32, 3), np.uint8))
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -144,6 +144,29 @@ def test_a_better_quality_is_a_bigger_file(tmp_path):
             writer.write(np.random.default_rng(0).random((5, 32, 32, 3)))
         sizes.append((tmp_path / f"{quality}.mp4").stat().st_size)
     assert sizes[0] > 2 * sizes[1]
+
+
+def test_a_file_carries_its_label(tmp_path):
+    """While it grows, when it is closed, and when it is gone on with."""
+    file = tmp_path / "a.mp4"
+    assert label_of(file) == ""
+    with VideoWriter(file, fps=16, label="that run") as writer:
+        writer.write(clip(10))
+        assert label_of(file) == "that run"
+    assert label_of(file) == "that run"
+    with VideoWriter(file, fps=16, frames_kept=10, label="that run") as writer:
+        assert label_of(file) == "that run"
+        writer.write(clip(10))
+    assert label_of(file) == "that run" and frames_in(file) == 20
+
+
+def test_a_closed_file_takes_nothing_more(tmp_path):
+    writer = VideoWriter(tmp_path / "a.mp4", fps=16)
+    writer.write(clip(5))
+    writer.close()
+    with pytest.raises(ValueError, match="is closed"):
+        writer.write(clip(5))
+    assert frames_in(tmp_path / "a.mp4") == 5
 
 
 def test_a_closed_file_says_how_long_it_is(tmp_path):

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import threading
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -72,9 +73,9 @@ class Checkpoint:
             _replace_json(self._folder / _MANIFEST, dict(format=_FORMAT, finished=True, settings=self._settings))
         except OSError as error:
             logger.warning("that the run is finished could not be written to %s: %s", self._folder, error)
-            (self._folder / _MANIFEST).unlink(missing_ok=True)
+            _remove(self._folder / _MANIFEST)
         for file in self._folder.glob("state-*.pt*"):
-            file.unlink(missing_ok=True)
+            _remove(file)
 
     def _write(self, state, wave):
         try:
@@ -90,19 +91,27 @@ class Checkpoint:
                 if old.name != name:
                     old.unlink()
         except OSError as error:
-            for part in self._folder.glob("*.part"):
-                part.unlink()
             self._error = error
 
 
 def _replace(path, content):
     """Writes ``path`` so that at every moment the old or the new content is there, whole."""
     unfinished = path.with_name(path.name + ".part")
-    with open(unfinished, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
+    try:
+        with open(unfinished, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    except OSError:
+        _remove(unfinished)
+        raise
+
+
+def _remove(file):
+    """As far as it can be removed."""
+    with suppress(OSError):
+        file.unlink()
 
 
 def _replace_json(path, content):

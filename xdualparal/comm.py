@@ -3,7 +3,7 @@
 Knows: how a tensor gets from one rank to the next without either waiting for the other's computation. Must
 not know: what the tensors mean.
 
-xDiT's own ``pipeline_isend`` synchronises the device twice and drops the handle (DESIGN section 3). Here
+Unlike xDiT's own ``pipeline_isend``, which exchanges shapes and, in 0.7.0, drops its handles (DESIGN section 3), here
 handles are kept, what is in flight is bounded, receives are posted ahead, and shapes follow from the schedule.
 """
 

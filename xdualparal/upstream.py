@@ -67,8 +67,11 @@ def _open_cache_manager(module):
         """xfuser's cache manager, open for other packages as in patches/0003."""
 
         def register_cache_type(self, cache_type, update):
-            """``update``: see patches/0003."""
-            self.__dict__.setdefault("_registered_updates", {})[cache_type] = update
+            """``update``: see patches/0003. Raises ValueError for a name that is taken."""
+            updates = self.__dict__.setdefault("_registered_updates", {})
+            if cache_type in [*self.supported_cache_type, *updates]:
+                raise ValueError(f"Cache type: {cache_type} is registered already.")
+            updates[cache_type] = update
 
         def unregister_cache_type(self, cache_type):
             """Forgets the type and its entries."""

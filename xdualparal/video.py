@@ -25,6 +25,7 @@ QUALITY = 18
 X264 = "mbtree=0:bframes=0"
 TICKS = 1024  # the container's unit of time is 1 / (fps * TICKS) s, as FFmpeg chooses for 16 frames a second
 COPIED_FRAMES = 256  # so many are in memory at once when a file is gone on with
+_LABEL = "comment"  # of the tags that FFmpeg writes into an mp4
 _FRAGMENTED = "empty_moov+default_base_moof+frag_keyframe+frag_discont"
 
 
@@ -34,12 +35,12 @@ class VideoWriter:
     While it grows the mp4 is fragmented: it plays up to the last segment at every moment, also if the process is killed.
     Closing makes it an ordinary one. Every segment is encoded on its own, so a video that was ended can be gone on with
     after any of them, to the same bytes. ``fps``: frames a second. ``quality``: H.264's constant rate factor, 0 to 51.
-    ``frames_kept``: so many frames of the file that is there stay, see ``frames_in``; they must end with a segment. A file
+    ``label``: a text that the file carries, see ``label_of``. ``frames_kept``: so many frames of the file that is there stay, see ``frames_in``; they must end with a segment. A file
     that is there stays as it is until the first segment is written.
     """
 
-    def __init__(self, path, fps, quality=QUALITY, frames_kept=0):
-        self.path, self.fps, self.quality = Path(path), Fraction(fps), quality
+    def __init__(self, path, fps, quality=QUALITY, frames_kept=0, label=""):
+        self.path, self.fps, self.quality, self._label = Path(path), Fraction(fps), quality, label
         self.frames_written = 0
         self._lock = threading.Lock()
         self._fragments = 0
@@ -59,9 +60,11 @@ class VideoWriter:
 
     def write(self, frames):
         """Appends a segment of ``frames``: (frames, height, width, 3), uint8, or floats in 0..1. It is in the file when
-        this returns."""
+        this returns. Raises ValueError after ``close``, OSError when it does not fit: then nothing of it is there."""
         frames = _as_uint8(frames)
         with self._lock:
+            if self._is_closed:
+                raise ValueError(f"{self.path} is closed: nothing can be written any more")
             with self._segment() as container:
                 self._encode(frames, container)
             if not self.frames_written:
@@ -103,6 +106,7 @@ class VideoWriter:
         }
         memory = BytesIO()
         with av.open(memory, "w", format="mp4", options=options) as container:
+            container.metadata[_LABEL] = self._label
             yield container
         self._append(memory.getvalue())
 
@@ -138,6 +142,7 @@ class VideoWriter:
 
     def _make_ordinary(self):
         with av.open(str(self.path)) as source, av.open(str(self._unfinished), "w", format="mp4") as container:
+            container.metadata[_LABEL] = self._label
             for packet in _whole_packets(source, self.path):
                 _put(packet, container)
         os.replace(self._unfinished, self.path)
@@ -160,6 +165,15 @@ def _put(packet, container):
     stream = container.streams.video[0] if container.streams.video else container.add_stream_from_template(packet.stream)
     packet.stream = stream
     container.mux(packet)
+
+
+def label_of(path):
+    """The text that the mp4 at ``path`` carries, empty where there is none or no file."""
+    try:
+        with av.open(str(path)) as source:
+            return source.metadata.get(_LABEL, "")
+    except (FileNotFoundError, av.error.InvalidDataError, av.error.EOFError):
+        return ""
 
 
 def frames_in(path):

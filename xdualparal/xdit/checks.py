@@ -217,7 +217,7 @@ def _check_prompts(args):
 def _prompts(args):
     path = args["dataset_path"]
     if not path:
-        return args["prompt"]
+        return as_list(args["prompt"])
     try:
         return load_dataset_prompts(path)
     except OSError as error:

@@ -19,8 +19,9 @@ from xfuser.core.utils.runner_utils import log
 from ..config import DualParalConfig
 from ..pipeline import DualParalPipeline
 from ..report import as_text
+from ..request import digest
 from ..stage import layer_ranges
-from ..video import VideoWriter, frames_in
+from ..video import VideoWriter, frames_in, label_of
 from .flags import refuse
 from .weights import checkpoint_folder, load_wan_stage
 
@@ -62,6 +63,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
         """The model for xDiT's ``xfuser_args``, with a DualParalConfig and a Watch."""
         model = cls(xfuser_args)
         model.dualparal_config, model.watch = config, watch
+        watch.begins("loads the weights")
         return model
 
     def _customize_settings(self, config):
@@ -96,6 +98,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
             )
         self.dualparal = DualParalPipeline(self.pipe, self.engine_config, self.dualparal_config)
         self.dualparal.model_name = self.config.model
+        self._made = set()  # the prompts whose videos this process has made
         if self.watch is not None:
             self.watch.over(self.dualparal)
 
@@ -120,27 +123,39 @@ class DualParalWanModel(xFuserWan21T2VModel):
         path = Path(self.config.output_directory, f"{self.get_output_name(input_args)}_{prompt.number}.mp4")
         config = self._config_of(prompt)
         try:
-            segments = self._stream(prompt, input_args, config, blocks_kept=self._blocks_kept(path, config, input_args))
+            kept = self._blocks_kept(path, prompt, config, input_args)
+            segments = self._stream(prompt, input_args, config, blocks_kept=kept)
         except ValueError as error:  # all ranks of the replica raise it
             if self.dualparal.groups.decides:
                 refuse(error)
             sys.exit(2)
         if self.dualparal.is_output_rank and not self.dualparal.was_finished:
-            self._write(path, segments, input_args["num_frames"])
+            self._write(path, segments, prompt, input_args)
         else:
             deque(segments, maxlen=0)
         if self.dualparal.is_output_rank and self.dualparal.was_finished:
             log(f"{path} was finished by an earlier run: delete {config.checkpoint} to make it anew", log_from_all_processes=True)
+        self._made.add(prompt.number)
         return str(path)
 
     def _config_of(self, prompt):
-        """With a folder of its own for each video's checkpoint."""
+        """With a folder of its own for each video's checkpoint, and none where it is made again: warming up, say."""
         folder = self.dualparal_config.checkpoint
+        folder = None if prompt.number in self._made else folder
         return replace(self.dualparal_config, checkpoint=folder and str(Path(folder, str(prompt.number))))
 
-    def _blocks_kept(self, path, config, input_args):
+    def _label(self, prompt, input_args):
+        """What a video's file carries, to know it from another one of the same name."""
+        names = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale", "seed", "flow_shift")
+        settings = [str(prompt), prompt.negative_prompt, self.config.model, *map(input_args.get, names)]
+        settings += [getattr(self.dualparal_config, name) for name in ("block_latents", "context_latents", "stagger")]
+        return digest(repr(settings).encode())
+
+    def _blocks_kept(self, path, prompt, config, input_args):
         """How many whole blocks the video file of an earlier run may have; without a checkpoint nothing is kept."""
         if config.checkpoint is None or not self.dualparal.is_output_rank:
+            return 0
+        if label_of(path) != self._label(prompt, input_args):
             return 0
         return config.whole_blocks(frames_in(path), input_args["num_frames"], self.frames_per_latent)
 
@@ -155,12 +170,12 @@ class DualParalWanModel(xFuserWan21T2VModel):
             prompt=prompt, negative_prompt=prompt.negative_prompt, generator=generator, **options
         )
 
-    def _write(self, path, segments, num_frames):
-        config = self.dualparal.config
+    def _write(self, path, segments, prompt, input_args):
+        config, num_frames = self.dualparal.config, input_args["num_frames"]
         kept = config.frames_of(self.dualparal.blocks_kept, num_frames, self.frames_per_latent)
         if config.checkpoint is not None and not kept:
             path.unlink(missing_ok=True)  # another run's: going on, its frames must not be taken for this one's
-        with VideoWriter(path, self.settings.fps, config.quality, kept) as writer:
+        with VideoWriter(path, self.settings.fps, config.quality, kept, self._label(prompt, input_args)) as writer:
             self._if_ended_at_once(writer.close)
             for segment in segments:
                 writer.write(segment)

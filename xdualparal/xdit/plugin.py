@@ -4,8 +4,12 @@ Knows: the hooks of xfuser.plugins.Plugin. Must not know: how a video is made.
 """
 
 import os
+from dataclasses import fields
 from functools import partial
 
+from xfuser.model_executor.models.runner_models.base_model import MODEL_REGISTRY
+
+from ..config import DualParalConfig
 from .checks import check_or_exit
 from .flags import add_dualparal_args, dualparal_config, make_parser, xdit_args
 from .registry import DUALPARAL_MODELS
@@ -24,7 +28,7 @@ class DualParalPlugin:
     def runner_args(self, args):
         """``args`` with DualParal's degree where xDiT has its pipeline's. Ends the program with exit code 2, and one line
         from rank 0, when they cannot work."""
-        if args.get("dualparal_degree") is None and args["model"] not in DUALPARAL_MODELS:
+        if not _concerns_dualparal(args):
             return args
         args = _complete(args)
         check_or_exit(args)
@@ -37,6 +41,16 @@ class DualParalPlugin:
         args = _complete(args)
         watch = Watch(args["dualparal_hang_timeout"])
         return partial(check_or_exit(args).configured, config=dualparal_config(args), watch=watch)
+
+
+def _concerns_dualparal(args):
+    """Whether DualParal is on, or would have to be for what is asked: xDiT's own runs are left alone."""
+    is_ours = args["model"] in DUALPARAL_MODELS and args["model"] not in MODEL_REGISTRY
+    given = {name: value for name, value in args.items() if name.startswith("dualparal_")}
+    return is_ours or any(value != _DEFAULTS.get(name) for name, value in given.items())
+
+
+_DEFAULTS = {f"dualparal_{field.name}": field.default for field in fields(DualParalConfig)}
 
 
 def _complete(args):

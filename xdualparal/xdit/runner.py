@@ -24,7 +24,8 @@ class DualParalRunner(xFuserModelRunner):
     def __init__(self, args, model_class, watch):
         self._model_class, self._args, self._watch = model_class, args, watch
         super().__init__(xdit_args(args))
-        watch.begins("loads the weights")
+        if args["dualparal_degree"] is None:
+            watch.begins(None)  # xDiT's own run: nothing is watched
 
     def _select_model(self, model_name, config):
         if self._args["dualparal_degree"] is not None:

@@ -23,8 +23,9 @@ LOST = "lost"  # a failure that only says that another rank is gone
 _STATUS_BYTES = 256
 _PERIOD_S = 0.2
 # Until a rank has been silent for so many of its longest actions, it may be waiting for other ranks' passes, a decode or
-# a checkpoint; and never for less than a minute, nor before its first action, which may compile, for less than half an hour.
-_LONGEST_ACTIONS, _LEAST_S, _FIRST_ACTION_S = 50, 60.0, 1800.0
+# a checkpoint; and never for less than a minute, nor before its first action for less than ten minutes for each stage: stages
+# may compile one after the other.
+_LONGEST_ACTIONS, _LEAST_S, _FIRST_ACTION_S = 50, 60.0, 600.0
 _NOTICE_S = 30.0  # so often a start that takes long is said to
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ class Watch:
     """Watches over a worker from a thread. ``hang_timeout_s``: how long it may be silent; None: by its passes."""
 
     def __init__(self, hang_timeout_s=None):
-        self.rank, self._hang_timeout_s = int(os.environ["RANK"]), hang_timeout_s
+        self.rank, self._ranks, self._hang_timeout_s = int(os.environ["RANK"]), os.environ["WORLD_SIZE"], hang_timeout_s
         self._folder = Path(os.environ[FOLDER]) if FOLDER in os.environ else None
         self._status = _shared_text(self._folder / f"rank{self.rank}") if self._folder else None
         self._pipeline = self._close = None
@@ -50,14 +51,14 @@ class Watch:
         threading.Thread(target=self._loop, daemon=True, name="watch").start()
 
     def begins(self, phase):
-        """What is done from now on, in words, until there are passes."""
+        """What is done from now on, in words, until there are passes; None: nobody shall be told."""
         self._phase = phase
-        self._tell(phase)
+        self._tell(phase or "runs")
 
     def over(self, pipeline):
         """From now on ``pipeline``, a DualParalPipeline, is what runs here."""
         self._pipeline = pipeline
-        pipeline.tell = self._tell
+        pipeline.tell = lambda text: self._tell(f"stage {pipeline.stage.index}, {text}")
 
     def closes(self, function):
         """``function`` closes what must be closed when the worker is ended at once; None: nothing."""
@@ -102,10 +103,10 @@ class Watch:
 
     def _notice(self):
         """How long loading takes, or another host needs to come, nobody knows: it is said, and left to the user."""
-        if self._pipeline is None and time.monotonic() - self._noticed_s > _NOTICE_S:
+        if self._pipeline is None and self._phase and time.monotonic() - self._noticed_s > _NOTICE_S:
             self._noticed_s = time.monotonic()
             if os.environ.get("LOCAL_RANK", "0") == "0":
-                logger.warning("rank %d of %s still %s", self.rank, os.environ["WORLD_SIZE"], self._phase)
+                logger.warning("rank %d of %s still %s", self.rank, self._ranks, self._phase)
 
     def _check_silence(self):
         meter = self._pipeline.meter if self._pipeline is not None else None
@@ -119,11 +120,13 @@ class Watch:
     def _limit_s(self, meter):
         if self._hang_timeout_s is not None:
             return self._hang_timeout_s
-        return max(_LEAST_S, _LONGEST_ACTIONS * meter.longest_s) if meter.longest_s else _FIRST_ACTION_S
+        if not meter.longest_s:
+            return _FIRST_ACTION_S * self._pipeline.groups.stage[1]
+        return max(_LEAST_S, _LONGEST_ACTIONS * meter.longest_s)
 
     def _report(self, cause, kind, details=""):
         stage = self._pipeline.stage.index if self._pipeline is not None else None
-        doing = self._pipeline.meter.doing.what if self._pipeline is not None and self._pipeline.meter is not None else self._phase
+        doing = self._pipeline.meter.doing.what if self._pipeline is not None and self._pipeline.meter is not None else self._phase or "runs"
         failure = dict(
             rank=self.rank, stage=stage, doing=doing, kind=kind, time=time.time(), details=details,
             cause=cause if isinstance(cause, str) else f"{type(cause).__name__}: {cause}",
