@@ -15,7 +15,8 @@ from xfuser.runner import xFuserModelRunner  # noqa: E402  (after the platform)
 
 from .checks import check_or_exit  # noqa: E402
 from .flags import dualparal_config, make_parser, xdit_args  # noqa: E402
-from .watch import STOPPED, Watch, has_launcher  # noqa: E402
+from .watch import STOPPED, Watch  # noqa: E402
+from .word import launcher_of  # noqa: E402
 
 
 class DualParalRunner(xFuserModelRunner):
@@ -44,14 +45,15 @@ def main():
     logging.basicConfig(level=logging.INFO)
     args = vars(make_parser().parse_args())
     model_class = check_or_exit(args)
-    watch = Watch(args["dualparal_hang_timeout"])
+    launcher = launcher_of(os.environ["RANK"])
+    watch = Watch(args["dualparal_hang_timeout"], launcher)
     try:
         was_stopped = _run(DualParalRunner(args, model_class, watch), args)
     except Exception as error:
         try:
             watch.failed(error)
         finally:
-            if has_launcher():
+            if launcher.is_there:
                 os._exit(1)  # the launcher says why; other threads may wait for ranks that are gone
         raise
     sys.exit(STOPPED if was_stopped else 0)

@@ -1,6 +1,6 @@
 """Starts the processes of a run, and ends them all when one fails or the user wishes.
 
-Knows: processes, signals, and the folder in which the workers leave word (see watch). Must not know: what they do.
+Knows: processes, signals, and the folder in which the workers leave word (see word). Must not know: what they do.
 """
 
 import os
@@ -12,7 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from .watch import FINISH, FOLDER, LOST, NOW, PARENT, STOPPED, failure_line, read_failures, read_status, write_word
+from .watch import FINISH, LOST, NOW, STOPPED, failure_line
+from .word import FOLDER, PARENT, read_failures, read_status, write_wish
 
 _POLL_S = 0.1
 # After the first process has failed: so long the others may still say why, or lose their connection to it.
@@ -47,15 +48,11 @@ def _listen(folder):
 
     def on_signal(number, frame):
         wishes.append(number)
-        _wish(folder, FINISH if len(wishes) == 1 else NOW)
+        write_wish(folder, FINISH if len(wishes) == 1 else NOW)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
     return wishes
-
-
-def _wish(folder, word):
-    write_word(folder / "stop", word)
 
 
 def _outcome(processes, environments, folder, wishes):
@@ -115,7 +112,7 @@ def _keep(details):
 
 def _end(processes, folder):
     """None of ``processes`` is left."""
-    _wish(folder, NOW)
+    write_wish(folder, NOW)
     end = time.monotonic() + _CLOSE_S
     while any(process.poll() is None for process in processes) and time.monotonic() < end:
         time.sleep(_POLL_S)

@@ -1,26 +1,20 @@
-"""A worker's line to whoever started it: what it does, why it failed, when to stop. And the alarm when it hangs.
+"""A worker's watch over itself: it ends when it shall, says why it failed, and notices when it hangs.
 
-Knows: the files in the folder that the launcher makes (``FOLDER`` in the environment; without it there is no launcher),
-signals, and a pipeline's meter. Must not know: what a run computes.
+Knows: signals, a pipeline's meter, and whom to tell. Must not know: what a run computes, or how a launcher is told.
 """
 
-import json
 import logging
-import mmap
 import os
 import signal
 import threading
 import time
 import traceback
-from pathlib import Path
 
 import torch
 
-FOLDER, PARENT = "XDUALPARAL_FOLDER", "XDUALPARAL_PARENT"
 FINISH, NOW = "finish", "now"
 STOPPED = 130  # the exit code of what was ended by Ctrl-C, as shells have it
 LOST = "lost"  # a failure that only says that another rank is gone
-_STATUS_BYTES = 256
 _PERIOD_S = 0.2
 # Until a rank has been silent for so many of its longest actions, it may be waiting for other ranks' passes, a decode or
 # a checkpoint; and never for less than a minute, nor before its first action for less than ten minutes for each stage: stages
@@ -31,18 +25,34 @@ _NOTICE_S = 30.0  # so often a start that takes long is said to
 logger = logging.getLogger(__name__)
 
 
-def has_launcher():
-    """Whether a launcher waits for word of this process."""
-    return FOLDER in os.environ
+class Alone:
+    """For a worker without a launcher of ours: under plain torchrun, say."""
+
+    is_there = False
+
+    def tell(self, text):
+        """Nobody asks what this worker does."""
+
+    def wish(self):
+        """Nobody wishes: signals come to the worker itself."""
+        return ""
+
+    def report(self, failure):
+        """Says itself why it ends."""
+        logger.error(failure_line(failure))
+
+    def is_gone(self):
+        """There is nobody to go."""
+        return False
 
 
 class Watch:
-    """Watches over a worker from a thread. ``hang_timeout_s``: how long it may be silent; None: by its passes."""
+    """Watches over a worker from a thread. ``hang_timeout_s``: how long it may be silent; None: by its passes.
+    ``launcher``: whom to tell; see Alone."""
 
-    def __init__(self, hang_timeout_s=None):
+    def __init__(self, hang_timeout_s=None, launcher=Alone()):
+        self._launcher = launcher
         self.rank, self._ranks, self._hang_timeout_s = int(os.environ["RANK"]), os.environ["WORLD_SIZE"], hang_timeout_s
-        self._folder = Path(os.environ[FOLDER]) if FOLDER in os.environ else None
-        self._status = _shared_text(self._folder / f"rank{self.rank}") if self._folder else None
         self._pipeline = self._close = None
         self._signals, self._phase, self._noticed_s = 0, "", time.monotonic()
         self.begins("connects to the other processes")
@@ -53,25 +63,20 @@ class Watch:
     def begins(self, phase):
         """What is done from now on, in words, until there are passes; None: nobody shall be told."""
         self._phase = phase
-        self._tell(phase or "runs")
+        self._launcher.tell(phase or "runs")
 
     def over(self, pipeline):
         """From now on ``pipeline``, a DualParalPipeline, is what runs here."""
-        self._pipeline = pipeline
-        pipeline.tell = lambda text: self._tell(f"stage {pipeline.stage.index}, {text}")
+        self._pipeline, launcher = pipeline, self._launcher
+        pipeline.tell = lambda text: launcher.tell(f"stage {pipeline.stage.index}, {text}")
 
     def closes(self, function):
         """``function`` closes what must be closed when the worker is ended at once; None: nothing."""
         self._close = function
 
     def failed(self, error):
-        """Leaves word of why this worker ends. With a launcher it is the one who says so."""
+        """Tells why this worker ends."""
         self._report(error, LOST if _is_lost_connection(error) else "raised", traceback.format_exc())
-
-    def _tell(self, text):
-        if self._status is not None:
-            content = text.encode()[:_STATUS_BYTES]
-            self._status[:] = content + b" " * (_STATUS_BYTES - len(content))
 
     def _on_signal(self, number, frame):
         self._signals += 1
@@ -79,14 +84,14 @@ class Watch:
     def _loop(self):
         while True:
             time.sleep(_PERIOD_S)
-            if PARENT in os.environ and os.getppid() != int(os.environ[PARENT]):
-                os._exit(1)  # the launcher is gone
+            if self._launcher.is_gone():
+                os._exit(1)
             self._obey()
             self._notice()
             self._check_silence()
 
     def _obey(self):
-        wish = _read(self._folder / "stop") if self._folder else ""
+        wish = self._launcher.wish()
         if wish == NOW or self._signals > 1:
             self._end_at_once(STOPPED)
         if wish == FINISH or self._signals:
@@ -131,10 +136,7 @@ class Watch:
             rank=self.rank, stage=stage, doing=doing, kind=kind, time=time.time(), details=details,
             cause=cause if isinstance(cause, str) else f"{type(cause).__name__}: {cause}",
         )
-        if self._folder is None:
-            logger.error(failure_line(failure))
-        else:
-            write_word(self._folder / f"failure{self.rank}", json.dumps(failure))
+        self._launcher.report(failure)
 
 
 def failure_line(failure):
@@ -145,42 +147,7 @@ def failure_line(failure):
     return f"rank {failure['rank']}{stage}{doing}: {cause}"
 
 
-def read_failures(folder):
-    """What the workers reported, first things first: those who raised or hung, then those who lost another rank."""
-    failures = [json.loads(file.read_text()) for file in Path(folder).glob("failure*[0-9]")]
-    return sorted(failures, key=lambda one: (one["kind"] == LOST, one["time"]))
-
-
-def write_word(path, text):
-    """Leaves ``text`` at ``path``, whole or not at all: on a full disk there is nothing to be done but to go on."""
-    unfinished = path.with_name(path.name + ".part")
-    try:
-        unfinished.write_text(text)
-        os.replace(unfinished, path)
-    except OSError as error:
-        logger.error("%s could not be written: %s", path, error)
-
-
-def read_status(folder, rank):
-    """What ``rank`` did last, in words."""
-    return _read(Path(folder) / f"rank{rank}").strip("\0 ") or "starts"
-
-
 def _is_lost_connection(error):
     """gloo's errors are RuntimeErrors with these words; NCCL's and the store's have a class of their own."""
     words = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused", "gloo/transport")
     return isinstance(error, torch.distributed.DistError) or any(word in str(error) for word in words)
-
-
-def _shared_text(path):
-    """A file that others can read, also after this process was killed; a write is a memory access."""
-    path.write_bytes(b" " * _STATUS_BYTES)
-    with open(path, "r+b") as file:
-        return mmap.mmap(file.fileno(), _STATUS_BYTES)
-
-
-def _read(path):
-    try:
-        return path.read_text()
-    except FileNotFoundError:
-        return ""
