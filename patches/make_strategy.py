@@ -86,7 +86,7 @@ def strategy_patch(folder):
     _git(tree, "init", "--quiet"), _commit(tree, "before")
     add_strategy(tree)
     _commit(tree, MESSAGE)
-    options = ("--zero-commit", "--no-signature", "--no-stat", "--stdout", "-1", "--start-number=6")
+    options = ("--zero-commit", "--no-signature", "--no-stat", "--stdout", "-1", "--subject-prefix=PATCH 6/6")
     return _git(tree, "format-patch", *options)
 
 
