@@ -62,6 +62,7 @@ class DualParalPipeline:
         self._place()
         self.meter = self.report = self._stop_sign = None
         self.blocks_kept, self.tell = 0, lambda text: None
+        self.label = ""  # goes with kept latents, for the file that is made of them
         self.model_name = str(getattr(wan_pipeline.config, "_name_or_path", ""))
         self.was_stopped = self.was_finished = self._stop_is_asked = False
         self._run_numbers = count()
@@ -177,7 +178,7 @@ class DualParalPipeline:
         file, error = None, None
         if self.is_output_rank:
             own = digest(repr(sorted(run.request.settings().items())).encode())
-            facts = dict(model=self.model_name, num_frames=str(run.request.num_frames), run=own)
+            facts = dict(model=self.model_name, num_frames=str(run.request.num_frames), run=own, label=self.label)
             try:
                 file = LatentsFile(self.config.latents_out, facts, run.blocks_finished)
             except (ValueError, OSError) as problem:

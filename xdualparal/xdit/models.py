@@ -165,7 +165,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
         if input_args.get("max_sequence_length"):
             options["max_sequence_length"] = input_args["max_sequence_length"]
         generator = torch.Generator().manual_seed(input_args["seed"])
-        self.dualparal.config = config
+        self.dualparal.config, self.dualparal.label = config, self._label(prompt, input_args)
         return self.dualparal.stream(
             prompt=prompt, negative_prompt=prompt.negative_prompt, generator=generator, **options
         )
