@@ -15,8 +15,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from xdualparal.schedule import parse_action
-from xdualparal.simulate import Span, make_trace
+from xdualparal.plan.schedule import parse_action
+from xdualparal.plan.simulate import Span, make_trace
 
 
 def run_once(degree, num_frames, folder):

@@ -1,6 +1,6 @@
 """DualParal from Python, without the launcher. One process a GPU; xDiT's degrees multiply to their number.
 
-With R="examples/python_api.py --model xdualparal/assets/tiny-wan --pipefusion_parallel_degree 2":
+With R="examples/python_api.py --model xdualparal/demo/tiny-wan --pipefusion_parallel_degree 2":
 
 2 GPUs     torchrun --nproc_per_node 2 $R
 4 GPUs     torchrun --nproc_per_node 4 $R --ulysses_degree 2
@@ -14,7 +14,7 @@ That is the demo model; for a real one give, for example, --model Wan-AI/Wan2.1-
 import torch
 
 from xdualparal import DualParalConfig, DualParalPipeline, enable_host_platform
-from xdualparal.video import VideoWriter
+from xdualparal.output.mp4 import VideoWriter
 
 enable_host_platform()  # before xfuser is imported; does nothing where there is an accelerator
 

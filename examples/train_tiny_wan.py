@@ -1,6 +1,6 @@
 """Trains the demo model `tiny-wan` from nothing: a whole WanPipeline checkpoint of moving circles and squares.
 
-    python examples/train_tiny_wan.py --work-dir tiny-wan-training --output xdualparal/assets/tiny-wan
+    python examples/train_tiny_wan.py --work-dir tiny-wan-training --output xdualparal/demo/tiny-wan
 
 Three stages, each resumable (run the same command again) and seeded: every step draws its data from a generator
 seeded with the step's own number, so an interrupted run sees what an uninterrupted one would have seen.
@@ -31,7 +31,7 @@ from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
-from xdualparal import demo
+from xdualparal.demo import scenes as demo
 
 logger = logging.getLogger("train_tiny_wan")
 LATENT_CHANNELS = 8

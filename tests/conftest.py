@@ -18,4 +18,4 @@ enable_host_platform()
 @pytest.fixture(scope="session")
 def golden():
     """The folder of golden files."""
-    return Path(__file__).parent / "golden"
+    return Path(__file__).parent / "plan" / "golden"

@@ -41,7 +41,7 @@ def test_the_shell_lines(tmp_path, script):
     (2, []), (4, ["--ulysses_degree", "2"]), (8, ["--ulysses_degree", "2", "--use_cfg_parallel"]),
 ])
 def test_the_python_script(tmp_path, processes, degrees):
-    script = [str(ROOT / "examples" / "python_api.py"), "--model", str(ROOT / "xdualparal" / "assets" / "tiny-wan")]
+    script = [str(ROOT / "examples" / "python_api.py"), "--model", str(ROOT / "xdualparal" / "demo" / "tiny-wan")]
     run([sys.executable, *API, str(processes), *script, "--pipefusion_parallel_degree", "2", *degrees, *DEMO[2:]], tmp_path)
     assert num_frames(tmp_path) == 65
 

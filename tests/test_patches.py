@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from xdualparal import upstream
+from xdualparal.compat import backports as upstream
 from xdualparal.xdit.demo_model import TINY_WAN_FOLDER
 
 ROOT = Path(__file__).parent.parent
@@ -144,7 +144,7 @@ def xdit(tree, folder, *command):
 
 def test_plain_xdit_makes_the_demo_video_with_the_plugin(pluggable, tmp_path):
     """Byte for byte that of our own command on the stock xfuser."""
-    launcher = [sys.executable, "-m", "xdualparal.xdit.launcher", "--model", "tiny-wan", *COMMAND]
+    launcher = [sys.executable, "-m", "xdualparal.xdit.cli", "--model", "tiny-wan", *COMMAND]
     subprocess.run([*launcher, "--output_directory", str(tmp_path / "ours")], check=True, capture_output=True, timeout=LIMIT_S)
     [ours] = (tmp_path / "ours").glob("*.mp4")
     assert xdit(pluggable, tmp_path / "plain", "--model", "tiny-wan") == ours.read_bytes()

@@ -8,7 +8,7 @@ from dualparal_testing.runs import BFLOAT16, CASES, SEED, SIZE, Case, engine_con
 from dualparal_testing.small_wan import small_pipeline, texts
 
 from xdualparal import DualParalConfig, DualParalPipeline, initial_noise
-from xdualparal.decode import unnormalised
+from xdualparal.models.wan_vae import unnormalised
 
 pytestmark = pytest.mark.processes
 BAR = 1e-5  # relative, float32; the issue's

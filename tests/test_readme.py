@@ -7,7 +7,7 @@ from pathlib import Path
 from test_hybrid import TABLE
 
 from xdualparal import DualParalConfig, build_schedule
-from xdualparal.render import time_grid
+from xdualparal.plan.render import time_grid
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 

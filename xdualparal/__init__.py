@@ -9,9 +9,9 @@ from importlib import import_module
 _HOME = {
     "DualParalConfig": "config",
     "DualParalPipeline": "pipeline",
-    "build_schedule": "schedule",
-    "enable_host_platform": "xdit.host",
-    "initial_noise": "noise",
+    "build_schedule": "plan.schedule",
+    "enable_host_platform": "compat.host",
+    "initial_noise": "engine.noise",
 }
 __all__ = sorted(_HOME)
 

@@ -12,22 +12,22 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .attention import check_backend
-from .checkpoint import Checkpoint
+from .compat.backends import check_backend
+from .output.checkpoint import Checkpoint
 from .config import DualParalConfig
-from .latents_file import LatentsFile
-from .meter import Meter
+from .output.latents_file import LatentsFile
+from .engine.meter import Meter
 from .models import family_of
-from .render import chrome_trace
-from .report import make_report
+from .plan.render import chrome_trace
+from .output.report import make_report
 from .request import Request, digest
-from .run import Run, make_plan
-from .schedule import whole_schedule
-from .sharding import check_even_split, check_heads
-from .stopping import StopSign, waves_to_go
-from .tracing import gather_trace
-from .upstream import complete_xfuser
-from .validate import check_schedule
+from .engine.session import Run, make_plan
+from .plan.schedule import whole_schedule
+from .engine.sharding import check_even_split, check_heads
+from .engine.stop import StopSign, waves_to_go
+from .output.trace import gather_trace
+from .compat.backports import complete_xfuser
+from .plan.validate import check_schedule
 
 logger = logging.getLogger(__name__)
 CHECKED_BLOCKS = 64  # a plan repeats itself; so many blocks show whether it can be carried out
@@ -47,8 +47,8 @@ class DualParalPipeline:
     def __init__(self, wan_pipeline, engine_config, config=DualParalConfig()):
         complete_xfuser()
         # These import xfuser, which must wait: ``enable_host_platform`` may be called after this module is imported.
-        from .groups import Groups
-        from .stage import Stage
+        from .engine.mesh import Groups
+        from .engine.stage import Stage
 
         self.pipe, self.config = wan_pipeline, config
         self.family = family_of(wan_pipeline)

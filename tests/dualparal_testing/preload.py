@@ -11,6 +11,6 @@ import diffusers  # noqa: E402, F401
 import xfuser  # noqa: E402, F401
 import xfuser.model_executor.models.transformers.transformer_wan  # noqa: E402, F401
 
-import xdualparal.groups  # noqa: E402, F401
+import xdualparal.engine.mesh  # noqa: E402, F401
 import xdualparal.pipeline  # noqa: E402, F401
-import xdualparal.stage  # noqa: E402, F401
+import xdualparal.engine.stage  # noqa: E402, F401

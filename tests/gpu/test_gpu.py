@@ -32,7 +32,7 @@ def test_backends_agree_with_float32(tmp_path):
 
 def demo_frames(folder, **environment):
     """The frames of the demo video, made on the GPU, or on the CPU where that is hidden."""
-    command = [sys.executable, "-m", "xdualparal.xdit.launcher", *DEMO, "--dualparal_degree", "1", "--output_directory", str(folder)]
+    command = [sys.executable, "-m", "xdualparal.xdit.cli", *DEMO, "--dualparal_degree", "1", "--output_directory", str(folder)]
     subprocess.run(command, check=True, timeout=LIMIT_S, env=dict(os.environ, **environment))
     [file] = folder.glob("*.mp4")
     with av.open(str(file)) as container:

@@ -16,13 +16,13 @@ from xfuser import xFuserArgs
 from xfuser.core.utils.runner_utils import load_dataset_prompts
 from xfuser.model_executor.models.runner_models.base_model import MODEL_REGISTRY
 
-from ..attention import check_backend
-from ..checkpoint import check_same, is_finished, read_manifest
+from ..compat.backends import check_backend
+from ..output.checkpoint import check_same, is_finished, read_manifest
 from ..config import DualParalConfig
 from ..request import check_at_least_one, check_size
-from ..schedule import Plan
-from ..sharding import check_even_split, check_heads
-from ..stage import layer_ranges
+from ..plan.schedule import Plan
+from ..engine.sharding import check_even_split, check_heads
+from ..engine.stage import layer_ranges
 from .flags import dualparal_config, refuse, xdit_args
 from .models import as_list, at_path
 from .registry import DUALPARAL_MODELS

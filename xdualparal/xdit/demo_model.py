@@ -10,7 +10,7 @@ from xfuser.model_executor.models.runner_models.base_model import DefaultInputVa
 
 from .models import DualParalWanModel
 
-TINY_WAN_FOLDER = Path(__file__).parent.parent / "assets" / "tiny-wan"
+TINY_WAN_FOLDER = Path(__file__).parent.parent / "demo" / "tiny-wan"
 
 
 class TinyWanModel(DualParalWanModel):

@@ -10,7 +10,7 @@ from xfuser import xFuserArgs
 from xfuser.config import FlexibleArgumentParser
 
 from ..config import DualParalConfig
-from ..upstream import add_missing_flags
+from ..compat.backports import add_missing_flags
 
 
 class OneLineParser(FlexibleArgumentParser):

@@ -18,12 +18,12 @@ from xfuser.core.utils.runner_utils import log
 
 from ..config import DualParalConfig
 from ..pipeline import DualParalPipeline
-from ..report import as_text
+from ..output.report import as_text
 from ..request import digest
-from ..stage import layer_ranges
-from ..video import VideoWriter, frames_in, label_of
+from ..engine.stage import layer_ranges
+from ..output.mp4 import VideoWriter, frames_in, label_of
 from .flags import refuse
-from .weights import checkpoint_folder, load_wan_stage
+from ..models.weights import checkpoint_folder, load_wan_stage
 
 class NumberedPrompt(str):
     """A prompt that knows its place among all prompts, by which its video's file is named, and its negative prompt:

@@ -13,7 +13,7 @@ from ..config import DualParalConfig
 from .checks import check_or_exit
 from .flags import add_dualparal_args, dualparal_config, make_parser, xdit_args
 from .registry import DUALPARAL_MODELS
-from .watch import Watch
+from ..launch.watchdog import Watch
 
 
 class DualParalPlugin:

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 
-from .host import enable_host_platform
+from ..compat.host import enable_host_platform
 
 enable_host_platform()
 
@@ -15,8 +15,8 @@ from xfuser.runner import xFuserModelRunner  # noqa: E402  (after the platform)
 
 from .checks import check_or_exit  # noqa: E402
 from .flags import dualparal_config, make_parser, xdit_args  # noqa: E402
-from .watch import STOPPED, Watch  # noqa: E402
-from .word import launcher_of  # noqa: E402
+from ..launch.watchdog import STOPPED, Watch  # noqa: E402
+from ..launch.mailbox import launcher_of  # noqa: E402
 
 
 class DualParalRunner(xFuserModelRunner):

@@ -1,0 +1,54 @@
+"""The shared noise pool against its rule in DESIGN section 2."""
+
+from itertools import islice
+
+import pytest
+import torch
+
+from xdualparal import initial_noise
+from xdualparal.engine.noise import noise_blocks
+
+SHAPE = (3, 2, 2)
+
+
+def noise(blocks, block, context, seed=0):
+    """initial_noise with a fresh generator."""
+    return initial_noise(blocks, block, context, SHAPE, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("block, context", [(4, 2), (3, 3), (5, 0), (1, 1)])
+def test_every_window_is_a_permutation_of_one_pool(block, context):
+    blocks = noise(6, block, context)
+    assert [b.shape for b in blocks] == [(1, 3, block + context * (n == 0), 2, 2) for n in range(6)]
+    assert all(b.dtype == torch.float32 and b.device.type == "cpu" for b in blocks)
+    pool = sorted(frame_sums(blocks[0]))
+    for previous, own in zip(blocks, blocks[1:]):
+        window = torch.cat([previous[:, :, previous.shape[2] - context:], own], dim=2)
+        assert sorted(frame_sums(window)) == pool
+
+
+def frame_sums(latents):
+    """One number a latent frame, to tell frames apart."""
+    return latents.sum(dim=(0, 1, 3, 4)).tolist()
+
+
+def test_rule_step_by_step():
+    generator = torch.Generator().manual_seed(3)
+    pool, expected = torch.randn(1, *SHAPE[:1], 6, *SHAPE[1:], generator=generator), []
+    for n in range(4):
+        permuted = pool[:, :, :4][:, :, torch.randperm(4, generator=generator)]
+        pool = torch.cat([pool[:, :, -2:], permuted], dim=2)
+        expected.append(pool if n == 0 else pool[:, :, -4:])
+    assert all(map(torch.equal, noise(4, 4, 2, seed=3), expected))
+
+
+def test_same_seed_same_noise_and_lazily_too():
+    again = islice(noise_blocks(4, 2, SHAPE, torch.Generator().manual_seed(0)), 5)
+    assert all(map(torch.equal, noise(5, 4, 2), again))
+    assert not torch.equal(noise(1, 4, 2, seed=0)[0], noise(1, 4, 2, seed=1)[0])
+
+
+def test_blocks_do_not_share_memory():
+    first, second, *_ = noise(3, 4, 2)
+    second.zero_()
+    assert torch.equal(first, noise(1, 4, 2)[0])

@@ -1,0 +1,99 @@
+"""The places where blocks become frames; decoding itself is only written down here."""
+
+import threading
+import time
+
+import pytest
+import torch
+
+from xdualparal.output.decoders import WAITING_BLOCKS, AsTheyAre, AtEnd, Inline, InThread, Nowhere, Together
+from xdualparal.engine.meter import Meter
+from xdualparal.plan.schedule import Plan
+
+CPU = torch.device("cpu")
+
+
+def meter():
+    """One that remembers what it measured."""
+    return Meter(lambda: None, keeps_spans=True)
+
+
+def place_of(kind, make, measured):
+    """A place of ``kind`` for three blocks on two stages."""
+    plan = Plan(3, 2, 2, decode={Inline: "inline", InThread: "thread", AtEnd: "end"}[kind])
+    return InThread(make, plan, measured, CPU) if kind is InThread else kind(make, plan, measured)
+
+
+@pytest.mark.parametrize("kind, early", [(Inline, [0, 10, 20]), (AtEnd, [])])
+def test_all_blocks_in_order(kind, early):
+    measured = meter()
+    place, given = place_of(kind, lambda latents: latents * 10, measured), []
+    for block in range(3):
+        place.add(block, block)
+        given += place.ready()
+    assert given == early
+    assert given + list(place.rest()) == [0, 10, 20]
+    assert [str(span.action) for span in measured.spans] == ["1D0.1", "1D1.1", "1D2.1"]
+    assert measured.waited_for_decode_s > 0
+
+
+def test_a_thread_decodes_beside_and_in_order():
+    measured, begun = meter(), threading.Event()
+
+    def make(latents):
+        begun.wait(10)
+        return latents * 10, threading.current_thread().name
+
+    place = place_of(InThread, make, measured)
+    place.add(0, 0), place.add(1, 1)
+    assert list(place.ready()) == []
+    begun.set()
+    assert list(place.rest()) == [(0, "decode"), (10, "decode")]
+    place.close()
+    assert [str(span.action) for span in measured.spans] == ["2D0.1", "2D1.1"]
+
+
+def test_what_the_thread_raises_is_raised_here():
+    def make(latents):
+        raise OSError("no memory")
+
+    place = place_of(InThread, make, meter())
+    place.add(0, 0)
+    with pytest.raises(OSError, match="no memory"):
+        list(place.rest())
+    place.close()
+
+
+def test_blocks_do_not_pile_up_before_a_slow_decoder():
+    """One is decoded, so many wait, and the next one waits to be handed over."""
+    go_on, handed = threading.Event(), []
+    place = place_of(InThread, lambda latents: go_on.wait(10), meter())
+
+    def hand_over():
+        for block in range(WAITING_BLOCKS + 2):
+            place.add(block, block)
+            handed.append(block)
+
+    thread = threading.Thread(target=hand_over, daemon=True)
+    thread.start()
+    time.sleep(0.5)
+    assert len(handed) == WAITING_BLOCKS + 1
+    go_on.set()
+    thread.join(10)
+    assert len(list(place.rest())) == WAITING_BLOCKS + 2
+    place.close()
+
+
+def test_latents_as_they_are_and_nothing():
+    place = AsTheyAre()
+    place.add(0, "a"), place.add(1, "b")
+    assert list(place.ready()) == ["a", "b"] and list(place.rest()) == []
+    Nowhere().add(0, "a")
+    assert list(Nowhere().ready()) == list(Nowhere().rest()) == []
+
+
+def test_together_is_one_segment_where_there_is_one():
+    place = Together(lambda latents: None if latents is None else latents.shape[2])
+    assert list(place.rest()) == []
+    place.add(0, torch.zeros(1, 1, 3, 1, 1)), place.add(1, torch.zeros(1, 1, 2, 1, 1))
+    assert list(place.ready()) == [] and list(place.rest()) == [5]

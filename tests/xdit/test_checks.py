@@ -1,0 +1,106 @@
+"""Commands that cannot work are refused before any weight is loaded."""
+
+import pytest
+
+from xdualparal.output.checkpoint import Checkpoint
+from xdualparal.xdit.checks import check_command, num_processes
+from xdualparal.xdit.flags import make_parser
+from xdualparal.xdit.demo_model import TinyWanModel
+from xdualparal.xdit.registry import DUALPARAL_MODELS
+
+
+def command(folder, *extra, model="tiny-wan", degree=2, prompt=("--prompt", "a red circle")):
+    """A good command's flags, as a dict, with ``extra`` ones behind."""
+    degrees = [] if degree is None else ["--dualparal_degree", str(degree)]
+    argv = ["--model", model, *prompt, "--output_directory", str(folder), *degrees, *extra]
+    return vars(make_parser().parse_args(argv))
+
+
+def test_a_good_command_gives_its_model(tmp_path):
+    assert check_command(command(tmp_path), 2) is TinyWanModel
+
+
+@pytest.mark.parametrize("extra, message", [
+    (dict(extra=["--num_frames", "0", "--dualparal_decode", "end"]), "--num_frames is 0, for a video without end, and it would"),
+    (dict(extra=["--num_frames", "0", "--use_parallel_vae"]), "give --dualparal_decode thread or inline, without"),
+    (dict(extra=["--num_frames", "0"], prompt=("--prompt", "a", "b")), "without end, and there are several prompts: give one"),
+    (dict(extra=["--dualparal_stagger", "9", "--num_inference_steps", "8"]), "stagger is 9 and there are 8 steps: give 1 to 8"),
+    (dict(extra=["--dualparal_decode", "here"]), "decode is 'here': give one of thread, inline, end"),
+    (dict(extra=["--dualparal_quality", "52"]), "quality is 52: give 0 to 51"),
+    (dict(extra=["--use_parallel_vae", "--dualparal_checkpoint", "x"]), "saves what was decoded: leave one out"),
+    (dict(extra=["--dualparal_latents_out", "x"], prompt=("--prompt", "a", "b")), "latents_out is one file and there are several"),
+    (dict(extra=["--num_frames", "-3"]), "num_frames is -3"),
+    (dict(extra=["--num_inference_steps", "0"]), "num_inference_steps is 0"),
+    (dict(extra=["--dualparal_context_latents", "9"]), "context_latents is 9 and block_latents is 8.*0 to 8"),
+    (dict(extra=["--height", "40"]), "height is 40: the model needs a multiple of 16, for example 32"),
+    (dict(extra=["--width", "24"]), "width is 24.*multiple of 16"),
+    (dict(degree=9), "--dualparal_degree is 9: every stage needs a layer and tiny-wan has 8, give 1 to 8"),
+    (dict(extra=["--dualparal_stage_layers", "5,2"]), "stage_layers is 5,2: give 2 numbers"),
+    (dict(degree=0), "--dualparal_degree is 0.*give 1 to 8"),
+    (dict(degree=4), "dualparal_degree 4.*make 4 processes and 2 were started"),
+    (dict(model="tiny-wam"), "'tiny-wam' is not known: give one of tiny-wan, "),
+    (dict(prompt=()), "the prompt is missing: add --prompt"),
+    (dict(model="Wan2.2-TI2V"), "Wan2.2-TI2V has no DualParal support: give one of .*Wan2.1-T2V"),
+    (dict(degree=None), "tiny-wan runs with DualParal only: add --dualparal_degree 1"),
+    (dict(degree=None, model="Wan2.1-T2V", extra=["--dualparal_block_latents", "4"]), "DualParal is off: add --dualparal"),
+    (dict(extra=["--ulysses_degree", "3"]), "--ulysses_degree is 3 and the model has 4 attention heads.*give 1, 2, 4"),
+    (dict(extra=["--ring_degree", "3"]), "16 tokens, which 3 ranks .* product of 1, 2, 4, 8, 16"),
+    (dict(extra=["--tensor_parallel_degree", "2"]), "--tensor_parallel_degree is 2 .* raise --dualparal_degree"),
+    (dict(extra=["--use_cfg_parallel", "--guidance_scale", "1"]), "--guidance_scale is 1.0.* leave it out"),
+    (dict(extra=["--negative_prompt", "grey", "blurred"]), "2 negative .* are 1 prompts: give one for all, in quotes"),
+    (dict(extra=["--dataset_path", "no.csv"]), "--dataset_path no.csv cannot be read .No such file.*: give a csv file"),
+    (dict(extra=["--dataset_path", __file__]), "--dataset_path .* has no column 'prompt'"),
+    (dict(extra=["--data_parallel_degree", "2"]), "there are 1 prompts: every replica needs one"),
+    (dict(extra=["--attention_backend", "FLEX_BLOCK_ATTN"]), "FLEX_BLOCK_ATTN picks keys by their place"),
+    (dict(extra=["--enable_group_cpu_offload"]), "--enable_group_cpu_offload is given and DualParal keeps each stage's"),
+    (dict(extra=["--use_fp8_gemms"]), "does not support use_fp8_gemms"),
+])
+def test_refuses(tmp_path, extra, message):
+    arguments = dict(extra)
+    with pytest.raises(ValueError, match=message):
+        check_command(command(tmp_path, *arguments.pop("extra", []), **arguments), 2)
+
+
+def test_refuses_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="--output_directory .* cannot be written .*give a folder that can"):
+        check_command(command(tmp_path / "file" / "folder"), 2)
+    with pytest.raises(ValueError, match="the folder of --dualparal_trace .* cannot be written"):
+        check_command(command(tmp_path, "--dualparal_trace", str(tmp_path / "file" / "a.json")), 2)
+
+
+def test_refuses_to_compile_without_a_compiler(tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ValueError, match="needs a C.. compiler on the CPU and there is no no-such-compiler"):
+        check_command(command(tmp_path, "--use_torch_compile"), 2)
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    flags = ["--dualparal_checkpoint", str(tmp_path / "saved"), "--num_inference_steps", "8"]
+    settings = dict(model_name="tiny-wan", prompt="a red circle", negative_prompt="", seed=42, num_frames=81, stagger=1)
+    Checkpoint(tmp_path / "saved" / "0", settings).save({}, 1, wait=True)
+    check_command(command(tmp_path, *flags), 2)
+    for flag, value, difference in (
+        ("--seed", "3", "seed was 42 and is 3"), ("--negative_prompt", "grey", "negative_prompt was '' and is 'grey'"),
+        ("--num_frames", "85", "num_frames was 81 and is 85"), ("--dualparal_stagger", "2", "stagger was 1 and is 2"),
+    ):
+        with pytest.raises(ValueError, match=difference):
+            check_command(command(tmp_path, *flags, flag, value), 2)
+    with pytest.raises(ValueError, match="model_name was 'tiny-wan' and is 'Wan2.1-T2V'"):
+        check_command(command(tmp_path, *flags, model="Wan2.1-T2V"), 2)
+
+
+def test_the_folder_is_made(tmp_path):
+    check_command(command(tmp_path / "new" / "folder"), 2)
+    assert (tmp_path / "new" / "folder").is_dir()
+
+
+def test_processes_are_the_product_of_all_degrees(tmp_path):
+    extra = ["--ulysses_degree", "2", "--ring_degree", "3", "--data_parallel_degree", "5", "--use_cfg_parallel"]
+    assert num_processes(command(tmp_path, *extra)) == 2 * 2 * 3 * 5 * 2
+    assert num_processes(command(tmp_path, degree=None)) == 1
+
+
+@pytest.mark.parametrize("name", DUALPARAL_MODELS)
+def test_every_model_can_be_asked_for(tmp_path, name):
+    assert check_command(command(tmp_path, model=name), 2) is DUALPARAL_MODELS[name]

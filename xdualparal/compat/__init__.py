@@ -1,0 +1,1 @@
+"""What xfuser lacks; knows nothing of DualParal."""

@@ -1,0 +1,1 @@
+"""How one rank does its actions."""

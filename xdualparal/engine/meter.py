@@ -1,0 +1,76 @@
+"""What a rank does, since when, and how long it takes.
+
+Knows: clocks, and how to wait for the device. Must not know: what the actions compute, or who looks at the figures.
+"""
+
+import time
+from typing import NamedTuple
+
+from ..plan.simulate import Span
+
+
+class Doing(NamedTuple):
+    """What a rank's main thread does: ``what``, in words; ``since``: monotonic seconds; ``is_pass``: whether its
+    duration is bounded by the duration of passes."""
+
+    what: str
+    since: float
+    is_pass: bool
+
+
+class Meter:
+    """Measures every action of a stage, and says at any time what is being done.
+
+    ``synchronize``: waits for the device. It is called after each action: else a device's work would be queued far
+    ahead, and neither the durations nor what hangs would be known. ``keeps_spans``: whether every action's Span is
+    remembered (their memory grows with the video). ``tell``: is told in words what is being done.
+    """
+
+    def __init__(self, synchronize, keeps_spans=False, tell=lambda text: None):
+        self.synchronize, self._keeps_spans, self._tell = synchronize, keeps_spans, tell
+        self.spans = []
+        self.busy_s = {}
+        self.count = {}
+        self.waited_s = self.waited_for_decode_s = 0.0
+        self.longest_s = 0.0
+        self.doing = Doing("starts", time.monotonic(), False)
+
+    def does(self, action, function, *args):
+        """``function(*args)``, the action's; measures it."""
+        self._begin(f"action {action}")
+        result = function(*args)
+        self.synchronize()
+        self.add(Span(action, self.doing.since, time.monotonic()))
+        self._nothing()
+        return result
+
+    def waits(self, why, function, *args):
+        """``function(*args)``, which waits for another rank."""
+        self._begin(f"waits {why}")
+        result = function(*args)
+        self.waited_s += time.monotonic() - self.doing.since
+        self._nothing()
+        return result
+
+    def passes_wait(self, function, *args):
+        """``function(*args)``, decoding that holds the passes or the caller up."""
+        start = time.monotonic()
+        result = function(*args)
+        self.waited_for_decode_s += time.monotonic() - start
+        return result
+
+    def add(self, span):
+        """Counts an action that was measured elsewhere, in another thread for example."""
+        kind, took = span.action.kind, span.end - span.start
+        self.busy_s[kind] = self.busy_s.get(kind, 0.0) + took
+        self.count[kind] = self.count.get(kind, 0) + 1
+        self.longest_s = max(self.longest_s, took)
+        if self._keeps_spans:
+            self.spans.append(span)
+
+    def _begin(self, what):
+        self.doing = Doing(what, time.monotonic(), True)
+        self._tell(what)
+
+    def _nothing(self):
+        self.doing = Doing("between two actions", time.monotonic(), False)

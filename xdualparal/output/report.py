@@ -1,0 +1,87 @@
+"""What a run took, in figures.
+
+Knows: what the ranks of a run measured. Must not know: how they are shown or stored.
+"""
+
+import resource
+import time
+from dataclasses import replace
+
+import torch
+
+from ..plan.schedule import DECODE, FORWARD, STEP, whole_schedule
+from ..plan.simulate import simulate
+
+MOST_BLOCKS = 500  # of a prediction: its time grows with them, and bubbles are at the ends
+
+
+def make_report(run):
+    """A dict of plain values on the output rank, None on the others. Every rank of the replica must call it.
+
+    ``bubble`` is the share of the stages' time, 0 to 1, in which they did not work, first stage to last, from the start
+    of the run to its end; ``predicted_bubble`` that of the schedule simulated with the measured duration of a pass on each
+    stage and of a decode. ``waited_for_decode_s``: how long passes, or at the end the caller, waited for decoding.
+    """
+    wall_s = time.monotonic() - run.started_s
+    ranks = run.groups.gather_objects(_of_rank(run))
+    if ranks is None:
+        return None
+    stages = [rank for rank in ranks if rank["shard"] == 0 and rank["branch"] == 0]
+    return dict(
+        wall_s=wall_s, first_segment_s=run.first_segment_s, passes=run.passes_done,
+        blocks_finished=run.blocks_finished, went_on_from_wave=run.course.first_wave, ended_early=run.course.was_stopped,
+        bubble=1 - sum(rank["busy_s"] for rank in stages) / (len(stages) * wall_s), predicted_bubble=_predicted(run, stages),
+        decode=run.plan.decode, decode_s=run.meter.busy_s.get(DECODE, 0.0),
+        waited_for_decode_s=run.meter.waited_for_decode_s, ranks=ranks,
+    )
+
+
+def _of_rank(run):
+    meter, edges = run.meter, run.edges
+    sent = [edge.bytes_sent for edge in (edges.hidden_out, edges.latents_out) if edge is not None]
+    return dict(
+        rank=torch.distributed.get_rank(), stage=run.stage.index, shard=run.groups.shard[0], branch=run.groups.branch[0],
+        forwards=meter.count.get(FORWARD, 0), busy_s=meter.busy_s.get(FORWARD, 0.0) + meter.busy_s.get(STEP, 0.0),
+        waited_s=meter.waited_s, sent_bytes=sum(sent), peak_bytes=peak_bytes(run.device),
+    )
+
+
+def peak_bytes(device):
+    """The most memory that this process had: on an accelerator its own, else resident memory (Linux counts it in KiB)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _predicted(run, stages):
+    """The bubble of the whole plan by the measured costs; of a run that went on or was ended, of its finished blocks."""
+    if not all(rank["forwards"] for rank in stages):
+        return None
+    blocks = max(1, min(run.blocks_finished, MOST_BLOCKS))
+    a_pass = [rank["busy_s"] / rank["forwards"] for rank in stages]
+    a_decode = run.meter.busy_s.get(DECODE, 0.0) / max(1, run.meter.count.get(DECODE, 0))
+
+    def cost(action):
+        if action.kind == DECODE:
+            return a_decode
+        return 0 if action.kind == STEP else a_pass[action.stage] / (1 if action.branch == "" else 2)
+
+    return simulate(whole_schedule(replace(run.plan, num_blocks=blocks)), cost).bubble()
+
+
+def as_text(report):
+    """The figures that most people want, as a short table."""
+    predicted = report["predicted_bubble"]
+    rows = [
+        ("total", f"{report['wall_s']:.1f} s, first frames after {report['first_segment_s'] or 0:.1f} s"),
+        ("passes", f"{report['passes']}, {report['passes'] / report['wall_s']:.2f} a second"),
+        ("waiting stages", f"{report['bubble']:.1%}" + (f", {predicted:.1%} by the schedule" if predicted is not None else "")),
+        ("decoding", f"{report['decode_s']:.1f} s ({report['decode']}), waited for {report['waited_for_decode_s']:.1f} s"),
+    ]
+    rows += [
+        (f"rank {rank['rank']}", f"stage {rank['stage']}, sent {rank['sent_bytes'] / 2**20:.1f} MiB, peak memory "
+         f"{rank['peak_bytes'] / 2**20:.0f} MiB")
+        for rank in report["ranks"]
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in rows)

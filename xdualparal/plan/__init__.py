@@ -1,0 +1,1 @@
+"""What happens, as data: standard library only."""
