@@ -51,13 +51,13 @@ def make_latents(pipeline, size):
     """(latents on the CPU in float32, seconds a pass)."""
     shape, height, width = SHAPES[size]
     text = torch.randn(2, 1, 512, shape["text_dim"], generator=torch.Generator().manual_seed(1))
-    pipeline.groups.synchronize()
+    pipeline.mesh.synchronize()
     start = time.perf_counter()
     output = pipeline(
         prompt_embeds=text[0], negative_prompt_embeds=text[1], height=height, width=width, num_frames=NUM_FRAMES,
         num_inference_steps=STEPS, generator=torch.Generator().manual_seed(2), output_type="latent",
     )
-    pipeline.groups.synchronize()
+    pipeline.mesh.synchronize()
     passes = STEPS * pipeline.config.num_blocks(1 + (NUM_FRAMES - 1) // 4)
     return output.frames.float().cpu(), (time.perf_counter() - start) / passes
 

@@ -7,19 +7,16 @@ from dataclasses import FrozenInstanceError, fields
 import pytest
 
 from xdualparal import DualParalConfig
+from xdualparal.plan.layout import Layout
 
 
 def test_sizes():
     config = DualParalConfig(block_latents=8, context_latents=4)
-    assert (config.window_latents, config.seen_latents) == (12, 16)
-    assert [config.own_latents(block) for block in (0, 1, 7)] == [12, 8, 8]
+    assert (config.layout, config.seen_latents) == (Layout(8, 4), 16)
 
 
-@pytest.mark.parametrize("latent_frames, blocks", [(1, 1), (12, 1), (13, 2), (20, 2), (21, 3), (65, 8)])
-def test_blocks_hold_all_latent_frames(latent_frames, blocks):
-    config = DualParalConfig(block_latents=8, context_latents=4)
-    assert config.num_blocks(latent_frames) == blocks
-    assert sum(map(config.own_latents, range(blocks))) >= latent_frames
+def test_the_sizes_come_first():
+    assert [field.name for field in fields(DualParalConfig)][:3] == ["block_latents", "context_latents", "stagger"]
 
 
 @pytest.mark.parametrize("bad, part", [
@@ -28,6 +25,8 @@ def test_blocks_hold_all_latent_frames(latent_frames, blocks):
     (dict(context_latents=-1), "context_latents is -1"),
     (dict(block_latents=4, context_latents=5), "0 to 4"),
     (dict(stage_layers=(4, 0)), "stage_layers is 0"),
+    (dict(stagger=0), "stagger is 0"), (dict(checkpoint_waves=True), "checkpoint_waves is True"),
+    (dict(decode="here"), "decode is 'here': give one of thread, inline, end"),
     (dict(end_costs=(0, -1)), "end_costs is .0, -1.: give two numbers of 0 or more"),
 ])
 def test_refuses(bad, part):

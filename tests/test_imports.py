@@ -10,11 +10,13 @@ import xdualparal
 
 PACKAGE = Path(xdualparal.__file__).parent
 ALLOWED = {  # folder, or module on the top floor: which others of this package it may import
-    "config": set(), "request": set(), "plan": set(), "models": set(), "launch": set(), "compat": set(), "demo": set(),
-    "output": {"plan"}, "engine": {"plan", "models", "output"},
-    "pipeline": {"config", "request", "plan", "models", "output", "engine", "compat"},
-    "xdit": {"config", "request", "plan", "models", "output", "engine", "compat", "launch", "demo", "pipeline"},
+    "run_spec": set(), "plan": set(), "launch": set(), "compat": set(), "demo": set(),
+    "strategies": {"plan"}, "models": {"run_spec"}, "request": {"run_spec"}, "output": {"plan", "run_spec"},
+    "config": {"plan", "strategies", "output"}, "engine": {"plan", "models", "output"},
+    "pipeline": {"config", "request", "run_spec", "plan", "strategies", "models", "output", "engine", "compat"},
+    "xdit": {"config", "run_spec", "request", "plan", "strategies", "models", "output", "engine", "compat", "launch", "demo", "pipeline"},
 }
+STANDARD_LIBRARY_ONLY = ("plan", "strategies", "run_spec.py")
 
 
 def imported(file):
@@ -42,8 +44,10 @@ def test_only_xdit_knows_xfusers_runner():
     assert users <= {"xdit", "compat"}
 
 
-def test_the_plan_is_standard_library_only():
-    names = {name.split(".")[0] for file in (PACKAGE / "plan").glob("*.py") for name in imported(file)}
+@pytest.mark.parametrize("place", STANDARD_LIBRARY_ONLY)
+def test_standard_library_only(place):
+    files = [PACKAGE / place] if place.endswith(".py") else (PACKAGE / place).glob("*.py")
+    names = {name.split(".")[0] for file in files for name in imported(file)}
     assert names - {"xdualparal"} <= set(sys.stdlib_module_names)
 
 

@@ -8,6 +8,7 @@ from test_hybrid import TABLE
 
 from xdualparal import DualParalConfig, build_schedule
 from xdualparal.plan.render import time_grid
+from xdualparal.xdit.settings import CommandSettings
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -24,7 +25,7 @@ def test_the_combinations_are_those_of_the_table_test():
 
 
 def test_every_flag_is_there():
-    for name in ("degree", *(field.name for field in fields(DualParalConfig))):
+    for name in ("degree", *(field.name for kind in (DualParalConfig, CommandSettings) for field in fields(kind))):
         assert f"`--dualparal_{name} " in README
 
 

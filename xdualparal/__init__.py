@@ -9,7 +9,7 @@ from importlib import import_module
 _HOME = {
     "DualParalConfig": "config",
     "DualParalPipeline": "pipeline",
-    "build_schedule": "plan.schedule",
+    "build_schedule": "strategies.dualparal",
     "enable_host_platform": "compat.host",
     "initial_noise": "engine.noise",
 }

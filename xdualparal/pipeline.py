@@ -4,8 +4,6 @@ Knows: how a call becomes runs, and a run's segments a video. Must not know: wha
 """
 
 import logging
-from contextlib import nullcontext
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -13,24 +11,25 @@ import numpy as np
 import torch
 
 from .compat.backends import check_backend
-from .output.checkpoint import Checkpoint
-from .config import DualParalConfig
-from .output.latents_file import LatentsFile
-from .engine.meter import Meter
-from .models import family_of
-from .plan.render import chrome_trace
-from .output.report import make_report
-from .request import Request, digest
-from .engine.session import Run, make_plan
-from .plan.schedule import whole_schedule
-from .engine.sharding import check_even_split, check_heads
-from .engine.stop import StopSign, waves_to_go
-from .output.trace import gather_trace
 from .compat.backports import complete_xfuser
-from .plan.validate import check_schedule
+from .config import DualParalConfig
+from .engine.meter import Meter
+from .engine.sharding import check_even_split, check_heads
+from .engine.stop import StopSign, waves_to_finish
+from .models import family_of
+from .models.identity import digest_of_parts, part_sums
+from .output.checkpoint import Checkpoint
+from .output.latents_file import LatentsFile
+from .output.trace import gather_trace
+from .plan.partition import layer_ranges
+from .plan.render import chrome_trace
+from .plan.schedule import AT_END, NO_DECODE
+from .request import Request
+from .run_spec import RunSpec
+from .strategies.base import Lanes
+from .strategies.dualparal import DualParal
 
 logger = logging.getLogger(__name__)
-CHECKED_BLOCKS = 64  # a plan repeats itself; so many blocks show whether it can be carried out
 
 
 class DualParalPipeline:
@@ -44,27 +43,29 @@ class DualParalPipeline:
     attention heads that Ulysses cannot split.
     """
 
+    strategy = DualParal()
+
     def __init__(self, wan_pipeline, engine_config, config=DualParalConfig()):
         complete_xfuser()
         # These import xfuser, which must wait: ``enable_host_platform`` may be called after this module is imported.
-        from .engine.mesh import Groups
+        from .engine.mesh import Mesh
         from .engine.stage import Stage
 
         self.pipe, self.config = wan_pipeline, config
         self.family = family_of(wan_pipeline)
-        parallel = engine_config.parallel_config
+        parallel, self._attention_backend = engine_config.parallel_config, engine_config.runtime_config.attention_backend
         _check_degrees(parallel)
-        check_heads(wan_pipeline.transformer.config.num_attention_heads, parallel.ulysses_degree)
-        check_backend(engine_config.runtime_config.attention_backend, on_cpu=not torch.accelerator.is_available())
-        self.groups = Groups(wan_pipeline, engine_config)
-        self.device, self.vae_on_all_ranks = self.groups.device, parallel.use_parallel_vae
-        self.stage = Stage(self.family, wan_pipeline.transformer, *self.groups.stage, config)
+        transformer = wan_pipeline.transformer
+        check_heads(transformer.config.num_attention_heads, parallel.ulysses_degree)
+        check_backend(self._attention_backend, on_cpu=not torch.accelerator.is_available())
+        self.mesh = Mesh(wan_pipeline, engine_config)
+        self.device, self.vae_on_all_ranks = self.mesh.device, parallel.use_parallel_vae
+        index, count_of_stages = self.mesh.stage
+        layers = layer_ranges(transformer.config.num_layers, config, count_of_stages)[index]
+        self.stage = Stage(self.family, transformer, index, count_of_stages, layers)
         self._place()
-        self.meter = self.report = self._stop_sign = None
-        self.blocks_kept, self.tell = 0, lambda text: None
-        self.label = ""  # goes with kept latents, for the file that is made of them
+        self.run, self.tell = None, lambda text: None
         self.model_name = str(getattr(wan_pipeline.config, "_name_or_path", ""))
-        self.was_stopped = self.was_finished = self._stop_is_asked = False
         self._run_numbers = count()
         if config.seen_latents > self.family.trained_latents:
             logger.warning(
@@ -83,7 +84,12 @@ class DualParalPipeline:
     @property
     def is_output_rank(self):
         """Whether this rank returns the video: the last one of its replica."""
-        return self.groups.is_output
+        return self.mesh.is_output
+
+    @property
+    def meter(self):
+        """The Meter of the run under way or of the last one, None before the first."""
+        return self.run and self.run.meter
 
     def compile(self, **options):
         """Compiles the stage's blocks, when a video is first made: one compilation serves all windows of a video size.
@@ -111,109 +117,147 @@ class DualParalPipeline:
         if request.is_endless or self.config.checkpoint:
             what = "num_frames is 0, for a video without end" if request.is_endless else "a checkpoint is asked for"
             raise ValueError(f"{what}: its frames must be kept as they come, use stream()")
-        videos = [_join(list(self._stream(one)), output_type) for one in request.each_video()]
+        videos = [_join(list(self._new_run(one, self._spec(one))), output_type) for one in request.each_video()]
         return WanPipelineOutput(frames=_stack(videos, output_type)) if self.is_output_rank else None
 
-    def stream(self, prompt=None, *, output_type="np", blocks_kept=0, **options):
-        """Makes one video and yields its frames in order, a segment as soon as its block is finished.
+    def stream(self, prompt=None, *, output_type="np", blocks_kept=0, file_spec=None, **options):
+        """One video as an engine.session.VideoRun: iterate over it for its frames in order, a segment as soon as its block
+        is finished.
 
         Arguments as for a call, with one prompt. A segment is what ``output_type`` says, without the videos axis.
-        Every rank must iterate to the end; only the output rank gets segments. ``num_frames`` 0 goes on until ``stop``.
+        Every rank must iterate; only the output rank gets segments. ``num_frames`` 0 goes on until the run's ``stop``. Who
+        leaves the loop early stops the run, on all ranks.
 
-        With ``config.checkpoint`` a run that was ended goes on from what was saved. ``blocks_kept`` is how many segments
-        of it the caller still has (on the output rank); when this returns, the attribute ``blocks_kept`` says how many
-        of them come before those that are now yielded: all of them where the run was finished. Raises ValueError for a
-        checkpoint of another run, or a ``config.latents_out`` that has not the blocks so far.
+        With ``config.checkpoint`` a run that was ended is resumed from what was saved. ``blocks_kept`` is how many segments
+        of it the caller still has (on the output rank); the run's ``blocks_kept`` says how many of them come before those
+        that are now yielded: all of them where the run was finished. ``file_spec``: what besides decides the caller's file,
+        fields of a RunSpec. Raises ValueError for a checkpoint of another run, a ``config.latents_out`` that has not the
+        blocks so far, or while another run is under way.
         """
         request = self._request(prompt, output_type, options)
         request.check_is_one_video()
-        return self._stream(next(request.each_video()), blocks_kept)
+        one = next(request.each_video())
+        return self._new_run(one, self._spec(one, file_spec), blocks_kept)
+
+    def run_spec(self, prompt=None, *, output_type="np", file_spec=None, **options):
+        """The RunSpec of what ``stream`` with the same arguments makes. Every rank must call it; the generator stays as it
+        is."""
+        request = self._request(prompt, output_type, options)
+        request.check_is_one_video()
+        return self._spec(next(request.each_video()), file_spec)
 
     def stop(self):
-        """Ends the run under way soon: blocks that are nearly done are finished. From any thread of any rank."""
-        self._stop_is_asked, sign = True, self._stop_sign
-        if sign is not None:
-            sign.ask()
+        """Ends the run under way soon, see VideoRun.stop; without one it does nothing. From any thread of any rank."""
+        run = self.run
+        if run is not None:
+            run.stop()
 
     def _request(self, prompt, output_type, options):
         request = Request(self.pipe, prompt=prompt, output_type=output_type, **options)
-        check_even_split(request.frame_tokens, self.groups.shard[1])
-        if self.groups.branch[1] > request.branches:
+        check_even_split(request.frame_tokens, self.mesh.shard[1])
+        if self.mesh.branch[1] > request.branches:
             raise ValueError(
                 f"guidance_scale is {request.guidance_scale}, so there is one branch, and CFG parallelism computes "
                 "two: give a guidance_scale above 1, or leave CFG parallelism out"
             )
         if self.config.checkpoint and self.vae_on_all_ranks:
             raise ValueError("the parallel VAE decodes at the end and a checkpoint saves what was decoded: leave one out")
-        if request.is_endless and (self.vae_on_all_ranks or self.config.decode == "end"):
+        if request.is_endless and (self.vae_on_all_ranks or self.config.decode == AT_END):
             raise ValueError("num_frames is 0, for a video without end, which cannot be decoded at the end: decode inline")
-        check_schedule(whole_schedule(_short(make_plan(request, self))))
+        self._plan(request)  # refuses what does not suit
         return request
 
-    def _stream(self, request, blocks_kept=0):
-        meter = self.meter = Meter(self.groups.synchronize, self.config.trace is not None, self.tell)
-        run = Run(self, request, meter, self._new_stop_sign(request), self._checkpoint(request), blocks_kept)
-        self.blocks_kept, self.was_finished = run.segments_given, run.was_finished
-        return self._segments(run, self._latents_file(run))
+    def _plan(self, request):
+        decode = AT_END if self.vae_on_all_ranks else self.config.decode
+        decode = NO_DECODE if request.output_type == "latent" else decode
+        can_split = request.branches == 2 and self.mesh.branch[1] == 1
+        lanes = Lanes(self.mesh.stage[1], decode, can_split)
+        latent_frames = None if request.is_endless else request.latent_frames
+        return self.strategy.plan(self.config, latent_frames, request.num_inference_steps, lanes)
 
-    def _segments(self, run, latents_file):
-        with latents_file or nullcontext() as file:
-            yield from run.segments(file and file.append)
-        self._stop_sign, self._stop_is_asked, self.was_stopped = None, False, run.course.was_stopped
-        if not run.was_finished:
-            self._report(run)
+    def _spec(self, request, file_spec=None):
+        pipe = self.pipe
+        return RunSpec(
+            **request.identity(), **self._weight_digests(), **self.strategy.identity(self.config), **(file_spec or {}),
+            model=self.model_name, precision=_dtype_name(pipe.transformer.dtype), compiled=self.stage.is_compiled,
+            attention_backend=self._attention_backend and str(self._attention_backend),
+            vae_precision=pipe.vae and _dtype_name(pipe.vae.dtype), tiling=_tiling(pipe.vae),
+        )
 
-    def _report(self, run):
-        self.report = make_report(run)
-        if self.config.trace and self.groups.in_last_pipeline:
-            trace = gather_trace(run.meter.spans, self.groups.pipeline)
+    def _weight_digests(self):
+        """Digests of the transformer, the text encoder and the VAE, with their configurations, by all ranks together."""
+        parts = dict(transformer=self.pipe.transformer)
+        if self.stage.is_first:
+            parts["text_encoder"] = self.pipe.text_encoder
+        if self.is_output_rank:
+            parts["vae"] = self.pipe.vae
+        gathered = self.mesh.gather_objects(part_sums(parts, self.stage.layers.start))
+        return self.mesh.share_object(gathered and digest_of_parts(gathered))
+
+    def _new_run(self, request, spec, blocks_kept=0):
+        from .engine.session import VideoRun
+
+        self._check_free()
+        meter = Meter(self.mesh.synchronize, self.config.trace is not None, self.tell)
+        plan = self._plan(request)
+        run = VideoRun(self, request, plan, spec, meter, self._stop_sign(plan), self._checkpoint(spec), blocks_kept)
+        run.latents_sink, run.at_start, run.at_end = self._latents_file(run), self._begin, self._write_trace
+        return run
+
+    def _check_free(self):
+        if self.run is not None and not self.run.is_over:
+            raise ValueError(
+                "a video of this pipeline is still being made: iterate over its stream to the end, or close it, before the next"
+            )
+
+    def _begin(self, run):
+        self._check_free()
+        self.run = run
+
+    def _write_trace(self, run):
+        if self.config.trace and self.mesh.in_last_pipeline:
+            trace = gather_trace(run.meter.spans, self.mesh.pipeline)
             if trace is not None:
                 Path(self.config.trace).write_text(chrome_trace(trace))
 
     def _latents_file(self, run):
         """What takes each finished block's latents, or None. Every rank of the replica must call it, and raises
-        ValueError when the file cannot be gone on with."""
+        ValueError when the file cannot be added to."""
         if self.config.latents_out is None:
             return None
         file, error = None, None
         if self.is_output_rank:
-            own = digest(repr(sorted(run.request.settings().items())).encode())
-            facts = dict(model=self.model_name, num_frames=str(run.request.num_frames), run=own, label=self.label)
+            facts = dict(
+                model=self.model_name, num_frames=str(run.request.num_frames), run=run.spec.of_latents().digest(),
+                label=run.spec.digest(),
+            )
             try:
                 file = LatentsFile(self.config.latents_out, facts, run.blocks_finished)
             except (ValueError, OSError) as problem:
                 error = str(problem)
-        error = self.groups.share_object(error)
+        error = self.mesh.share_object(error)
         if error is not None:
             raise ValueError(error)
         return file
 
-    def _new_stop_sign(self, request):
+    def _stop_sign(self, plan):
         store = torch.distributed.distributed_c10d._get_default_store()  # torch has no public way to it
-        name = f"dualparal {self.groups.replica_name} run {next(self._run_numbers)}"
-        self._stop_sign = StopSign(store, name, self.groups.decides, waves_to_go(make_plan(request, self)))
-        if self._stop_is_asked:
-            self._stop_sign.ask()
-        return self._stop_sign
+        name = f"dualparal {self.mesh.replica_name} run {next(self._run_numbers)}"
+        return StopSign(store, name, self.mesh.decides, waves_to_finish(plan.num_steps, plan.num_stages))
 
-    def _checkpoint(self, request):
-        if self.config.checkpoint is None:
-            return None
-        own = {name: getattr(self.config, name) for name in ("block_latents", "context_latents", "stagger")}
-        own |= dict(model_name=self.model_name, model=self._model_digest())
-        own["tiling"] = self.pipe.vae is not None and self.pipe.vae.use_tiling
-        return Checkpoint(self.config.checkpoint, request.settings() | own)
-
-    def _model_digest(self):
-        """Tells models and their fine-tuned versions apart, by what every stage has of them."""
-        transformer = self.pipe.transformer
-        table = transformer.scale_shift_table.detach().float().cpu().numpy().tobytes()
-        return digest(repr(sorted(transformer.config.items(), key=lambda item: item[0])).encode() + table)
+    def _checkpoint(self, spec):
+        return None if self.config.checkpoint is None else Checkpoint(self.config.checkpoint, spec)
 
 
-def _short(plan):
-    blocks = CHECKED_BLOCKS if plan.num_blocks is None else min(plan.num_blocks, CHECKED_BLOCKS)
-    return replace(plan, num_blocks=blocks)
+def _dtype_name(dtype):
+    return str(dtype).removeprefix("torch.")
+
+
+def _tiling(vae):
+    if vae is None or not vae.use_tiling:
+        return ()
+    names = ("tile_sample_min_height", "tile_sample_min_width", "tile_sample_stride_height", "tile_sample_stride_width")
+    return tuple(getattr(vae, name) for name in names)
 
 
 def _check_degrees(parallel):

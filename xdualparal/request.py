@@ -5,9 +5,10 @@ blocks, processes.
 """
 
 import copy
-import hashlib
 
 import torch
+
+from .run_spec import short_digest
 
 OUTPUT_TYPES = ("np", "pil", "pt", "latent")
 
@@ -66,15 +67,18 @@ class Request:
         """Whether the video goes on until it is stopped: num_frames is 0."""
         return self.num_frames == 0
 
-    def settings(self):
-        """What makes two calls the same run, as plain values. ``generator`` is a digest of its state."""
+    def identity(self):
+        """The fields of a RunSpec that the call decides."""
         names = ("prompt", "negative_prompt", "height", "width", "num_frames", "num_inference_steps", "guidance_scale",
                  "max_sequence_length", "output_type")
-        embeds = [digest(rows.float().cpu().numpy().tobytes()) for rows in (self.prompt_embeds, self.negative_prompt_embeds) if rows is not None]
+        embeds = [rows for rows in (self.prompt_embeds, self.negative_prompt_embeds) if rows is not None]
+        scheduler = self.pipe.scheduler
+        settings = repr(sorted((name, value) for name, value in scheduler.config.items() if not name.startswith("_")))
         return dict(
-            {name: getattr(self, name) for name in names}, seed=self.generator.initial_seed(), embeds=embeds,
-            generator=digest(self.generator.get_state().numpy().tobytes()),
-            scheduler=digest(repr(sorted(self.pipe.scheduler.config.items(), key=lambda item: item[0])).encode()),
+            {name: getattr(self, name) for name in names}, seed=self.generator.initial_seed(),
+            embeds=tuple(short_digest(rows.float().cpu().numpy().tobytes()) for rows in embeds),
+            generator=short_digest(self.generator.get_state().numpy().tobytes()),
+            scheduler=f"{type(scheduler).__name__} {short_digest(settings.encode())}",
         )
 
     @property
@@ -136,11 +140,6 @@ class Request:
             one.prompt_embeds = _nth_row(self.prompt_embeds, index)
             one.negative_prompt_embeds = _nth_row(self.negative_prompt_embeds, index)
             yield one
-
-
-def digest(content):
-    """A short name for bytes."""
-    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def check_at_least_one(name, value):

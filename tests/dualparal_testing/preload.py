@@ -12,5 +12,6 @@ import xfuser  # noqa: E402, F401
 import xfuser.model_executor.models.transformers.transformer_wan  # noqa: E402, F401
 
 import xdualparal.engine.mesh  # noqa: E402, F401
+import xdualparal.engine.session  # noqa: E402, F401
 import xdualparal.pipeline  # noqa: E402, F401
 import xdualparal.engine.stage  # noqa: E402, F401

@@ -44,7 +44,7 @@ class Case:
 
     def sequential(self, **broken):
         """The sequential program's latents."""
-        blocks = self.config().num_blocks(1 + -(-(self.num_frames - 1) // 4))
+        blocks = self.config().layout.num_blocks(1 + -(-(self.num_frames - 1) // 4))
         noise = initial_noise(blocks, self.block, self.context, (16, 4, 4), torch.Generator().manual_seed(SEED))
         branches = texts() if self.guidance_scale > 1 else texts()[:1]
         return sequential_latents(

@@ -2,8 +2,10 @@
 
 import time
 
+import pytest
+
 from xdualparal.engine.meter import Meter
-from xdualparal.plan.schedule import parse_action
+from xdualparal.plan.actions import parse_action
 from xdualparal.plan.simulate import Span
 
 
@@ -24,6 +26,16 @@ def test_what_is_being_done_is_known_meanwhile():
     meter.does(parse_action("0F1.2"), lambda: seen.append(meter.doing))
     assert (seen[0].what, seen[0].is_pass) == ("action 0F1.2", True)
     assert not meter.doing.is_pass
+
+
+def test_a_decode_beside_the_passes_is_known_meanwhile():
+    meter, seen = Meter(lambda: None, keeps_spans=True), []
+    assert meter.decodes(parse_action("2D1.2"), lambda a: seen.extend(meter.activities()) or a, 5) == 5
+    assert [(one.what, one.is_pass) for one in seen] == [("starts", False), ("action 2D1.2", True)]
+    assert meter.activities() == [meter.doing] and meter.count == {"D": 1} and len(meter.spans) == 1
+    with pytest.raises(OSError):
+        meter.decodes(parse_action("2D1.2"), lambda: open("/nowhere"))
+    assert meter.activities() == [meter.doing]
 
 
 def test_what_another_thread_measured_counts():

@@ -1,7 +1,5 @@
 """Runs that are ended on the way."""
 
-from itertools import islice
-
 import numpy as np
 import pytest
 import torch
@@ -10,9 +8,7 @@ from dualparal_testing.runs import Case, engine_config
 from dualparal_testing.small_wan import small_pipeline
 
 from xdualparal import DualParalPipeline
-from xdualparal.plan.progress import Course
-from xdualparal.plan.schedule import Plan
-from xdualparal.engine.stop import LEAD_WAVES, StopSign, waves_to_go
+from xdualparal.engine.stop import StopSign, waves_to_finish
 
 
 class Store(dict):
@@ -33,20 +29,22 @@ def test_any_rank_asks_and_one_decides():
     assert first.last_wave(8) == 8 + 5 == second.last_wave(9) == first.last_wave(9)
 
 
-@pytest.mark.parametrize("steps, stagger", [(50, 1), (30, 1), (10, 1), (50, 5), (50, 50), (3, 2), (1, 1)])
-def test_nobody_waits_for_messages_that_will_not_be(steps, stagger):
-    """In whatever wave it is decided: what the first stage has begun to let in by then belongs to waves that are done."""
-    plan = Plan(None, steps, 2, stagger)
-    to_go = waves_to_go(plan)
-    trips = [plan.wave_of(a.block, a.step) for a in islice(Course(plan).round_trips(), 12000)]
-    for decided in range(3 * steps):
-        used = sum(wave <= decided for wave in trips)  # a rank that is a wave ahead has used all of this wave's
-        assert trips[used + plan.messages_ahead - 1] < decided + to_go
-
-
 def test_a_tenth_of_the_steps_is_nearly_done():
-    assert waves_to_go(Plan(None, 100, 2, 100)) == 10
-    assert waves_to_go(Plan(1, 3, 2)) >= LEAD_WAVES
+    assert waves_to_finish(100, 2) == 10
+    assert waves_to_finish(3, 2) == 3 and waves_to_finish(1, 4) == 12
+
+
+def test_a_store_that_is_gone_is_said_once(caplog):
+    class Gone:
+        """Rank 0 has ended."""
+
+        def add(self, key, amount):
+            """It cannot be reached."""
+            raise torch.distributed.DistNetworkError("gone")
+
+    sign = StopSign(Gone(), "run", True, 5)
+    assert sign.last_wave(1) is None and sign.last_wave(2) is None
+    assert caplog.text.count("can no longer be stopped early") == 1
 
 
 ENDLESS = Case("", num_frames=0, num_steps=5)
@@ -55,12 +53,12 @@ ENDLESS = Case("", num_frames=0, num_steps=5)
 def endless(rank, degrees, blocks):
     """The latents of an endless video that one rank stops when ``blocks`` blocks are finished."""
     pipeline = DualParalPipeline(small_pipeline(), engine_config(**degrees), ENDLESS.config())
-    parts = []
-    for segment in pipeline.stream(**ENDLESS.arguments()):
+    parts, run = [], pipeline.stream(**ENDLESS.arguments())
+    for segment in run:
         parts.append(segment)
         if len(parts) == blocks:
-            pipeline.stop()
-    return (torch.cat(parts, dim=2).numpy() if parts else None), pipeline.was_stopped
+            run.stop()
+    return (torch.cat(parts, dim=2).numpy() if parts else None), run.outcome.value
 
 
 @pytest.mark.processes
@@ -70,7 +68,7 @@ def test_an_endless_video_begins_as_a_long_one(degrees):
     processes = np.prod([int(n) + (name == "use_cfg_parallel") for name, n in degrees.items()])
     results = run_ranks(endless, processes, degrees, 3)
     latents, _ = results[-1]
-    assert all(was_stopped for _, was_stopped in results)
-    assert latents.shape[2] >= ENDLESS.config().first_latent(3)
+    assert all(outcome == "stopped" for _, outcome in results)
+    assert latents.shape[2] >= ENDLESS.config().layout.first_latent(3)
     longer = Case("", num_frames=600, num_steps=5).sequential().numpy()[:, :, :latents.shape[2]]
     assert np.abs(latents - longer).max() / np.abs(longer).max() <= 1e-5

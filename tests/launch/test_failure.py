@@ -111,7 +111,7 @@ def played(file):
         return sum(1 for _ in container.decode(video=0))
 
 
-BLOCK_ENDS = {DualParalConfig().frames_of(blocks, 0, 4) for blocks in range(200)} | {NUM_FRAMES}
+BLOCK_ENDS = {DualParalConfig().layout.frames_of(blocks, 0, 4) for blocks in range(200)} | {NUM_FRAMES}
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +248,7 @@ def test_of_several_prompts_only_what_is_missing_is_made(tmp_path):
         assert run.ended() == 0, run.output()
     assert f"{first} was finished by an earlier run" in run.output() and first.stat().st_mtime_ns == made
     report = json.loads(next((tmp_path / "run").glob("*_1.json")).read_text())
-    assert report["went_on_from_wave"] > 0
+    assert report["resumed_from_wave"] > 0
     assert [played(file) for file in sorted((tmp_path / "run").glob("*.mp4"))] == [257, 257]
 
 

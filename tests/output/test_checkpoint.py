@@ -11,24 +11,25 @@ from dualparal_testing.runs import Case, engine_config
 from dualparal_testing.small_wan import small_pipeline
 
 from xdualparal import DualParalPipeline
+from xdualparal.run_spec import RunSpec
 from xdualparal.output.checkpoint import Checkpoint, read_manifest
 
-SETTINGS = {"prompt": "a ship", "height": 32}
+SPEC = RunSpec(prompt="a ship", height=32)
 STATE = {"wave": 3, "in_flight": {0: (torch.arange(3.0), [None, torch.ones(2)])}}
 
 
 def saved(folder):
     """A checkpoint of STATE in ``folder``."""
-    checkpoint = Checkpoint(folder, SETTINGS)
+    checkpoint = Checkpoint(folder, SPEC)
     checkpoint.save(STATE, 3, wait=True)
     return checkpoint
 
 
 def test_a_state_comes_back(tmp_path):
     saved(tmp_path / "new")
-    state = Checkpoint(tmp_path / "new", SETTINGS).load()
+    state = Checkpoint(tmp_path / "new", SPEC).load()
     assert state["wave"] == 3 and torch.equal(state["in_flight"][0][0], torch.arange(3.0))
-    assert Checkpoint(tmp_path / "other", SETTINGS).load() is None
+    assert Checkpoint(tmp_path / "other", SPEC).load() is None
 
 
 def test_only_the_latest_stays_and_nothing_after_the_end(tmp_path):
@@ -42,7 +43,7 @@ def test_only_the_latest_stays_and_nothing_after_the_end(tmp_path):
 
 def test_a_finished_run_is_no_hindrance_for_another(tmp_path):
     saved(tmp_path).end()
-    other = Checkpoint(tmp_path, SETTINGS | {"height": 48})
+    other = Checkpoint(tmp_path, replace(SPEC, height=48))
     assert other.load() is None and not other.is_of_a_finished_run()
     other.save(STATE, 3, wait=True)
     assert other.load()["wave"] == 3 and not other.is_of_a_finished_run()
@@ -51,7 +52,7 @@ def test_a_finished_run_is_no_hindrance_for_another(tmp_path):
 def test_other_settings_are_refused_with_the_difference(tmp_path):
     saved(tmp_path)
     with pytest.raises(ValueError, match="of another run: height was 32 and is 48: give the same settings, another"):
-        Checkpoint(tmp_path, SETTINGS | {"height": 48}).load()
+        Checkpoint(tmp_path, replace(SPEC, height=48)).load()
 
 
 @pytest.mark.parametrize("file", ["state-3.pt", "checkpoint.json"])
@@ -60,23 +61,23 @@ def test_a_damaged_file_is_refused(tmp_path, file, damage):
     saved(tmp_path)
     (tmp_path / file).write_bytes(damage((tmp_path / file).read_bytes()))
     with pytest.raises(ValueError, match="is damaged.*delete the folder to start anew"):
-        Checkpoint(tmp_path, SETTINGS).load()
+        Checkpoint(tmp_path, SPEC).load()
 
 
 def test_a_missing_state_and_another_format_are_refused(tmp_path):
     saved(tmp_path)
     (tmp_path / "state-3.pt").unlink()
     with pytest.raises(ValueError, match="is damaged"):
-        Checkpoint(tmp_path, SETTINGS).load()
+        Checkpoint(tmp_path, SPEC).load()
     (tmp_path / "checkpoint.json").write_text(json.dumps(read_manifest(tmp_path) | {"format": 7}))
-    with pytest.raises(ValueError, match="has format 7, this is 1"):
-        Checkpoint(tmp_path, SETTINGS).load()
+    with pytest.raises(ValueError, match="has format 7, this is 2"):
+        Checkpoint(tmp_path, SPEC).load()
 
 
 def test_what_cannot_be_saved_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError):
-        Checkpoint(tmp_path / "file" / "folder", SETTINGS).save(STATE, 1, wait=True)
+        Checkpoint(tmp_path / "file" / "folder", SPEC).save(STATE, 1, wait=True)
 
 
 LONG = Case("", num_frames=400, num_steps=5)
@@ -87,12 +88,12 @@ def segments(rank, folder, degrees, case, output_type="np", stop_after=None, blo
     config = replace(case.config(), checkpoint=folder, checkpoint_waves=3)
     pipeline = DualParalPipeline(small_pipeline(case.scheduler), engine_config(**degrees), config)
     arguments = case.arguments() | dict(output_type=output_type, num_frames=num_frames or case.num_frames)
-    given = []
-    for segment in pipeline.stream(blocks_kept=blocks_kept, **arguments):
+    given, run = [], pipeline.stream(blocks_kept=blocks_kept, **arguments)
+    for segment in run:
         given.append(np.asarray(segment))
         if len(given) == stop_after:
-            pipeline.stop()
-    return given, pipeline.blocks_kept
+            run.stop()
+    return given, run.blocks_kept
 
 
 def processes(degrees):

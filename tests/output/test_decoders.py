@@ -6,9 +6,10 @@ import time
 import pytest
 import torch
 
-from xdualparal.output.decoders import WAITING_BLOCKS, AsTheyAre, AtEnd, Inline, InThread, Nowhere, Together
+from xdualparal.output.decoders import PassThrough, DeferredDecoder, InlineDecoder, ThreadedDecoder, NullDecoder, ParallelVaeDecoder
 from xdualparal.engine.meter import Meter
-from xdualparal.plan.schedule import Plan
+from xdualparal.plan.messages import MAX_PENDING_SENDS as WAITING_BLOCKS
+from xdualparal.strategies.dualparal import DualParalPlan
 
 CPU = torch.device("cpu")
 
@@ -20,11 +21,11 @@ def meter():
 
 def place_of(kind, make, measured):
     """A place of ``kind`` for three blocks on two stages."""
-    plan = Plan(3, 2, 2, decode={Inline: "inline", InThread: "thread", AtEnd: "end"}[kind])
-    return InThread(make, plan, measured, CPU) if kind is InThread else kind(make, plan, measured)
+    plan = DualParalPlan(3, 2, 2, decode={InlineDecoder: "inline", ThreadedDecoder: "thread", DeferredDecoder: "end"}[kind])
+    return ThreadedDecoder(make, plan, measured, CPU) if kind is ThreadedDecoder else kind(make, plan, measured)
 
 
-@pytest.mark.parametrize("kind, early", [(Inline, [0, 10, 20]), (AtEnd, [])])
+@pytest.mark.parametrize("kind, early", [(InlineDecoder, [0, 10, 20]), (DeferredDecoder, [])])
 def test_all_blocks_in_order(kind, early):
     measured = meter()
     place, given = place_of(kind, lambda latents: latents * 10, measured), []
@@ -44,7 +45,7 @@ def test_a_thread_decodes_beside_and_in_order():
         begun.wait(10)
         return latents * 10, threading.current_thread().name
 
-    place = place_of(InThread, make, measured)
+    place = place_of(ThreadedDecoder, make, measured)
     place.add(0, 0), place.add(1, 1)
     assert list(place.ready()) == []
     begun.set()
@@ -57,7 +58,7 @@ def test_what_the_thread_raises_is_raised_here():
     def make(latents):
         raise OSError("no memory")
 
-    place = place_of(InThread, make, meter())
+    place = place_of(ThreadedDecoder, make, meter())
     place.add(0, 0)
     with pytest.raises(OSError, match="no memory"):
         list(place.rest())
@@ -67,7 +68,7 @@ def test_what_the_thread_raises_is_raised_here():
 def test_blocks_do_not_pile_up_before_a_slow_decoder():
     """One is decoded, so many wait, and the next one waits to be handed over."""
     go_on, handed = threading.Event(), []
-    place = place_of(InThread, lambda latents: go_on.wait(10), meter())
+    place = place_of(ThreadedDecoder, lambda latents: go_on.wait(10), meter())
 
     def hand_over():
         for block in range(WAITING_BLOCKS + 2):
@@ -85,15 +86,15 @@ def test_blocks_do_not_pile_up_before_a_slow_decoder():
 
 
 def test_latents_as_they_are_and_nothing():
-    place = AsTheyAre()
+    place = PassThrough()
     place.add(0, "a"), place.add(1, "b")
     assert list(place.ready()) == ["a", "b"] and list(place.rest()) == []
-    Nowhere().add(0, "a")
-    assert list(Nowhere().ready()) == list(Nowhere().rest()) == []
+    NullDecoder().add(0, "a")
+    assert list(NullDecoder().ready()) == list(NullDecoder().rest()) == []
 
 
 def test_together_is_one_segment_where_there_is_one():
-    place = Together(lambda latents: None if latents is None else latents.shape[2])
+    place = ParallelVaeDecoder(lambda latents: None if latents is None else latents.shape[2])
     assert list(place.rest()) == []
     place.add(0, torch.zeros(1, 1, 3, 1, 1)), place.add(1, torch.zeros(1, 1, 2, 1, 1))
     assert list(place.ready()) == [] and list(place.rest()) == [5]

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from dualparal_testing.processes import run_ranks
 
-from xdualparal.plan.schedule import parse_action
+from xdualparal.plan.actions import parse_action
 from xdualparal.plan.simulate import Span
 from xdualparal.output.trace import gather_trace
 

@@ -4,7 +4,7 @@ import json
 
 from xdualparal import build_schedule
 from xdualparal.plan.render import chrome_trace, list_grid, time_grid
-from xdualparal.plan.schedule import parse_action
+from xdualparal.plan.actions import parse_action
 from xdualparal.plan.simulate import simulate
 
 

@@ -6,7 +6,9 @@ import pytest
 
 from xdualparal import build_schedule
 from xdualparal.plan.render import time_grid
-from xdualparal.plan.schedule import FORWARD, STEP, Action, Plan, in_order, parse_action, parse_schedule
+from xdualparal.plan.actions import DECODE, FORWARD, RECV, SEND, STEP, Action, Pass, parse_action
+from xdualparal.plan.simulate import replay
+from xdualparal.strategies.dualparal import DualParalPlan, parse_schedule
 
 STAGGERED = [(5, 4, 2, False, 3), (5, 4, 4, True, 2), (3, 5, 2, True, 5), (2, 3, 1, False, 2)]
 DECODED = [(3, 2, 2, False, 1, "thread"), (3, 3, 2, True, 2, "inline"), (2, 2, 1, False, 1, "end")]
@@ -19,8 +21,8 @@ SIZES = list(itertools.product((1, 2, 5), (1, 3, 4), (1, 2, 4), (False, True))) 
 def test_golden(sizes, golden):
     schedule = build_schedule(*sizes)
     name = f"blocks{sizes[0]}_steps{sizes[1]}_stages{sizes[2]}"
-    name += "_split" if schedule.split_guidance else ""
-    name += f"_stagger{schedule.stagger}" if schedule.stagger > 1 else ""
+    name += "_split" if schedule.plan.split_guidance else ""
+    name += f"_stagger{schedule.plan.stagger}" if schedule.plan.stagger > 1 else ""
     file = golden / f"{name}{'_thread' if schedule.lane else ''}.txt"
     assert f"{schedule}\n{time_grid(schedule)}\n" == file.read_text()
 
@@ -32,18 +34,20 @@ def test_prints_and_parses_back(sizes):
 
 
 def test_actions_print_and_parse_back():
-    for action in (Action(0, FORWARD, 12, 3), Action(3, STEP, 0, 49), Action(1, FORWARD, 4, 7, "u")):
-        assert parse_action(str(action)) == action
-    assert str(Action(0, FORWARD, 2, 5)) == "0F2.5" and str(Action(0, FORWARD, 2, 5, "c")) == "0F2.5c"
+    one, other = Pass(0, 2, 5), Pass(3, 12, 49)
+    actions = [Action(0, FORWARD, one), Action(3, STEP, other), Action(1, FORWARD, one, "u"), Action(2, DECODE, one),
+               Action(0, SEND, one, "c", 1), Action(11, RECV, other, peer=0)]
+    assert [str(action) for action in actions] == ["0F2.5", "3S3:12.49", "1F2.5u", "2D2.5", "0>2.5c@1", "11<3:12.49@0"]
+    assert [parse_action(str(action)) for action in actions] == actions
 
 
-@pytest.mark.parametrize("text", ["", "0F1", "0X1.2", "F1.2", "0F1.2 "])
+@pytest.mark.parametrize("text", ["", "0F1", "0X1.2", "F1.2", "0F1.2 ", "0>1.2", "0F1.2@1"])
 def test_refuses_what_is_no_action(text):
     with pytest.raises(ValueError, match="is not an action"):
         parse_action(text)
 
 
-@pytest.mark.parametrize("text, part", [("stage 0: 0F0.0", "first line"), ("blocks 1, steps 1, stages 2\nstage 0: 0F0.0", "1 stages")])
+@pytest.mark.parametrize("text, part", [("stage 0: 0F0.0", "first line"), ("blocks 1, steps 1, stages 2\nstage 0: 0F0.0", "1 lists")])
 def test_refuses_what_is_no_schedule(text, part):
     with pytest.raises(ValueError, match=part):
         parse_schedule(text)
@@ -65,32 +69,29 @@ def test_refuses_what_cannot_be(more, part):
 
 
 def test_waves_are_newest_first_and_staggered():
-    assert list(map(Plan(3, 2, 1).passes, range(4))) == [[(0, 0)], [(1, 0), (0, 1)], [(2, 0), (1, 1)], [(2, 1)]]
-    assert list(map(Plan(2, 4, 1, stagger=3).passes, range(7))) == [
-        [(0, 0)], [(0, 1)], [(0, 2)], [(1, 0), (0, 3)], [(1, 1)], [(1, 2)], [(1, 3)],
-    ]
+    assert waves(DualParalPlan(3, 2, 1), 4) == [["0.0"], ["1.0", "0.1"], ["2.0", "1.1"], ["2.1"]]
+    assert waves(DualParalPlan(2, 4, 1, stagger=3), 7) == [["0.0"], ["0.1"], ["0.2"], ["1.0", "0.3"], ["1.1"], ["1.2"], ["1.3"]]
+
+
+def test_videos_side_by_side_are_sorted_by_step():
+    assert waves(DualParalPlan(2, 2, 1, videos=2), 3) == [["0.0", "1:0.0"], ["1.0", "1:1.0", "0.1", "1:0.1"], ["1.1", "1:1.1"]]
+
+
+def waves(plan, count):
+    """The passes of the first ``count`` waves, as text."""
+    return [[str(one) for one in plan.passes(wave)] for wave in range(count)]
 
 
 def test_an_endless_plan_begins_as_a_long_one():
-    endless, long = Plan(None, 4, 2, stagger=2, decode="thread"), Plan(30, 4, 2, stagger=2, decode="thread")
+    endless, long = DualParalPlan(None, 4, 2, stagger=2, decode="thread"), DualParalPlan(30, 4, 2, stagger=2, decode="thread")
     for wave, stage in itertools.product(range(50), range(3)):
-        assert endless.wave_actions(stage, wave) == long.wave_actions(stage, wave)
-        for action in long.wave_actions(stage, wave):
+        assert endless.actions(stage, wave) == long.actions(stage, wave)
+        for action in long.actions(stage, wave):
             assert endless.needs(action) == long.needs(action)
 
 
-@pytest.mark.parametrize("stagger", [1, 2, 4])
-def test_what_stands_is_what_later_passes_need_of_earlier_ones(stagger):
-    plan = Plan(6, 4, 2, stagger)
-    for start in range(1, plan.num_waves):
-        later = [a for wave in range(start, plan.num_waves) for a in plan.wave_actions(0, wave)]
-        needed = {need for a in later for need in plan.needs(a) if need.kind == STEP}
-        before = {(n.block, n.step) for n in needed if plan.wave_of(n.block, n.step) < start}
-        assert set(plan.standing(start)) == before
-
-
 def test_finished_blocks_are_counted():
-    plan = Plan(3, 4, 1, stagger=2)
+    plan = DualParalPlan(3, 4, 1, stagger=2)
     assert [plan.finished(wave) for wave in range(9)] == [0, 0, 0, 0, 1, 1, 2, 2, 3]
 
 
@@ -98,7 +99,7 @@ def test_finished_blocks_are_counted():
 def test_every_pass_once_on_every_stage(sizes):
     blocks, steps, stages, *_ = sizes
     schedule, passes = build_schedule(*sizes), sorted(itertools.product(range(blocks), range(steps)))
-    forwards = sorted((*one, branch) for one in passes for branch in schedule.branches_of(*one))
+    forwards = sorted((*one, branch) for one in passes for branch in schedule.plan.branches_of(Pass(0, *one)))
     for stage, actions in enumerate(schedule.stages):
         assert sorted((a.block, a.step, a.branch) for a in actions if a.kind == FORWARD) == forwards
         steps_done = sorted((a.block, a.step) for a in actions if a.kind == STEP)
@@ -107,7 +108,8 @@ def test_every_pass_once_on_every_stage(sizes):
 
 def test_guidance_is_split_where_blocks_in_flight_are_fewer_than_stages():
     schedule = build_schedule(5, 5, 3, split_guidance=True)
-    split = {wave: {schedule.branches_of(*one) for one in schedule.passes(wave)} for wave in range(9)}
+    plan = schedule.plan
+    split = {wave: {plan.branches_of(one) for one in plan.passes(wave)} for wave in range(9)}
     assert [split[wave] == {("c", "u")} for wave in range(9)] == [True] * 2 + [False] * 5 + [True] * 2
     assert all(split[wave] == {("",)} for wave in range(2, 7))
 
@@ -151,24 +153,9 @@ def test_needs_at_the_ends():
 
 
 @pytest.mark.parametrize("sizes", SIZES)
-def test_who_reads_is_who_keeps(sizes):
-    schedule = build_schedule(*sizes)
-    forwards = [a for row in schedule.stages for a in row if a.kind == FORWARD]
-    read = {schedule.next_context(a) for a in forwards} - {None}
-    assert read == {a for a in forwards if schedule.gives_context(a)}
-
-
-@pytest.mark.parametrize("sizes", SIZES)
-def test_what_goes_round_is_what_the_first_stage_needs(sizes):
-    schedule = build_schedule(*sizes)
-    needed = {need for a in schedule.stages[0] if a.kind == FORWARD for need in schedule.needs(a) if need.kind == STEP}
-    assert needed == {a for a in schedule.stages[-1] if a.kind == STEP and schedule.goes_round(a)}
-
-
-@pytest.mark.parametrize("sizes", SIZES)
 def test_order_respects_needs_and_lists(sizes):
     schedule = build_schedule(*sizes)
-    order = {action: place for place, action in enumerate(in_order(schedule))}
+    order = {span.action: place for place, span in enumerate(replay(schedule))}
     assert len(order) == sum(map(len, schedule.rows))
     for row in schedule.rows:
         assert [order[a] for a in row] == sorted(order[a] for a in row)

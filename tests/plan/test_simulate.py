@@ -3,7 +3,9 @@
 import pytest
 
 from xdualparal import build_schedule
-from xdualparal.plan.schedule import Action, Schedule
+from xdualparal.plan.actions import Action, Pass
+from xdualparal.plan.schedule import Schedule
+from xdualparal.strategies.dualparal import DualParalPlan
 from xdualparal.plan.simulate import Span, Trace, simulate
 
 TABLE = [  # stages, blocks, steps, end, bubble in percent, first block finished: DESIGN section 2, stagger 1
@@ -57,13 +59,13 @@ def test_costs():
 
 
 def test_refuses_what_cannot_end():
-    schedule = Schedule(1, 1, 1, stages=((Action(0, "S", 0, 0), Action(0, "F", 0, 0)),))
+    schedule = Schedule(DualParalPlan(1, 1, 1), ((Action(0, "S", Pass(0, 0, 0)), Action(0, "F", Pass(0, 0, 0))),))
     with pytest.raises(ValueError, match="cannot end"):
         simulate(schedule)
 
 
 def test_overlap():
-    a, b = Action(0, "F", 0, 0), Action(1, "F", 0, 0)
+    a, b = (Action(lane, "F", Pass(0, 0, 0)) for lane in (0, 1))
     assert Trace(((Span(a, 0, 4),), (Span(b, 2, 6),))).overlap() == pytest.approx(2 / 6)
     assert Trace(((Span(a, 0, 4),), (Span(b, 5, 6),))).overlap() == 0
     assert Trace(((Span(a, 0, 4), Span(a, 6, 8)), (Span(b, 0, 4), Span(b, 6, 8)))).overlap() == 1

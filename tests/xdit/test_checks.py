@@ -3,6 +3,7 @@
 import pytest
 
 from xdualparal.output.checkpoint import Checkpoint
+from xdualparal.run_spec import RunSpec
 from xdualparal.xdit.checks import check_command, num_processes
 from xdualparal.xdit.flags import make_parser
 from xdualparal.xdit.demo_model import TinyWanModel
@@ -77,16 +78,19 @@ def test_refuses_to_compile_without_a_compiler(tmp_path, monkeypatch):
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     flags = ["--dualparal_checkpoint", str(tmp_path / "saved"), "--num_inference_steps", "8"]
-    settings = dict(model_name="tiny-wan", prompt="a red circle", negative_prompt="", seed=42, num_frames=81, stagger=1)
-    Checkpoint(tmp_path / "saved" / "0", settings).save({}, 1, wait=True)
+    spec = RunSpec(
+        model="tiny-wan", prompt="a red circle", negative_prompt="", seed=42, num_frames=81, stagger=1, quality=18, compiled=False,
+    )
+    Checkpoint(tmp_path / "saved" / "0", spec).save({}, 1, wait=True)
     check_command(command(tmp_path, *flags), 2)
     for flag, value, difference in (
         ("--seed", "3", "seed was 42 and is 3"), ("--negative_prompt", "grey", "negative_prompt was '' and is 'grey'"),
         ("--num_frames", "85", "num_frames was 81 and is 85"), ("--dualparal_stagger", "2", "stagger was 1 and is 2"),
+        ("--dualparal_quality", "30", "quality was 18 and is 30"),
     ):
         with pytest.raises(ValueError, match=difference):
             check_command(command(tmp_path, *flags, flag, value), 2)
-    with pytest.raises(ValueError, match="model_name was 'tiny-wan' and is 'Wan2.1-T2V'"):
+    with pytest.raises(ValueError, match="model was 'tiny-wan' and is 'Wan2.1-T2V'"):
         check_command(command(tmp_path, *flags, model="Wan2.1-T2V"), 2)
 
 

@@ -5,7 +5,8 @@ from dataclasses import fields
 import pytest
 
 from xdualparal import DualParalConfig
-from xdualparal.xdit.flags import dualparal_config, make_parser, xdit_args
+from xdualparal.xdit.flags import command_settings, dualparal_config, make_parser, xdit_args
+from xdualparal.xdit.settings import CommandSettings
 
 
 def parse(*extra):
@@ -16,12 +17,12 @@ def parse(*extra):
 def test_a_flag_for_every_field_in_a_group_of_their_own():
     text = make_parser().format_help()
     group = text[text.index("DualParal Options"):]
-    for name in ["degree", *(field.name for field in fields(DualParalConfig))]:
+    for name in ["degree", *(field.name for kind in (DualParalConfig, CommandSettings) for field in fields(kind))]:
         assert f"--dualparal_{name}" in group
 
 
 def test_defaults_are_the_configs():
-    assert dualparal_config(parse()) == DualParalConfig()
+    assert dualparal_config(parse()) == DualParalConfig() and command_settings(parse()) == CommandSettings()
     assert parse()["dualparal_degree"] is None
 
 

@@ -1,87 +1,85 @@
 """The latents of the blocks in flight.
 
-Knows: which latents a window is made of, each block's scheduler state, and when a block can be dropped.
-Must not know: the transformer, other stages, or how latents travel.
+Knows: latents by the pass after which they stand, and each block's scheduler state. Must not know: the transformer, other
+stages, how latents travel, or which ones a window is made of (its PassSpec says so).
 """
 
 import torch
 
+from ..plan.actions import Pass
 
-class WindowStore:
-    """The first stage's copy of the latents: it makes the windows.
 
-    ``plan``: a schedule.Plan. ``noise``: yields the initial latents, (1, channels, frames, height, width), of the blocks
-    that start from now on. ``standing``: {(block, step): latents}, what Plan.standing names where a run is resumed.
+class BlockStore:
+    """The first stage's latents: it makes the windows.
+
+    ``noise``: yields the initial latents, (1, channels, frames, height, width), of the blocks that start from now on.
+    ``live``: {Pass: latents after it}, what Plan.live names where a run is resumed.
     """
 
-    def __init__(self, config, plan, noise, device, standing=()):
-        self.config, self.plan, self.device = config, plan, device
-        self._noise = noise
-        self._latents = {}
-        self._steps_done = {}
-        for (block, step), latents in dict(standing).items():
-            self.update(block, step, latents.to(device))
+    def __init__(self, noise, device, live=()):
+        self._noise, self._device = noise, device
+        self._latents = {one: latents.to(device) for one, latents in dict(live).items()}
 
-    def update(self, block, step, latents):
-        """Block ``block``'s own latents after ``step``: B + C frames for block 0, B for the others."""
-        self._latents[block], self._steps_done[block] = latents, step + 1
+    def has(self, one):
+        """Whether the latents are here as they stand after the pass ``one``."""
+        return one in self._latents
 
-    def has(self, block, step):
-        """Whether the latents of ``block`` are here as they stand after ``step``."""
-        return self._steps_done.get(block) == step + 1
+    def put(self, one, latents):
+        """The block's own latents after the pass ``one``, (1, channels, own frames, height, width)."""
+        self._latents[one] = latents
 
-    def window(self, block, step):
-        """The window of pass (block, step), (1, channels, B + C, height, width): block 0's own latents, or the
-        previous block's last C as they stand at the start of the wave and the block's own."""
-        if step == 0:
-            self.update(block, -1, next(self._noise).to(self.device))
-        own = self._after(block, step - 1)
-        if block == 0:
-            return own
-        previous = self._after(block - 1, self.plan.previous_step(step))
-        if step == self.plan.num_steps - 1:
-            del self._latents[block - 1], self._steps_done[block - 1]
-        return torch.cat([previous[:, :, previous.shape[2] - self.config.context_latents:], own], dim=2)
+    def window(self, spec):
+        """The window of a PassSpec, (1, channels, window frames, height, width). A block's noise is drawn when it starts."""
+        parts = [self._after(frames.one)[:, :, frames.first:frames.first + frames.count] for frames in spec.window]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
-    def _after(self, block, step):
-        assert self.has(block, step), f"block {block} is after step {self._steps_done[block] - 1}, not {step}"
-        return self._latents[block]
+    def free(self, passes):
+        """The latents after ``passes`` are needed no more."""
+        for one in passes:
+            del self._latents[one]
+
+    def _after(self, one):
+        if one.step < 0 and one not in self._latents:
+            self._latents[one] = next(self._noise).to(self._device)
+        return self._latents[one]
 
 
-class DenoiseStore:
-    """The last stage's copy of the latents, with each block's own scheduler: it takes the steps.
+class Denoiser:
+    """The last stage's latents, with each block's own scheduler: it takes the steps.
 
-    ``make_scheduler``: returns a fresh scheduler with its timesteps set (UniPC and DPM++ keep history, so
-    every block needs its own). ``noise``: as for WindowStore. ``in_flight``: what ``state`` gave, where a run is resumed.
+    ``make_scheduler``: returns a fresh scheduler with its timesteps set (UniPC and DPM++ keep history, so every block needs
+    its own). ``noise``: as for BlockStore. ``in_flight``: what ``state`` gave, where a run is resumed.
     """
 
     def __init__(self, make_scheduler, timesteps, noise, device, in_flight=()):
-        self.timesteps, self.device = timesteps, device
+        self.timesteps, self._device = timesteps, device
         self._make_scheduler, self._noise = make_scheduler, noise
-        self._latents = {}
-        self._schedulers = {}
-        for block, (latents, remembered) in dict(in_flight).items():
-            self._latents[block] = latents.to(device)
-            self._schedulers[block] = scheduler = make_scheduler()
+        self._blocks = {}  # latents and scheduler, by the pass after which they stand
+        for one, (latents, remembered) in dict(in_flight).items():
+            scheduler = make_scheduler()
             vars(scheduler).update(map_tensors(remembered, lambda tensor: tensor.to(device)))
+            self._blocks[Pass(*one)] = latents.to(device), scheduler
 
-    def advance(self, block, step, prediction):
-        """The own latents of ``block`` after ``step``, float32, and remembers them until the last step.
+    def advance(self, one, prediction):
+        """The own latents after the pass ``one``, float32; they are remembered until the last step.
 
         ``prediction``: (1, channels, own frames, height, width), guidance already applied.
         """
-        if step == 0:
-            self._latents[block] = next(self._noise).to(self.device)
-            self._schedulers[block] = self._make_scheduler()
-        latents, scheduler = self._latents.pop(block), self._schedulers.pop(block)
-        latents = scheduler.step(prediction, self.timesteps[step], latents, return_dict=False)[0]
-        if step < len(self.timesteps) - 1:
-            self._latents[block], self._schedulers[block] = latents, scheduler
+        latents, scheduler = self._before(one)
+        latents = scheduler.step(prediction, self.timesteps[one.step], latents, return_dict=False)[0]
+        if one.step < len(self.timesteps) - 1:
+            self._blocks[one] = latents, scheduler
         return latents
 
+    def _before(self, one):
+        if one.step == 0:
+            return next(self._noise).to(self._device), self._make_scheduler()
+        return self._blocks.pop(one._replace(step=one.step - 1))
+
     def state(self):
-        """{block: (latents, what its scheduler remembers)} of the blocks in flight, as plain values and tensors."""
-        return {block: (latents, _remembered(self._schedulers[block])) for block, latents in self._latents.items()}
+        """{(video, block, last step done): (latents, what the scheduler remembers)} of the blocks in flight, as plain values
+        and tensors."""
+        return {tuple(one): (latents, _remembered(scheduler)) for one, (latents, scheduler) in self._blocks.items()}
 
 
 def _remembered(scheduler):

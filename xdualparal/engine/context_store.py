@@ -1,7 +1,7 @@
-"""The next block's K/V, kept at xDiT's cache seam.
+"""K/V that outlast their pass, at xDiT's cache seam.
 
-Knows: which tokens of a window are the next context of the pass after it. Must not know: the model, the
-attention backend, or which parallelism runs around it.
+Knows: a pass's spec, and where a latent frame's tokens are in K and V. Must not know: the model, the attention backend, which
+parallelism runs around it, or which K/V a strategy wants.
 
 xDiT's USP asks its cache manager for a layer's K/V after the Ulysses exchange and before attention
 (xfuser/model_executor/layers/usp.py), so what is appended here is seen by every attention backend and by ring.
@@ -15,54 +15,49 @@ from xfuser.core.cache_manager.cache_manager import get_cache_manager
 CACHE_TYPE = "dualparal_context"
 
 
-class ContextCache:
-    """Keeps, per layer, the K/V of a block's first C own latent frames until the pass that sees them.
+class ContextStore:
+    """Keeps, per layer and guidance branch, the K/V that specs name, until the pass that reads them for the last time.
 
-    ``layers``: the self-attention modules of the stage. ``context_latents``: C. ``frame_tokens``: tokens of a
-    latent frame on this rank. ``ulysses_degree``: after the exchange a rank holds that many stretches of
-    tokens, each with all latent frames.
+    ``layers``: the self-attention modules of the stage. ``frame_tokens``: tokens of a latent frame on this rank.
+    ``ulysses_degree``: after the exchange a rank holds that many stretches of tokens, each with all latent frames.
     """
 
-    def __init__(self, layers, context_latents, frame_tokens, ulysses_degree=1):
-        self._layers = list(layers)
-        # A window is [C of the previous block | own], so the own first C frames are its frames C to 2C.
-        self._first, self._last = context_latents * frame_tokens, 2 * context_latents * frame_tokens
-        self._ulysses_degree = ulysses_degree
-        self._kept = {}
-        self._reading, self._keeping = {}, None
+    def __init__(self, layers, frame_tokens, ulysses_degree=1):
+        self._layers, self._frame_tokens, self._ulysses_degree = list(layers), frame_tokens, ulysses_degree
+        self._kept = {}  # (KVKey, branch): {layer: [K, V]}
+        self._reading, self._keeping = [], []
 
     @contextmanager
-    def of_pass(self, reads, keeps):
-        """While one pass runs: append what was kept under ``reads`` and keep this pass's own under ``keeps``.
-
-        Both are any keys, or None. What is read is dropped afterwards: it has one reader.
-        """
-        self._reading = self._kept.pop(reads) if reads is not None and self._first else {}
-        self._keeping = {} if keeps is not None and self._first else None
+    def during(self, spec, branch):
+        """While the pass of ``spec`` runs for ``branch``: append what it reads, and keep what it keeps."""
+        self._reading = [self._kept[key, branch] for key in spec.reads]
+        self._keeping = [(kept, self._kept.setdefault((kept.key, branch), {})) for kept in spec.keeps]
         yield
-        if self._keeping is not None:
-            self._kept[keeps] = self._keeping
-        self._reading, self._keeping = {}, None
+        for key in spec.drops:
+            del self._kept[key, branch]
+        self._reading, self._keeping = [], []
 
-    def update(self, new_kv, layer, **_):
-        """What attention sees for ``new_kv``, K and V, (batch, tokens, heads, head_dim) each: with the next context's
-        appended where there is one."""
-        if self._keeping is not None:
-            self._keeping[layer] = [self._context_of(t) for t in new_kv]
-        if layer not in self._reading:
-            return new_kv
-        return [torch.cat(pair, dim=1) for pair in zip(new_kv, self._reading[layer])]
+    def extend(self, layer, key, value):
+        """What attention sees for K and V, (batch, tokens, heads, head_dim) each, of ``layer``: with the K/V that the pass
+        reads behind them."""
+        for kept, by_layer in self._keeping:
+            by_layer[layer] = [self._frames(tokens, kept) for tokens in (key, value)]
+        if not self._reading:
+            return [key, value]
+        read = [by_layer[layer] for by_layer in self._reading]
+        return [torch.cat([own, *(pair[n] for pair in read)], dim=1) for n, own in enumerate((key, value))]
 
-    def _context_of(self, tokens):
+    def _frames(self, tokens, kept):
         stretches = tokens.unflatten(1, (self._ulysses_degree, -1))
+        first, last = (frame * self._frame_tokens for frame in (kept.first, kept.first + kept.count))
         # A copy, so that the whole window's K/V is not kept alive by its slice.
-        return stretches[:, :, self._first:self._last].flatten(1, 2).clone()
+        return stretches[:, :, first:last].flatten(1, 2).clone()
 
     @contextmanager
     def installed(self):
-        """While active, xDiT's cache manager asks this one for its layers."""
+        """While active, xDiT's cache manager asks this store for its layers."""
         manager = get_cache_manager()
-        manager.register_cache_type(CACHE_TYPE, self.update)
+        manager.register_cache_type(CACHE_TYPE, lambda new_kv, layer, **_: self.extend(layer, *new_kv))
         for layer in self._layers:
             manager.register_cache_entry(layer, "attn", CACHE_TYPE)
         try:

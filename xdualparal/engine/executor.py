@@ -1,93 +1,126 @@
-"""Executes one rank's actions, and nothing else.
+"""Does one rank's actions in their order, and nothing else.
 
-Knows: for each kind of action, where its inputs come from and where its result goes. Must not know: the
-order of actions (the schedule has it), the model, or what is done with a finished block, decoding included.
+Knows: for each kind of action, where its inputs come from and where its result goes. Must not know: why the order is as it is,
+the model, or what is done with a finished block.
 """
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, Callable
 
 import torch
 
-from ..plan.schedule import FORWARD, STEP, UNCONDITIONAL
+from ..plan.actions import BOTH, CONDITIONAL, DECODE, FORWARD, RECV, SEND, STEP
 
 
-class Edges(NamedTuple):
-    """A stage's ends of the edges in its ring (see comm); None where it has none.
+@dataclass
+class Edges:
+    """A stage's ends of its edges, see p2p: ``incoming`` and ``outgoing``, by the other lane. A lane alone has none."""
 
-    ``hidden_in`` and ``hidden_out``: hidden states from the stage before and to the next one. ``latents_out``:
-    on the last stage, to the first one's ``latents_in``.
+    incoming: dict[int, Any] = field(default_factory=dict)
+    outgoing: dict[int, Any] = field(default_factory=dict)
+
+    @property
+    def bytes_sent(self):
+        """What has left over all edges."""
+        return sum(edge.bytes_sent for edge in self.outgoing.values())
+
+
+@dataclass
+class Work:
+    """What a rank works with.
+
+    ``stage_run``: see stage.StageRun. ``edges``: see Edges. ``message_shape(recv)``: (shape, dtype) of a RECV's message.
+    ``blocks`` (blocks.BlockStore): on the first stage. ``denoiser`` (blocks.Denoiser), ``guide``, which makes one prediction of
+    the branches', and ``finish(one, latents)``, which takes each finished block and returns what is decoded: on the last one.
+    ``decode(block, latents)``: takes that, see output/decoders.
     """
 
-    hidden_in: Any = None
-    hidden_out: Any = None
-    latents_in: Any = None
-    latents_out: Any = None
+    stage_run: Any
+    edges: Edges
+    message_shape: Callable
+    blocks: Any = None
+    denoiser: Any = None
+    guide: Callable | None = None
+    finish: Callable | None = None
+    decode: Callable | None = None
 
 
-class Runtime:
+class Executor:
     """One rank of one run.
 
-    ``course``: a course.Course. ``stage_run``: see stage.StageRun. ``windows`` (latents.WindowStore): on the first
-    stage. ``denoise`` (latents.DenoiseStore): on the last one, with ``guide``, which makes one prediction of the
-    branches'. ``meter``: see meter.Meter. ``at_wave``: is called with each wave before it starts.
+    ``messages`` (plan.messages.Messages) gives the actions of ``lane``, this rank's stage, in the waves of ``progress``.
+    ``meter``: see meter.Meter. ``at_wave(wave)``: is called before each wave.
     """
 
-    def __init__(self, course, index, stage_run, edges, meter, windows=None, denoise=None, guide=None,
-                 at_wave=lambda wave: None):
-        self.course, self.plan, self.index = course, course.plan, index
-        self.stage_run, self.edges, self.meter = stage_run, edges, meter
-        self.windows, self.denoise, self.guide = windows, denoise, guide
-        self.at_wave = at_wave
-        self._updates = course.round_trips()
-        self._window_of_pass = None
-        self._predictions = []
+    def __init__(self, plan, progress, messages, lane, work, meter, at_wave=lambda wave: None):
+        self._plan, self._progress, self._messages, self._lane = plan, progress, messages, lane
+        self._work, self._meter, self._at_wave = work, meter, at_wave
+        self._do = {
+            FORWARD: self._forward, STEP: self._step, DECODE: self._hand_over, SEND: self._send, RECV: self._receive,
+        }
+        self._predictions, self._result, self._finished = [], None, None
+        self._feeds_back = {}
 
     def run(self):
-        """Does the stage's FORWARDs and STEPs. Yields each STEP and the block's latents after it.
+        """Does the actions of all waves. Yields each STEP and the block's latents after it.
 
         Raises FloatingPointError when a prediction has a NaN or an infinity.
         """
-        for wave in self.course.waves():
-            self.meter.waits(f"for rank 0 to say whether wave {wave} is to be done", self.at_wave, wave)
-            for action in self.plan.wave_actions(self.index, wave):
-                if action.kind == FORWARD:
-                    self._forward(action)
-                elif action.kind == STEP:
-                    yield action, self._step(action)
-        for edge in (self.edges.hidden_out, self.edges.latents_out):
-            if edge is not None:
-                self.meter.waits("for the last messages to leave", edge.finish)
+        for wave in self._progress.waves():
+            self._meter.waits(f"for the first stage to say whether wave {wave} is to be done", self._at_wave, wave)
+            self._feeds_back = self._messages.feeds_back(wave) if self._work.blocks and self._work.denoiser else {}
+            for action in self._messages.actions(self._lane, wave):
+                self._do[action.kind](action)
+                if action.kind == STEP:
+                    yield action, self._result
+        for edge in self._work.edges.outgoing.values():
+            self._meter.waits("for the last messages to leave", edge.finish)
 
     def _forward(self, action):
-        if self.windows is None:
-            inputs = self.meter.waits(f"for rank {self.edges.hidden_in.peer} to send what {action} needs", self.edges.hidden_in.receive)
-        else:
-            inputs = self._window(action)
-        reads = self.plan.next_context(action)
-        keeps = action if self.plan.gives_context(action) else None
-        result = self.meter.does(action, self.stage_run.forward, action, reads, keeps, inputs)
-        if self.edges.hidden_out is None:
-            self._predictions.append(result)
-        else:
-            self.meter.waits(f"for rank {self.edges.hidden_out.peer} to take what {action} gave", self.edges.hidden_out.send, result)
+        spec = self._plan.spec(action.one)
+        inputs = self._hidden(action) if self._work.blocks is None else self._window(action, spec)
+        self._result = self._meter.does(action, self._work.stage_run.forward, action, spec, inputs)
+        if self._work.denoiser is not None:
+            self._predictions.append(self._result)
 
-    def _window(self, action):
-        if action.branch == UNCONDITIONAL:
-            return self._window_of_pass  # that of the half pass just before
-        needed = [need for need in self.plan.needs(action) if need.kind == STEP]
-        while not all(self.windows.has(need.block, need.step) for need in needed):
-            update = next(self._updates)
-            latents = self.meter.waits(f"for rank {self.edges.latents_in.peer} to send what {update} gave", self.edges.latents_in.receive)
-            self.windows.update(update.block, update.step, latents)
-        self._window_of_pass = self.windows.window(action.block, action.step)
-        return self._window_of_pass
+    def _hidden(self, action):
+        return self._taken(action.lane - 1, (action.one, action.branch), action)
+
+    def _window(self, action, spec):
+        blocks = self._work.blocks
+        for frames in spec.window:
+            if frames.one.step >= 0 and not blocks.has(frames.one):
+                blocks.put(frames.one, self._taken(self._plan.num_stages - 1, (frames.one, BOTH), action))
+        window = blocks.window(spec)
+        if action.branch != CONDITIONAL:  # the other half pass has the same window
+            blocks.free(spec.frees)
+        return window
+
+    def _taken(self, peer, message, action):
+        edge = self._work.edges.incoming[peer]
+        return self._meter.waits(f"for rank {edge.peer} to send what {action} needs", edge.take, message)
 
     def _step(self, action):
-        prediction = self.guide(torch.cat(self._predictions))
+        prediction = self._work.guide(torch.cat(self._predictions))
         self._predictions.clear()
         if not prediction.isfinite().all():
             raise FloatingPointError(f"the prediction of block {action.block} at step {action.step} has a NaN or an infinity")
-        latents = self.meter.does(action, self.denoise.advance, action.block, action.step, prediction)
-        if self.course.goes_round(action):
-            self.meter.waits(f"for rank {self.edges.latents_out.peer} to take what {action} gave", self.edges.latents_out.send, latents)
-        return latents
+        self._result = self._meter.does(action, self._work.denoiser.advance, action.one, prediction)
+        if action.one in self._feeds_back:  # a stage that is the first and the last sends itself nothing
+            self._work.blocks.put(action.one, self._result)
+        if self._plan.is_last_step(action.one):
+            self._finished = self._work.finish(action.one, self._result)
+
+    def _receive(self, action):
+        edge = self._work.edges.incoming[action.peer]
+        edge.post((action.one, action.branch), *self._work.message_shape(action))
+
+    def _send(self, action):
+        """The result of the action just before; a finished block also goes to the decode lane."""
+        if action.peer == self._plan.num_stages:
+            return self._hand_over(action)
+        edge = self._work.edges.outgoing[action.peer]
+        self._meter.waits(f"for rank {edge.peer} to take what {action.one} gave", edge.send, self._result)
+
+    def _hand_over(self, action):
+        self._work.decode(action.block, self._finished)

@@ -23,7 +23,7 @@ from xfuser.core.distributed.utils import RankGenerator
 from .p2p import NO_TIMEOUT, connect
 
 
-class Groups:
+class Mesh:
     """A rank's pipeline, sequence parallel and guidance groups. Makes xDiT's groups if the caller has not.
 
     Every process of the world must build it, with the same ``engine_config``.

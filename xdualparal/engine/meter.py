@@ -34,6 +34,7 @@ class Meter:
         self.waited_s = self.waited_for_decode_s = 0.0
         self.longest_s = 0.0
         self.doing = Doing("starts", time.monotonic(), False)
+        self._decoding = None
 
     def does(self, action, function, *args):
         """``function(*args)``, the action's; measures it."""
@@ -43,6 +44,22 @@ class Meter:
         self.add(Span(action, self.doing.since, time.monotonic()))
         self._nothing()
         return result
+
+    def decodes(self, action, function, *args):
+        """``function(*args)``, a DECODE's in the decode thread, beside what the main thread does; measures it."""
+        self._decoding = Doing(f"action {action}", time.monotonic(), True)
+        try:
+            result = function(*args)
+            self.synchronize()  # this thread's stream: others may read the result now
+            self.add(Span(action, self._decoding.since, time.monotonic()))
+        finally:
+            self._decoding = None
+        return result
+
+    def activities(self):
+        """What is being done now: a Doing for the main thread and, while it decodes, one for the decode thread."""
+        decoding = self._decoding
+        return [self.doing] if decoding is None else [self.doing, decoding]
 
     def waits(self, why, function, *args):
         """``function(*args)``, which waits for another rank."""

@@ -1,10 +1,10 @@
-"""Directed edges between stages.
+"""The ends of the directed edges between stages.
 
-Knows: how a tensor gets from one rank to the next without either waiting for the other's computation. Must
-not know: what the tensors mean.
+Knows: how a tensor gets from one rank to the next without either waiting for the other's computation. Must not know: what the
+tensors mean, or when a receive is posted.
 
-Unlike xDiT's own ``pipeline_isend``, which exchanges shapes and, in 0.7.0, drops its handles (DESIGN section 3), here
-handles are kept, what is in flight is bounded, receives are posted ahead, and shapes follow from the schedule.
+Unlike xDiT's own ``pipeline_isend``, which exchanges shapes and, in 0.7.0, drops its handles (DESIGN section 3), here handles
+are kept, what is in flight is bounded, receives are posted when the schedule says so, and shapes follow from it.
 """
 
 from collections import deque
@@ -13,11 +13,10 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-# Two messages in flight: one is used or made while the next one travels. More only adds memory.
-IN_FLIGHT = 2
+from ..plan.messages import MAX_PENDING_SENDS
 
-# A message is waited for from the moment it is let in, which can be a wave of passes before it is sent: torch's limits (10
-# minutes with NCCL) are shorter than that may take. What hangs is found by who watches the passes.
+# A receive can be posted a wave of passes before its message is sent: torch's limits (10 minutes with NCCL) are shorter than
+# that may take. What hangs is found by the watchdog.
 NO_TIMEOUT = timedelta(days=7)
 
 
@@ -30,8 +29,8 @@ class Sender:
         self.bytes_sent = 0
 
     def send(self, tensor):
-        """Starts sending; waits only when IN_FLIGHT earlier messages have not arrived yet."""
-        while len(self._pending) >= IN_FLIGHT:
+        """Starts sending ``tensor``; waits only while MAX_PENDING_SENDS earlier messages have not arrived yet."""
+        while len(self._pending) >= MAX_PENDING_SENDS:
             self._finish_oldest()
         tensor = tensor.contiguous()
         self.bytes_sent += tensor.nbytes
@@ -48,40 +47,23 @@ class Sender:
 
 
 class Receiver:
-    """The receiving end of an edge. ``shapes``: yields the shape of each message to come, in order. ``ahead``: how many
-    are let in before they are asked for."""
+    """The receiving end of an edge. ``group``: the edge's own process group; ``peer``: the sender's global rank."""
 
-    def __init__(self, group, peer, shapes, dtype, device, ahead=IN_FLIGHT):
-        self._group, self.peer = group, peer
-        self._shapes, self._dtype, self._device = iter(shapes), dtype, device
-        self._posted = deque()
-        for _ in range(ahead):
-            self._post()
+    def __init__(self, group, peer, device):
+        self._group, self.peer, self._device = group, peer, device
+        self._posted = {}
 
-    def _post(self):
-        shape = next(self._shapes, None)
-        if shape is not None:
-            buffer = torch.empty(shape, dtype=self._dtype, device=self._device)
-            self._posted.append((dist.irecv(buffer, self.peer, group=self._group), buffer))
+    def post(self, message, shape, dtype):
+        """Posts the receive for ``message``, any key, a tensor of ``shape`` and ``dtype``. Receives must be posted in the order
+        in which the peer sends."""
+        buffer = torch.empty(shape, dtype=dtype, device=self._device)
+        self._posted[message] = dist.irecv(buffer, self.peer, group=self._group), buffer
 
-    def receive(self):
-        """The next message. Waits until it is there."""
-        work, buffer = self._posted.popleft()
+    def take(self, message):
+        """The tensor of ``message``, whose receive was posted. Waits until it is there."""
+        work, buffer = self._posted.pop(message)
         work.wait()
-        self._post()
         return buffer
-
-
-class Loop:
-    """Both ends of the edge from a stage to itself: with one stage the last one is also the first."""
-
-    def __init__(self):
-        self._queue = deque()
-        self.bytes_sent, self.peer = 0, dist.get_rank() if dist.is_initialized() else 0  # nothing leaves the process
-        self.send, self.receive = self._queue.append, self._queue.popleft
-
-    def finish(self):
-        """Nothing travels, so nothing is waited for."""
 
 
 def connect(edge_groups, device):

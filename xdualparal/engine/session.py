@@ -1,155 +1,196 @@
 """One video on one rank, from the noise to the last segment.
 
-Knows: how stages, stores, edges, decoding and checkpoints make a run. Must not know: how a pipeline is called, launch
+Knows: how plan, stage, stores, edges, decoding and snapshots make a run. Must not know: how a pipeline is called, launch
 flags, files other than the checkpoint's.
 """
 
 import time
 from collections import deque
 from contextlib import ExitStack
+from enum import Enum
 from itertools import islice
 
 import torch
 from tqdm.auto import tqdm
 
-from .p2p import IN_FLIGHT, Loop, Receiver, Sender
-from ..plan.progress import Course
 from ..models.wan_vae import StreamingDecoder, decode_at_once, memory_latents
-from ..output.decoders import AsTheyAre, AtEnd, Inline, InThread, Nowhere, Together
-from .blocks import DenoiseStore, WindowStore, apply_guidance
+from ..output.decoders import (
+    DeferredDecoder,
+    InlineDecoder,
+    NullDecoder,
+    ParallelVaeDecoder,
+    PassThrough,
+    ThreadedDecoder,
+)
+from ..output.report import make_report
+from ..plan.messages import Messages
+from ..plan.progress import Progress
+from ..plan.schedule import AT_END, INLINE, NO_DECODE, THREAD
+from .blocks import BlockStore, Denoiser, apply_guidance
+from .executor import Edges, Executor, Work
 from .noise import noise_blocks
-from .executor import Edges, Runtime
-from .snapshot import Saving
-from ..plan.schedule import AT_END, FORWARD, INLINE, NO_DECODE, THREAD, Plan
+from .p2p import Receiver, Sender
 from .sharding import SpatialShard
+from .snapshot import Snapshots
+from .stage import StageRun
 
 
-def make_plan(request, pipeline):
-    """The Plan of the video that ``request`` asks for."""
-    config, groups = pipeline.config, pipeline.groups
-    num_blocks = None if request.is_endless else config.num_blocks(request.latent_frames)
-    can_split = request.branches == 2 and groups.branch[1] == 1
-    decode = AT_END if pipeline.vae_on_all_ranks else config.decode
-    decode = NO_DECODE if request.output_type == "latent" else decode
-    return Plan(num_blocks, request.num_inference_steps, groups.stage[1], config.stagger, can_split, decode)
+class Outcome(Enum):
+    """How a run stands or has ended."""
+
+    READY = "ready"
+    RUNNING = "running"
+    FINISHED = "finished"
+    STOPPED = "stopped"  # before the plan's end: by stop(), or because its segments were no longer asked for
+    ALREADY_FINISHED = "already finished"  # by an earlier run with the same checkpoint; nothing was done
+    FAILED = "failed"
 
 
-class Run:
-    """One video on one rank. Iterate over ``segments`` to the end, on every rank.
+class VideoRun:
+    """One video on one rank. Iterate over it, on every rank: the output rank gets the segments, the others none.
 
-    ``pipeline``: the DualParalPipeline. ``stop_sign``: see stopping.StopSign. ``checkpoint``: see checkpoint.Checkpoint,
-    or None. ``blocks_kept``: how many blocks' segments the caller has from an earlier run that this one goes on from;
-    they are not given again. Raises ValueError for a checkpoint that this run cannot go on from.
+    A run that is left before its end (its iterator is closed) is stopped as by ``stop``, and what is under way is finished,
+    so that the other ranks end too.
+
+    ``pipeline``: what the run is made with, see ``pipeline.DualParalPipeline``. ``request``: see request.Request. ``plan``: its
+    passes. ``spec``: its RunSpec. ``stop_sign``: see stop.StopSign. ``checkpoint``: see output/checkpoint, or None.
+    ``blocks_kept``: how many blocks' segments the caller has from an earlier run that this one resumes; they are not given
+    again. Raises ValueError for a checkpoint that this run cannot resume.
     """
 
-    def __init__(self, pipeline, request, meter, stop_sign, checkpoint=None, blocks_kept=0):
-        self.pipe, self.config, self.groups, self.stage = pipeline.pipe, pipeline.config, pipeline.groups, pipeline.stage
-        self.device, self.vae_on_all_ranks = pipeline.device, pipeline.vae_on_all_ranks
-        self.request, self.meter, self.stop_sign = request, meter, stop_sign
-        self.plan = make_plan(request, pipeline)
-        self.shard = SpatialShard(request.latent_shape[1:], request.patch, *self.groups.shard)
-        self.edges, self.passes_done = Edges(), 0
-        memory = memory_latents(self.pipe.vae) if self.plan.decode != NO_DECODE else 0
-        self._is_saved = checkpoint is not None
-        self._saving = Saving(checkpoint, self.groups, self.shard, self.plan, self.config, memory, blocks_kept)
-        self.course = Course(self.plan, self._saving.first_wave)
-        self.blocks_finished = self.plan.finished(self.course.first_wave)
+    def __init__(self, pipeline, request, plan, spec, meter, stop_sign, checkpoint=None, blocks_kept=0):
+        self.pipe, self.config, self.mesh, self.stage = pipeline.pipe, pipeline.config, pipeline.mesh, pipeline.stage
+        self.device, self._vae_on_all_ranks = pipeline.device, pipeline.vae_on_all_ranks
+        self.request, self.plan, self.spec, self.meter, self._stop_sign = request, plan, spec, meter, stop_sign
+        self.shard = SpatialShard(request.latent_shape[1:], request.patch, *self.mesh.shard)
+        memory = memory_latents(self.pipe.vae) if plan.decode != NO_DECODE else 0
+        self._snapshots = Snapshots(checkpoint, self.mesh, self.shard, plan, memory, blocks_kept)
+        self.progress = Progress(plan, self._snapshots.first_wave)
+        self.blocks_finished = plan.finished(self.progress.first)
         self.segments_given = min(blocks_kept, self.blocks_finished)
-        self.was_finished = self._saving.is_finished
-        self.first_segment_s = None
-        self.started_s = time.monotonic()
+        self.blocks_kept = self.segments_given  # how many come before those that are given now
+        self.outcome = Outcome.ALREADY_FINISHED if self._snapshots.was_finished else Outcome.READY
+        self.report, self.edges, self.passes_done = None, Edges(), 0
+        self.first_segment_s, self.started_s = None, time.monotonic()
+        self.latents_sink = None  # a context with ``append(block, latents)`` for finished blocks, on the output rank
+        self.at_start = self.at_end = lambda run: None  # called on every rank; what the first raises ends the run
+        self._segments = self._run()
 
-    def segments(self, keep_latents=None):
-        """Yields the segments, on the output rank; the other ranks get none. Nothing is left of a run that was finished.
+    def __iter__(self):
+        return self._segments
 
-        ``keep_latents``: is called with each finished block and its latents, on the output rank.
-        """
-        self._keep_latents = keep_latents
-        if self.was_finished:
+    def stop(self):
+        """Ends the run soon: blocks that are nearly done are finished. From any thread of any rank; after the end it does
+        nothing."""
+        self._stop_sign.ask()
+
+    def status(self):
+        """How the run stands, as plain values: outcome, what is being done, passes, blocks and segments so far."""
+        return dict(
+            outcome=self.outcome.value, doing=[doing.what for doing in self.meter.activities()], passes=self.passes_done,
+            blocks_finished=self.blocks_finished, segments_given=self.segments_given,
+        )
+
+    @property
+    def is_over(self):
+        """Whether nothing is to come."""
+        return self.outcome not in (Outcome.READY, Outcome.RUNNING)
+
+    def _run(self):
+        if self.is_over:
             return
-        with torch.no_grad(), ExitStack() as cleanup:
-            runtime = self._runtime(cleanup)
-            place = self._decoding_place(cleanup)
-            for segment in self._made(runtime, place, cleanup):
-                self.first_segment_s = self.first_segment_s or time.monotonic() - self.started_s
-                yield segment
-                self.segments_given += 1
-            self._end_saving()
+        self.at_start(self)
+        self.outcome = Outcome.RUNNING
+        try:
+            with torch.no_grad(), ExitStack() as cleanup:
+                made = self._made(cleanup)
+                try:
+                    yield from self._given(made)
+                except GeneratorExit:  # the caller asks for no more: the other ranks must end, too
+                    self.stop()
+                    deque(made, maxlen=0)
+                self._end_snapshots()
+            self.report = make_report(self)
+            self.at_end(self)
+        except BaseException:
+            self.outcome = Outcome.FAILED
+            raise
+        self.outcome = Outcome.STOPPED if self.progress.was_stopped else Outcome.FINISHED
 
-    def _made(self, runtime, place, cleanup):
-        backlog = iter(self._saving.undecoded(self.segments_given) if self.groups.is_output else ())
-        progress = cleanup.enter_context(self._progress_bar())
-        for action, latents in runtime.run():
-            progress.update()
+    def _given(self, made):
+        for segment in made:
+            self.first_segment_s = self.first_segment_s or time.monotonic() - self.started_s
+            yield segment
+            self.segments_given += 1
+
+    def _made(self, cleanup):
+        """Yields the segments as they are there."""
+        if self.latents_sink is not None:
+            cleanup.enter_context(self.latents_sink)
+        self._decoder = self._make_decoder(cleanup)
+        self._backlog = iter(self._snapshots.undecoded(self.segments_given) if self.mesh.is_output else ())
+        executor = self._make_executor(cleanup)
+        progress_bar = cleanup.enter_context(self._progress_bar())
+        for _ in executor.run():
+            progress_bar.update()
             self.passes_done += 1
-            is_finished = self.plan.is_last_step(action)
             # Blocks that an earlier run left: one a pass, lest the ranks that wait meanwhile take it for a hang.
-            self._decode(islice(backlog, None if is_finished else 1), place)
-            if is_finished:
-                self._finish(action.block, latents, place)
-            yield from place.ready()
-            progress.set_postfix_str(f"{self.blocks_finished} blocks, {self._frames_given()} frames", refresh=False)
-        self._decode(backlog, place)
-        yield from place.rest()
-
-    def _decode(self, blocks, place):
-        for block, latents in blocks:
-            place.add(block, latents.to(self.device))
+            self._decode_backlog(1)
+            yield from self._decoder.ready()
+            progress_bar.set_postfix_str(f"{self.blocks_finished} blocks, {self._frames_given()} frames", refresh=False)
+        self._decode_backlog()
+        yield from self._decoder.rest()
 
     def _frames_given(self):
         per_latent = self.pipe.vae_scale_factor_temporal
-        return self.config.frames_of(self.segments_given, self.request.num_frames, per_latent)
+        return self.plan.layout.frames_of(self.segments_given, self.request.num_frames, per_latent)
 
-    def _finish(self, block, latents, place):
-        joined = self.meter.waits(f"for the other parts of block {block}", self.groups.join_shards, latents)
-        whole = self.shard.join(joined)
-        self.groups.synchronize()
-        self.blocks_finished = block + 1
-        if self.groups.is_output:
-            if self._keep_latents is not None:
-                self._keep_latents(block, whole)
-            self._saving.remember(block, whole)
-        place.add(block, whole)
+    def _progress_bar(self):
+        """The pipeline's own as configured, but on the last process, which prints in xDiT; diffusers' is on the first."""
+        own = dict(getattr(self.pipe, "_progress_bar_config", {}))
+        elsewhere = not (self.mesh.is_output and self.mesh.is_last_of_all)
+        total = None if self.plan.num_blocks is None else self.plan.num_blocks * self.plan.num_steps
+        done = sum(len(self.plan.passes(wave)) for wave in range(self.progress.first))
+        return tqdm(
+            total=total, initial=done, unit="pass", disable=own.pop("disable", False) or elsewhere, **own
+        )
 
     # What a run is made of.
 
-    def _runtime(self, cleanup):
+    def _make_executor(self, cleanup):
         timesteps = self.request.make_scheduler(self.device).timesteps
-        stage_run = self.stage.begin(self.config, timesteps, self._text(), self.shard)
-        cleanup.callback(stage_run.end)
-        cleanup.enter_context(stage_run.cache.installed())
-        windows = denoise = None
+        self._stage_run = StageRun(self.stage, timesteps, self._text(), self.shard)
+        cleanup.callback(self._stage_run.end)
+        cleanup.enter_context(self._stage_run.context.installed())
+        self.edges = self._make_edges()
+        work = Work(self._stage_run, self.edges, self._message_shape)
         if self.stage.is_first:
-            windows = WindowStore(self.config, self.plan, self._noise(), self.device, self._saving.standing())
+            work.blocks = BlockStore(self._noise(), self.device, self._snapshots.live_latents())
         if self.stage.is_last:
-            self._denoise = denoise = DenoiseStore(
+            work.denoiser = self._denoiser = Denoiser(
                 lambda: self.request.make_scheduler(self.device), timesteps, self._noise(), self.device,
-                self._saving.in_flight(),
+                self._snapshots.in_flight(),
             )
+            work.guide, work.finish, work.decode = self._guide, self._finish, self._decoder.add
         self._draw_all_noise()
-        self.edges = self._edges(stage_run)
-        return Runtime(
-            self.course, self.stage.index, stage_run, self.edges, self.meter, windows, denoise, self._guide, self._at_wave
-        )
+        messages = Messages(self.plan, self.progress)
+        return Executor(self.plan, self.progress, messages, self.stage.index, work, self.meter, self._at_wave)
 
     def _noise(self):
         """The noise of the blocks that start from now on, drawn from a copy of the user's generator."""
         noise = self._noise_of(self.request.generator.clone_state())
-        deque(islice(noise, self.plan.started(self.course.first_wave)), maxlen=0)
+        deque(islice(noise, self.plan.started(self.progress.first)), maxlen=0)
         return noise
 
     def _noise_of(self, generator):
-        sizes = self.config.block_latents, self.config.context_latents
+        layout = self.plan.layout
+        sizes = layout.block_latents, layout.context_latents
         return map(self.shard.take, noise_blocks(*sizes, self.request.latent_shape, generator))
 
     def _draw_all_noise(self):
         """The user's own generator goes on as if it had drawn the noise of all blocks, where that has an end."""
         if self.plan.num_blocks is not None:
             deque(islice(self._noise_of(self.request.generator), self.plan.num_blocks), maxlen=0)
-
-    def _guide(self, prediction):
-        both = self.meter.waits("for the other guidance branch", self.groups.join_branches, prediction)
-        return apply_guidance(both, self.request.guidance_scale)
 
     def _text(self):
         """Prompt embeddings (branches, length, dim), encoded on the first stage and sent to the others."""
@@ -159,61 +200,72 @@ class Run:
         else:
             text = torch.empty(request.text_shape, dtype=dtype, device=self.device)
         if not request.has_embeds:
-            self.groups.share_along_pipeline(text)
-        branch, ranks = self.groups.branch
+            self.mesh.share_along_pipeline(text)
+        branch, ranks = self.mesh.branch
         return text if ranks == 1 else text[branch:branch + 1]
 
-    def _edges(self, stage_run):
-        if self.stage.is_first and self.stage.is_last:
-            loop = Loop()
-            return Edges(latents_in=loop, latents_out=loop)
-        sender = Sender(*self.groups.edge_out())
-        if self.stage.is_first:
-            shapes, dtype = map(self._latents_shape, self.course.round_trips()), torch.float32
-            ahead = self.plan.messages_ahead
-        else:
-            passes = (action for action in self.course.actions(self.stage.index) if action.kind == FORWARD)
-            shapes, dtype, ahead = map(stage_run.hidden_shape, passes), stage_run.dtype, IN_FLIGHT
-        receiver = Receiver(*self.groups.edge_in(), shapes, dtype, self.device, ahead)
+    def _make_edges(self):
+        """This rank's ends of the edges of its ring, by the lane at the other end."""
+        index, count = self.mesh.stage
+        if count == 1:
+            return Edges()
         return Edges(
-            hidden_in=None if self.stage.is_first else receiver, hidden_out=None if self.stage.is_last else sender,
-            latents_in=receiver if self.stage.is_first else None, latents_out=sender if self.stage.is_last else None,
+            {(index - 1) % count: Receiver(*self.mesh.edge_in(), self.device)},
+            {(index + 1) % count: Sender(*self.mesh.edge_out())},
         )
 
-    def _latents_shape(self, step):
-        return 1, self.request.latent_shape[0], self.config.own_latents(step.block), *self.shard.latent_size
+    def _message_shape(self, recv):
+        """(shape, dtype) of what a RECV waits for: latents on the first stage, hidden states on the others."""
+        if self.stage.is_first:
+            frames = self.plan.layout.own_latents(recv.block)
+            return (1, self.request.latent_shape[0], frames, *self.shard.latent_size), torch.float32
+        return self._stage_run.hidden_shape(self.plan.spec(recv.one), recv.branch), self._stage_run.dtype
 
-    def _progress_bar(self):
-        """The pipeline's own as configured, but on the last process, which prints in xDiT; diffusers' is on the first."""
-        own = dict(getattr(self.pipe, "_progress_bar_config", {}))
-        elsewhere = not (self.groups.is_output and self.groups.is_last_of_all)
-        total = None if self.plan.num_blocks is None else self.plan.num_blocks * self.plan.num_steps
-        done = sum(len(self.plan.passes(wave)) for wave in range(self.course.first_wave))
-        return tqdm(
-            total=total, initial=done, unit="pass", disable=own.pop("disable", False) or elsewhere, **own
-        )
+    def _guide(self, prediction):
+        both = self.meter.waits("for the other guidance branch", self.mesh.join_branches, prediction)
+        return apply_guidance(both, self.request.guidance_scale)
 
     # Where finished blocks go.
 
-    def _decoding_place(self, cleanup):
-        if self.request.output_type != "latent" and self.vae_on_all_ranks:
-            return Together(self._decode_together)
-        if not self.groups.is_output:
-            return Nowhere()
+    def _finish(self, one, latents):
+        """Takes a finished block's latents, this rank's part; returns the whole ones."""
+        self._decode_backlog()
+        joined = self.meter.waits(f"for the other parts of block {one.block}", self.mesh.join_shards, latents)
+        whole = self.shard.join(joined)
+        self.mesh.synchronize()
+        self.blocks_finished = one.block + 1
+        if self.mesh.is_output:
+            if self.latents_sink is not None:
+                self.latents_sink.append(one.block, whole)
+            self._snapshots.remember(one.block, whole)
+        if self.plan.decode in (NO_DECODE, AT_END):  # the plan has no action for that now
+            self._decoder.add(one.block, whole)
+        return whole
+
+    def _decode_backlog(self, blocks=None):
+        """Decodes ``blocks`` of those that an earlier run finished and did not decode, or all."""
+        for block, latents in islice(self._backlog, blocks):
+            self._decoder.add(block, latents.to(self.device))
+
+    def _make_decoder(self, cleanup):
+        if self.request.output_type != "latent" and self._vae_on_all_ranks:
+            return ParallelVaeDecoder(self._decode_together)
+        if not self.mesh.is_output:
+            return NullDecoder()
         if self.request.output_type == "latent":
-            return AsTheyAre()
+            return PassThrough()
         make = self._segment_maker(cleanup)
         if self.plan.decode == THREAD:
-            place = InThread(make, self.plan, self.meter, self.device)
-            cleanup.callback(place.close)
-            return place
-        return {INLINE: Inline, AT_END: AtEnd}[self.plan.decode](make, self.plan, self.meter)
+            decoder = ThreadedDecoder(make, self.plan, self.meter, self.device)
+            cleanup.callback(decoder.close)
+            return decoder
+        return {INLINE: InlineDecoder, AT_END: DeferredDecoder}[self.plan.decode](make, self.plan, self.meter)
 
     def _segment_maker(self, cleanup):
         """The function that makes a block's latents a segment; the decoder goes on where the caller's segments end."""
         decoder, missing = StreamingDecoder(self.pipe.vae), self.request.num_frames
         cleanup.callback(decoder.close)
-        seen = self._saving.latents_before(self.segments_given) if self.segments_given else None
+        seen = self._snapshots.latents_before(self.segments_given) if self.segments_given else None
         missing -= self._frames_given() if self.segments_given else 0
 
         def make(latents):
@@ -231,14 +283,14 @@ class Run:
 
     def _decode_together(self, latents):
         """All frames, on every rank of the replica; ``latents``: those of the output rank count. The segment there."""
-        if not self.plan.finished(self.course.end):
+        if not self.plan.finished(self.progress.end):
             return None
-        if not self.groups.is_output:
-            frames = self.config.first_latent(self.plan.finished(self.course.end))
+        if not self.mesh.is_output:
+            frames = self.plan.layout.first_latent(self.plan.finished(self.progress.end))
             channels, height, width = self.request.latent_shape
             latents = torch.empty(1, channels, frames, height, width, device=self.device)
-        frames = decode_at_once(self.pipe.vae, self.groups.share_in_replica(latents))
-        return self._as_asked(frames[:, :, :self.request.num_frames]) if self.groups.is_output else None
+        frames = decode_at_once(self.pipe.vae, self.mesh.share_in_replica(latents))
+        return self._as_asked(frames[:, :, :self.request.num_frames]) if self.mesh.is_output else None
 
     def _as_asked(self, frames):
         return self.pipe.video_processor.postprocess_video(frames, output_type=self.request.output_type)[0]
@@ -246,18 +298,18 @@ class Run:
     # Ending early and saving.
 
     def _at_wave(self, wave):
-        last = self.stop_sign.last_wave(wave)
+        last = self._stop_sign.last_wave(wave)
         if last is not None:
-            self.course.stop_after(last)
-        done = wave - self.course.first_wave
-        if self._is_saved and self.stage.is_last and done and done % self.config.checkpoint_waves == 0:
-            self._saving.save(wave, self._denoise.state(), self.segments_given)
+            self.progress.stop_after(last)
+        done = wave - self.progress.first
+        if self._snapshots.is_on and self.stage.is_last and done and done % self.config.checkpoint_waves == 0:
+            self._snapshots.save(wave, self._denoiser.state(), self.segments_given)
 
-    def _end_saving(self):
-        """Nothing is left to go on from when the video is finished; a run that was ended early can be gone on with."""
-        if not self._is_saved or not self.stage.is_last:
+    def _end_snapshots(self):
+        """Nothing is left to resume when the video is finished; a run that was stopped can be resumed."""
+        if not self._snapshots.is_on or not self.stage.is_last:
             return
-        if self.course.was_stopped:
-            self._saving.save(self.course.end, self._denoise.state(), self.segments_given, wait=True)
-        elif self.groups.is_output:
-            self._saving.end()
+        if self.progress.was_stopped:
+            self._snapshots.save(self.progress.end, self._denoiser.state(), self.segments_given, wait=True)
+        elif self.mesh.is_output:
+            self._snapshots.end()

@@ -3,59 +3,62 @@
 Knows: torch.distributed's store. Must not know: what a wave computes, or who asks for the end.
 """
 
+import logging
+
 from torch.distributed import DistNetworkError
 
-# A rank may be a wave ahead of the one that decides, and begins to let a wave's messages in up to two waves before.
-LEAD_WAVES = 4
+logger = logging.getLogger(__name__)
 
 
-def waves_to_go(plan):
-    """How many waves a run goes on after it was decided that it ends. What is finished in a tenth of the steps is nearly
-    done; and no rank may have begun to wait for messages of waves that will not be.
+# Before which wave it was decided, ranks of the replica may be up to two waves further, and may have posted receives of the
+# wave after that: where no pass reads a latent frame of the block before (context 0) and a block starts when the one before it
+# ends (stagger as many as steps), the first stage of the other guidance branch waits for nothing in two waves of three.
+_LEAD_WAVES = 3
 
-    The first stage lets ``plan.messages_ahead`` in ahead of its needs: while the pipeline fills, when a wave has few
-    passes, they are those of many waves.
-    """
-    reach, messages = 0, 0
-    while messages < plan.messages_ahead and (plan.num_waves is None or reach < plan.num_waves):
-        messages += len(plan.passes(reach))
-        reach += 1
-    return max(LEAD_WAVES, reach + 2, -(-plan.num_steps // 10))
+
+def waves_to_finish(num_steps, num_stages):
+    """How many waves a run goes on after the wave before which its end was decided: what is finished in a tenth of the steps
+    is nearly done. And as many as other ranks may be ahead: with one step a wave is one pass, of which each stage can have
+    one under way and two sent (MAX_PENDING_SENDS)."""
+    ahead = 3 * num_stages if num_steps == 1 else 0
+    return max(_LEAD_WAVES, -(-num_steps // 10), ahead)
 
 
 class StopSign:
-    """Ends a run early, ``waves_to_go`` after it was decided.
+    """Ends a run early.
 
-    ``store``: torch.distributed's. ``name``: the run's, the same on its ranks and no other's. ``decides``: whether this
-    rank says which wave is the last; one of them does.
+    ``store``: torch.distributed's. ``name``: the run's, the same on its ranks and no other's. ``decides``: whether this rank
+    says which wave is the last: one does, on the first stage, which is never behind another one. ``waves``: how many waves
+    follow the one before which it was decided.
     """
 
-    def __init__(self, store, name, decides, waves_to_go):
-        self._store, self._decides = store, decides
+    def __init__(self, store, name, decides, waves):
+        self._store, self._decides, self._waves_to_finish = store, decides, waves
         self._asked, self._waves = f"{name}/asked", f"{name}/waves"
-        self._waves_to_go = waves_to_go
-        self._is_asked_here, self._is_reachable = False, True
+        self.is_asked, self._is_said, self._is_reachable = False, False, True
 
     def ask(self):
         """The run should end soon. May be called from any thread of any rank."""
-        self._is_asked_here = True
+        self.is_asked = True
 
     def last_wave(self, wave):
         """Called by every rank before each ``wave``. The last wave of the run, where that is decided, or None."""
         try:
             return self._decided(wave) if self._is_reachable else None
         except DistNetworkError:
-            # Rank 0, which has the store, has ended: another replica's, or the edges of this one will break.
+            # Rank 0, which has the store, has ended. A finished replica's rank does that while others go on; where it failed,
+            # this run's edges break next. A stop that is asked for from now on reaches nobody.
             self._is_reachable = False
+            logger.warning("the process that keeps the store has ended: this run can no longer be stopped early")
             return None
 
     def _decided(self, wave):
-        # Counters only: the store's ``check`` keeps Python's lock while it waits, so that no watch could find it hanging
+        # Counters only: the store's ``check`` keeps Python's lock while it waits, so that no watchdog could find it hanging
         # (seen with torch 2.13 when rank 0 was stopped); ``add`` does not.
-        if self._is_asked_here:
+        if self.is_asked and not self._is_said:
             self._store.add(self._asked, 1)
-            self._is_asked_here = False
+            self._is_said = True
         waves = self._store.add(self._waves, 0)
         if not waves and self._decides and self._store.add(self._asked, 0):
-            waves = self._store.add(self._waves, wave + self._waves_to_go + 1)
+            waves = self._store.add(self._waves, wave + self._waves_to_finish + 1)
         return waves - 1 if waves else None

@@ -126,7 +126,7 @@ class Watch:
         if self._hang_timeout_s is not None:
             return self._hang_timeout_s
         if not meter.longest_s:
-            return _FIRST_ACTION_S * self._pipeline.groups.stage[1]
+            return _FIRST_ACTION_S * self._pipeline.mesh.stage[1]
         return max(_LEAST_S, _LONGEST_ACTIONS * meter.longest_s)
 
     def _report(self, cause, kind, details=""):

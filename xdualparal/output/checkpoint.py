@@ -14,39 +14,40 @@ from pathlib import Path
 
 import torch
 
+from ..run_spec import RunSpec
+
 logger = logging.getLogger(__name__)
 
 _MANIFEST = "checkpoint.json"
-_FORMAT = 1
+_FORMAT = 2
 
 
 class Checkpoint:
     """The latest saved state of one run, in ``folder``.
 
-    ``settings``: a dict of what must be the same when a run goes on, values as JSON has them. A state is a dict of
-    plain values and tensors. Saving happens in a thread; a state that comes while one is still being saved is left out.
+    ``spec``: the run's RunSpec, which must be the same when it is resumed. A state is a dict of plain values and tensors. Saving happens in a thread; a state that comes while one is still being saved is left out.
     One that cannot be saved is warned of: the one before it stays.
     """
 
-    def __init__(self, folder, settings):
-        self._folder, self._settings = Path(folder), settings
+    def __init__(self, folder, spec):
+        self._folder, self._spec = Path(folder), spec
         self._saving, self._error = None, None
 
     def load(self):
         """The saved state, or None when there is none: nothing was saved, or the run was finished.
 
-        Raises ValueError when it belongs to other settings, with the differences, or when its file is damaged.
+        Raises ValueError when it is of another run, with the differences, or when its file is damaged.
         """
         manifest = read_manifest(self._folder)
         if manifest is None or is_finished(manifest):
             return None
-        check_same(self._folder, manifest["settings"], self._settings)
+        check_same(self._folder, manifest, self._spec)
         return torch.load(BytesIO(_checked_bytes(self._folder, manifest)), weights_only=True)
 
     def is_of_a_finished_run(self):
-        """Whether a run with these settings left word that it was finished. Raises ValueError as ``load`` does."""
+        """Whether this very run left word that it was finished. Raises ValueError as ``load`` does."""
         manifest = read_manifest(self._folder)
-        return manifest is not None and is_finished(manifest) and not _differences(manifest["settings"], self._settings)
+        return manifest is not None and is_finished(manifest) and not _spec_of(manifest).differences(self._spec)
 
     def save(self, state, wave, wait=False):
         """Saves ``state`` as that before ``wave``. ``wait``: until it is on the disk; raises OSError if it cannot be."""
@@ -70,7 +71,7 @@ class Checkpoint:
             self._saving.join()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            _replace_json(self._folder / _MANIFEST, dict(format=_FORMAT, finished=True, settings=self._settings))
+            _replace_json(self._folder / _MANIFEST, dict(format=_FORMAT, finished=True, spec=self._spec.as_json()))
         except OSError as error:
             logger.warning("that the run is finished could not be written to %s: %s", self._folder, error)
             _remove(self._folder / _MANIFEST)
@@ -85,7 +86,7 @@ class Checkpoint:
             name = f"state-{wave}.pt"
             _replace(self._folder / name, buffer.getvalue())
             digest = hashlib.sha256(buffer.getvalue()).hexdigest()
-            manifest = dict(format=_FORMAT, wave=wave, file=name, sha256=digest, settings=self._settings)
+            manifest = dict(format=_FORMAT, wave=wave, file=name, sha256=digest, spec=self._spec.as_json())
             _replace_json(self._folder / _MANIFEST, manifest)
             for old in self._folder.glob("state-*.pt"):
                 if old.name != name:
@@ -124,7 +125,7 @@ def is_finished(manifest):
 
 
 def read_manifest(folder):
-    """What is said beside the saved state in ``folder``: a dict with settings, wave, file; None when there is none.
+    """What is said beside the saved state in ``folder``: a dict with spec, wave, file; None when there is none.
 
     Raises ValueError when it cannot be read.
     """
@@ -140,9 +141,9 @@ def read_manifest(folder):
     raise ValueError(f"checkpoint {path} has format {manifest['format']}, this is {_FORMAT}: use the version that wrote it")
 
 
-def check_same(folder, saved, wanted):
-    """Raises ValueError, with the differences, unless the settings in both dicts that both have are the same."""
-    differences = _differences(saved, wanted)
+def check_same(folder, manifest, spec):
+    """Raises ValueError, with the differences, unless the manifest's run is that of ``spec``, as far as both are known."""
+    differences = _spec_of(manifest).differences(spec)
     if differences:
         raise ValueError(
             f"the checkpoint in {folder} is of another run: {'; '.join(differences)}: give the same settings, another "
@@ -150,11 +151,8 @@ def check_same(folder, saved, wanted):
         )
 
 
-def _differences(saved, wanted):
-    return [
-        f"{name} was {saved[name]!r} and is {wanted[name]!r}"
-        for name in wanted if saved.get(name, wanted[name]) != wanted[name]
-    ]
+def _spec_of(manifest):
+    return RunSpec.from_json(manifest["spec"])
 
 
 def _checked_bytes(folder, manifest):

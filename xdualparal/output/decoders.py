@@ -1,28 +1,22 @@
 """Where and when finished blocks become frames.
 
-Knows: the places that schedule.Plan names for decoding. Must not know: how a VAE decodes, or how blocks are made.
+Knows: the places that plan.schedule names for decoding. Must not know: how a VAE decodes, or how blocks are made.
 
-Each place has ``add(block, latents)`` for a finished block, ``ready()``, what can be had without waiting, and ``rest()``,
+Each decoder has ``add(block, latents)`` for a finished block, ``ready()``, what can be had without waiting, and ``rest()``,
 all that is still to come. What they give are segments: what the caller of the pipeline gets, in order.
 """
 
 import queue
 import threading
-import time
 from collections import deque
 from contextlib import nullcontext
 
 import torch
 
-from ..plan.simulate import Span
+from ..plan.messages import MAX_PENDING_SENDS
 
 
-# So many finished blocks may wait for the thread: a decoder that is slower than the passes slows them down, it does not
-# fill the memory.
-WAITING_BLOCKS = 2
-
-
-class Nowhere:
+class NullDecoder:
     """For ranks that give nothing."""
 
     def add(self, block, latents):
@@ -35,7 +29,7 @@ class Nowhere:
     rest = ready
 
 
-class AsTheyAre:
+class PassThrough:
     """Latents are what is asked for."""
 
     def __init__(self):
@@ -53,7 +47,7 @@ class AsTheyAre:
     rest = ready
 
 
-class Inline(AsTheyAre):
+class InlineDecoder(PassThrough):
     """Between the passes of the last stage. ``make``: latents to a segment."""
 
     def __init__(self, make, plan, meter):
@@ -66,7 +60,7 @@ class Inline(AsTheyAre):
         self._segments.append(self._meter.passes_wait(self._meter.does, action, self._make, latents))
 
 
-class AtEnd:
+class DeferredDecoder:
     """When all blocks are finished, one after the other."""
 
     def __init__(self, make, plan, meter):
@@ -89,12 +83,12 @@ class AtEnd:
             yield self._meter.passes_wait(self._meter.does, action, self._make, latents)
 
 
-class InThread:
+class ThreadedDecoder:
     """Beside the passes, in a thread and, on an accelerator, on a stream of its own."""
 
     def __init__(self, make, plan, meter, device):
         self._make, self._plan, self._meter, self._device = make, plan, meter, device
-        self._blocks, self._segments = queue.Queue(maxsize=WAITING_BLOCKS), queue.Queue()
+        self._blocks, self._segments = queue.Queue(maxsize=MAX_PENDING_SENDS), queue.Queue()
         self._pending = 0
         threading.Thread(target=self._work, daemon=True, name="decode").start()
 
@@ -132,21 +126,17 @@ class InThread:
                 self._segments.put(self._decoded(*item))
 
     def _decoded(self, block, latents):
-        start = time.monotonic()
         try:
-            segment = self._make(latents)
-            self._meter.synchronize()  # this thread's stream: others may read it now
+            return self._meter.decodes(self._plan.decode_action(block), self._make, latents), None
         except BaseException as error:  # it belongs to the caller, who raises it
             return None, error
-        self._meter.add(Span(self._plan.decode_action(block), start, time.monotonic()))
-        return segment, None
 
 
 def _own_stream(device):
     return nullcontext() if device.type == "cpu" else torch.Stream(device)
 
 
-class Together:
+class ParallelVaeDecoder:
     """On all ranks of a replica at once, when all blocks are finished: for xDiT's parallel VAE. One segment.
 
     ``join``: the latents of all blocks, or None off the output rank, to the segment, or None there.

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import torch
 
-from ..plan.schedule import DECODE, FORWARD, STEP, whole_schedule
+from ..plan.actions import DECODE, FORWARD, STEP
+from ..plan.schedule import whole_schedule
 from ..plan.simulate import simulate
 
 MOST_BLOCKS = 500  # of a prediction: its time grows with them, and bubbles are at the ends
@@ -23,13 +24,13 @@ def make_report(run):
     stage and of a decode. ``waited_for_decode_s``: how long passes, or at the end the caller, waited for decoding.
     """
     wall_s = time.monotonic() - run.started_s
-    ranks = run.groups.gather_objects(_of_rank(run))
+    ranks = run.mesh.gather_objects(_of_rank(run))
     if ranks is None:
         return None
     stages = [rank for rank in ranks if rank["shard"] == 0 and rank["branch"] == 0]
     return dict(
         wall_s=wall_s, first_segment_s=run.first_segment_s, passes=run.passes_done,
-        blocks_finished=run.blocks_finished, went_on_from_wave=run.course.first_wave, ended_early=run.course.was_stopped,
+        blocks_finished=run.blocks_finished, resumed_from_wave=run.progress.first, ended_early=run.progress.was_stopped,
         bubble=1 - sum(rank["busy_s"] for rank in stages) / (len(stages) * wall_s), predicted_bubble=_predicted(run, stages),
         decode=run.plan.decode, decode_s=run.meter.busy_s.get(DECODE, 0.0),
         waited_for_decode_s=run.meter.waited_for_decode_s, ranks=ranks,
@@ -37,12 +38,11 @@ def make_report(run):
 
 
 def _of_rank(run):
-    meter, edges = run.meter, run.edges
-    sent = [edge.bytes_sent for edge in (edges.hidden_out, edges.latents_out) if edge is not None]
+    meter = run.meter
     return dict(
-        rank=torch.distributed.get_rank(), stage=run.stage.index, shard=run.groups.shard[0], branch=run.groups.branch[0],
+        rank=torch.distributed.get_rank(), stage=run.stage.index, shard=run.mesh.shard[0], branch=run.mesh.branch[0],
         forwards=meter.count.get(FORWARD, 0), busy_s=meter.busy_s.get(FORWARD, 0.0) + meter.busy_s.get(STEP, 0.0),
-        waited_s=meter.waited_s, sent_bytes=sum(sent), peak_bytes=peak_bytes(run.device),
+        waited_s=meter.waited_s, sent_bytes=run.edges.bytes_sent, peak_bytes=peak_bytes(run.device),
     )
 
 
@@ -64,7 +64,7 @@ def _predicted(run, stages):
     def cost(action):
         if action.kind == DECODE:
             return a_decode
-        return 0 if action.kind == STEP else a_pass[action.stage] / (1 if action.branch == "" else 2)
+        return 0 if action.kind == STEP else a_pass[action.lane] / (1 if action.branch == "" else 2)
 
     return simulate(whole_schedule(replace(run.plan, num_blocks=blocks)), cost).bubble()
 

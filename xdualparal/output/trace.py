@@ -24,5 +24,5 @@ def gather_trace(spans, pipeline_group):
         return None
     rows = {}
     for span in (span for spans in gathered for span in spans):
-        rows.setdefault(span.action.stage, []).append(span)
+        rows.setdefault(span.action.lane, []).append(span)
     return make_trace([rows[n] for n in sorted(rows)], pipeline_group.world_size)

@@ -5,7 +5,8 @@ Knows: how a schedule and a trace look. Must not know: how either came to be.
 
 import json
 
-from .schedule import DECODE, FORWARD, row_name
+from .actions import DECODE, FORWARD
+from .schedule import row_name
 from .simulate import simulate
 
 
@@ -21,7 +22,7 @@ def list_grid(schedule, marked=()):
 def time_grid(schedule):
     """The schedule over time: a row a stage, a column a pass's time (half of it where guidance is split), the pass as
     ``block.step`` where a stage works (``=`` where it goes on), ``.`` where it waits."""
-    trace, columns_a_pass = simulate(schedule), 2 if schedule.split_guidance else 1
+    trace, columns_a_pass = simulate(schedule), 2 if schedule.plan.split_guidance else 1
     rows = [_time_row(row, trace.end, columns_a_pass) for row in trace.stages]
     width = max(len(cell) for row in rows for cell in row)
     return "\n".join(
@@ -34,7 +35,7 @@ def _time_row(spans, end, columns_a_pass):
     for span in spans:
         first, after = (round(time * columns_a_pass) for time in (span.start, span.end))
         if span.action.kind == FORWARD:
-            name = f"{span.action.block}.{span.action.step}{span.action.branch}"
+            name = f"{span.action.one}{span.action.branch}"
             cells[first:after] = [name] + ["="] * (after - first - 1)
     return cells
 
@@ -48,10 +49,10 @@ def chrome_trace(trace):
 
 def _chrome_event(span, start):
     action = span.action
-    names = {FORWARD: f"{action.block}.{action.step}{action.branch}", DECODE: f"decode block {action.block}"}
+    names = {FORWARD: f"{action.one}{action.branch}", DECODE: f"decode block {action.block}"}
     return {
         "name": names.get(action.kind, "scheduler step"),
-        "cat": action.kind, "ph": "X", "pid": 0, "tid": action.stage,
+        "cat": action.kind, "ph": "X", "pid": 0, "tid": action.lane,
         "ts": (span.start - start) * 1e6, "dur": (span.end - span.start) * 1e6,
         "args": {"action": str(action)},
     }

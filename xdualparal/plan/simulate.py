@@ -1,11 +1,13 @@
 """A schedule and the cost of its actions give a trace: what would run when.
 
-Knows: the schedule and a cost per action. Must not know: tensors, processes, or how a trace is drawn.
+Knows: the schedule, a cost per action, and when a message arrives. Must not know: tensors, processes, or how a trace is drawn.
 """
 
+from collections import defaultdict
 from dataclasses import dataclass
 
-from .schedule import BOTH, FORWARD, STEP, Action, in_order
+from .actions import BOTH, FORWARD, RECV, SEND, STEP, Action
+from .messages import MAX_PENDING_SENDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class Trace:
 
     def busy(self, stage):
         """The time that ``stage`` spends in its actions."""
-        return sum(span.end - span.start for span in self.stages[stage])
+        return sum(span.end - span.start for span in self.stages[stage] if not span.action.is_message)
 
     def bubble(self):
         """The share of all stages' time, 0 to 1, in which nothing runs."""
@@ -65,19 +67,104 @@ def unit_cost(action):
     return 0 if action.kind != FORWARD else 1 if action.branch == BOTH else 0.5
 
 
-def simulate(schedule, cost=unit_cost):
-    """The Trace of ``schedule`` where an action starts as soon as its stage is free and its needs are done.
+def no_transfer(send):
+    """Messages take no time."""
+    return 0
 
-    ``cost``: an Action's duration; transfers cost nothing. Raises ValueError when the schedule cannot end.
+
+def simulate(schedule, cost=unit_cost, transfer=no_transfer):
+    """The Trace of ``schedule`` where an action starts as soon as its lane is free and what it needs is there.
+
+    ``cost``: an Action's duration; ``transfer``: a SEND's message's. Raises ValueError when the schedule cannot end.
     """
-    ends, free, rows = {}, [0] * len(schedule.rows), [[] for _ in schedule.rows]
-    for action in in_order(schedule):
-        start = max([free[action.stage], *(ends[need] for need in schedule.needs(action))])
-        ends[action] = free[action.stage] = start + cost(action)
-        rows[action.stage].append(Span(action, start, ends[action]))
-    if len(ends) < sum(map(len, schedule.rows)):
-        raise ValueError("this schedule cannot end: validate.check_schedule shows where it stops")
+    rows = [[] for _ in schedule.rows]
+    for span in replay(schedule, cost, transfer):
+        rows[span.action.lane].append(span)
+    if sum(map(len, rows)) < sum(map(len, schedule.rows)):
+        raise ValueError("this schedule cannot end: plan.check.check_schedule shows where it stops")
     return make_trace(rows, schedule.num_stages)
+
+
+def replay(schedule, cost=unit_cost, transfer=no_transfer):
+    """Yields the Spans in an order in which the actions can be done, each lane keeping its own order.
+
+    Ends early where no lane can go on: then there is a deadlock or an unmet need, at any cost, because nothing that a lane
+    does depends on time.
+    """
+    clock = _Clock(schedule, transfer)
+    next_index, moved = [0] * len(schedule.rows), True
+    while moved:
+        moved = False
+        for lane, actions in enumerate(schedule.rows):
+            while next_index[lane] < len(actions):
+                action = actions[next_index[lane]]
+                start = clock.start(action)
+                if start is None:
+                    break
+                yield clock.done(action, start, start + cost(action))
+                next_index[lane] += 1
+                moved = True
+
+
+class _Clock:
+    """When an action of a schedule can start.
+
+    A message is there when its send has started and its receive is posted: no buffer is assumed but those two. A send starts
+    when fewer than MAX_PENDING_SENDS of its edge are still on their way.
+    """
+
+    def __init__(self, schedule, transfer):
+        self._schedule, self._transfer = schedule, transfer
+        self._ends, self._free = {}, defaultdict(float)
+        self._sent, self._posted = defaultdict(list), defaultdict(list)  # by edge, in order: (message, time)
+        self._number = {}  # of a message on its edge
+
+    def start(self, action):
+        """The time at which ``action`` can start, None while that is not known."""
+        times = [self._free[action.lane], *self._conditions(action)]
+        return None if None in times else max(times)
+
+    def done(self, action, start, end):
+        """``action`` runs from ``start`` to ``end``. Returns its Span."""
+        self._free[action.lane] = self._ends[action] = end
+        if action.is_message:
+            messages = self._sent if action.kind == SEND else self._posted
+            messages[action.edge].append((_message(action), end))
+            if action.kind == RECV:
+                self._number[action.edge, _message(action)] = len(messages[action.edge]) - 1
+        return Span(action, start, end)
+
+    def _conditions(self, action):
+        if action.kind == SEND:
+            oldest = len(self._sent[action.edge]) - MAX_PENDING_SENDS
+            yield self._ends.get(_source(action, self._schedule))
+            yield self._arrival(action.edge, oldest) if oldest >= 0 else 0
+        for need in self._schedule.needs(action):
+            if self._schedule.has_messages and need.lane != action.lane:
+                edge = need.lane, action.lane
+                yield self._arrival(edge, self._number.get((edge, (need.one, need.branch))))
+            else:
+                yield self._ends.get(need)
+
+    def _arrival(self, edge, number):
+        """When the message ``number`` of an edge is there. What was posted must be what is sent, in the same order."""
+        sent, posted = self._sent[edge], self._posted[edge]
+        if number is None or number >= len(sent) or number >= len(posted):
+            return None
+        if sent[number][0] != posted[number][0]:
+            sends, waits = ("".join(map(str, messages[number][0])) for messages in (sent, posted))
+            raise ValueError(f"lane {edge[0]} sends {sends} where lane {edge[1]} waits for {waits}")
+        return max(sent[number][1], posted[number][1]) + self._transfer(sent[number][0])
+
+
+def _message(action):
+    return action.one, action.branch
+
+
+def _source(send, schedule):
+    """The action whose result ``send`` sends: a FORWARD's to the next stage, else a STEP's."""
+    goes_on = send.peer == send.lane + 1 and send.peer < schedule.num_stages
+    return Action(send.lane, FORWARD if goes_on else STEP, send.one, send.branch)
 
 
 def make_trace(rows, num_stages):

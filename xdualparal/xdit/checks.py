@@ -20,12 +20,14 @@ from ..compat.backends import check_backend
 from ..output.checkpoint import check_same, is_finished, read_manifest
 from ..config import DualParalConfig
 from ..request import check_at_least_one, check_size
-from ..plan.schedule import Plan
+from ..run_spec import RunSpec
+from ..strategies.dualparal import DualParal, DualParalPlan
 from ..engine.sharding import check_even_split, check_heads
-from ..engine.stage import layer_ranges
-from .flags import dualparal_config, refuse, xdit_args
+from ..plan.partition import layer_ranges
+from .flags import command_settings, dualparal_config, refuse, xdit_args
 from .models import as_list, at_path
 from .registry import DUALPARAL_MODELS
+from .settings import CommandSettings
 
 # diffusers' WanPipeline.check_inputs asks for multiples of 16 whatever the VAE and the patch are.
 PIXEL_MULTIPLE = (16, 16)
@@ -55,7 +57,7 @@ def check_command(args, world_size):
         raise ValueError('the prompt is missing: add --prompt "what the video shows"')
     if args["dualparal_degree"] is not None:
         _check_dualparal(args, model)
-    elif dualparal_config(args) != DualParalConfig():
+    elif dualparal_config(args) != DualParalConfig() or command_settings(args) != CommandSettings():
         raise ValueError("a --dualparal_ flag is given and DualParal is off: add --dualparal_degree 1 (or more)")
     _check_world(args, world_size)
     _check_writable(Path(args["output_directory"]), "--output_directory")
@@ -96,6 +98,7 @@ def _nearest_first(name, known):
 
 def _check_dualparal(args, model):
     config = dualparal_config(args)
+    command_settings(args)
     _check_stages(args, model, config)
     _check_video(args, model)
     _check_prompts(args)
@@ -103,7 +106,7 @@ def _check_dualparal(args, model):
         _check_compiler()
     for name in ("attention_backend", "cross_attention_backend"):
         check_backend(args[name], on_cpu=not torch.accelerator.is_available())
-    Plan(1, _value(args, model, "num_inference_steps"), args["dualparal_degree"], config.stagger)  # checks the stagger
+    DualParalPlan(1, _value(args, model, "num_inference_steps"), args["dualparal_degree"], config.stagger)  # checks the stagger
     _check_endless(args, config)
     for name in ("trace", "latents_out"):
         if getattr(config, name):
@@ -139,12 +142,19 @@ def _check_checkpoint(args, model, config):
         manifest = read_manifest(folder)
         if manifest is None or is_finished(manifest):
             continue
-        names = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale", "seed")
-        wanted = {name: _value(args, model, name) for name in names}
-        wanted |= {name: getattr(config, name) for name in ("block_latents", "context_latents", "stagger")}
-        wanted |= dict(prompt=prompt, negative_prompt=negative[number if len(negative) > 1 else 0] if negative else "")
-        wanted |= dict(model_name=args["model"])
-        check_same(folder, manifest["settings"], wanted)
+        negative_prompt = negative[number if len(negative) > 1 else 0] if negative else ""
+        check_same(folder, manifest, _known_spec(args, model, config, prompt, negative_prompt))
+
+
+def _known_spec(args, model, config, prompt, negative_prompt):
+    """The run's RunSpec as far as it is known before the model is loaded."""
+    names = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale", "seed")
+    return RunSpec(
+        **{name: _value(args, model, name) for name in names}, **DualParal().identity(config),
+        prompt=prompt, negative_prompt=negative_prompt, model=args["model"], precision=str(model.dtype).removeprefix("torch."),
+        attention_backend=args["attention_backend"], compiled=args["use_torch_compile"],
+        quality=command_settings(args).quality, fps=model.settings.fps,
+    )
 
 
 def _check_compiler():

@@ -11,6 +11,7 @@ from xfuser.config import FlexibleArgumentParser
 
 from ..config import DualParalConfig
 from ..compat.backports import add_missing_flags
+from .settings import CommandSettings
 
 
 class OneLineParser(FlexibleArgumentParser):
@@ -43,13 +44,13 @@ def make_parser():
 
 
 def add_dualparal_args(parser):
-    """Adds ``--dualparal_degree`` and a flag for each field of DualParalConfig, in a group of their own."""
+    """Adds ``--dualparal_degree`` and a flag for each field of DualParalConfig and CommandSettings, in a group of their own."""
     group = parser.add_argument_group("DualParal Options")
     group.add_argument(
         "--dualparal_degree", type=int, metavar="N",
         help="turn DualParal on with N pipeline stages (1 is allowed); multiplies the number of processes",
     )
-    for field in fields(DualParalConfig):
+    for field in (*fields(DualParalConfig), *fields(CommandSettings)):
         convert, metavar = _FLAG_TYPES[field.type]
         group.add_argument(
             f"--dualparal_{field.name}", type=convert, metavar=metavar, default=field.default,
@@ -81,6 +82,11 @@ _FLAG_TYPES = {  # a field's type: how a flag's text becomes one, and what the h
 def dualparal_config(args):
     """The DualParalConfig in ``args``, a dict of parsed flags. Raises ValueError as DualParalConfig does."""
     return DualParalConfig(**{field.name: args[f"dualparal_{field.name}"] for field in fields(DualParalConfig)})
+
+
+def command_settings(args):
+    """The CommandSettings in ``args``. Raises ValueError as CommandSettings does."""
+    return CommandSettings(**{field.name: args[f"dualparal_{field.name}"] for field in fields(CommandSettings)})
 
 
 def xdit_args(args):

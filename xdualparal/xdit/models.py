@@ -19,10 +19,11 @@ from xfuser.core.utils.runner_utils import log
 from ..config import DualParalConfig
 from ..pipeline import DualParalPipeline
 from ..output.report import as_text
-from ..request import digest
-from ..engine.stage import layer_ranges
+from ..engine.session import Outcome
+from ..plan.partition import layer_ranges
 from ..output.mp4 import VideoWriter, frames_in, label_of
 from .flags import refuse
+from .settings import CommandSettings
 from ..models.weights import checkpoint_folder, load_wan_stage
 
 class NumberedPrompt(str):
@@ -55,14 +56,14 @@ class DualParalWanModel(xFuserWan21T2VModel):
     num_layers, num_heads, pixels_per_token = 40, 40, 16  # DESIGN section 3: VAE factor 8, patch 2
     frames_per_latent = 4  # DESIGN section 3
     dtype = torch.bfloat16
-    dualparal_config = DualParalConfig()
-    watch = None  # see watch.Watch
+    dualparal_config, command = DualParalConfig(), CommandSettings()
+    watch, was_stopped = None, False  # see launch/watchdog; whether the last video was stopped before its end
 
     @classmethod
-    def configured(cls, xfuser_args, config, watch):
-        """The model for xDiT's ``xfuser_args``, with a DualParalConfig and a Watch."""
+    def configured(cls, xfuser_args, config, command, watch):
+        """The model for xDiT's ``xfuser_args``, with a DualParalConfig, CommandSettings and a Watchdog."""
         model = cls(xfuser_args)
-        model.dualparal_config, model.watch = config, watch
+        model.dualparal_config, model.command, model.watch = config, command, watch
         watch.begins("loads the weights")
         return model
 
@@ -107,36 +108,50 @@ class DualParalWanModel(xFuserWan21T2VModel):
         self.dualparal.compile(mode=self._get_compile_mode(), dynamic=self._get_compile_dynamic())
         config = replace(self.dualparal_config, checkpoint=None, latents_out=None, trace=None)
         warm_up = dict(input_args, num_frames=1, num_inference_steps=config.stagger)
-        deque(self._stream(input_args["prompt"][0], warm_up, config, output_type="latent"), maxlen=0)
+        self.dualparal.config = config
+        deque(self.dualparal.stream(**self._arguments(input_args["prompt"][0], warm_up), output_type="latent"), maxlen=0)
 
     def _run_pipe(self, input_args):
         paths = []
         for prompt in input_args["prompt"]:
-            paths.append(self._make_video(prompt, input_args))
-            if self.dualparal.was_stopped:
+            path, outcome = self._make_video(prompt, input_args)
+            paths.append(path)
+            self.was_stopped = outcome is Outcome.STOPPED
+            if self.was_stopped:
                 break
         # Every rank of the last stage names the files: xDiT gathers from the first rank of a replica's last groups.
         return DiffusionOutput(videos=paths if self.dualparal.stage.is_last else [], pipe_args=input_args)
 
     def _make_video(self, prompt, input_args):
-        """The path of the prompt's video, which the output rank writes; every prompt starts from the same seed."""
+        """(the path of the prompt's video, which the output rank writes; the run's outcome). Every prompt starts from the same
+        seed."""
         path = Path(self.config.output_directory, f"{self.get_output_name(input_args)}_{prompt.number}.mp4")
-        config = self._config_of(prompt)
         try:
-            kept = self._blocks_kept(path, prompt, config, input_args)
-            segments = self._stream(prompt, input_args, config, blocks_kept=kept)
+            run = self._start(prompt, input_args, path)
         except ValueError as error:  # all ranks of the replica raise it
-            if self.dualparal.groups.decides:
+            if self.dualparal.mesh.decides:
                 refuse(error)
             sys.exit(2)
-        if self.dualparal.is_output_rank and not self.dualparal.was_finished:
-            self._write(path, segments, prompt, input_args)
+        if run.outcome is Outcome.ALREADY_FINISHED:
+            self._say_finished(path)
+        elif self.dualparal.is_output_rank:
+            self._write(path, run)
         else:
-            deque(segments, maxlen=0)
-        if self.dualparal.is_output_rank and self.dualparal.was_finished:
-            log(f"{path} was finished by an earlier run: delete {config.checkpoint} to make it anew", log_from_all_processes=True)
+            deque(run, maxlen=0)
         self._made.add(prompt.number)
-        return str(path)
+        return str(path), run.outcome
+
+    def _start(self, prompt, input_args, path):
+        """The VideoRun of a prompt; what the file at ``path`` has of it already is kept, where there is a checkpoint."""
+        arguments = self._arguments(prompt, input_args)
+        config = self.dualparal.config = self._config_of(prompt)
+        if config.checkpoint is None:
+            return self.dualparal.stream(**arguments)
+        label = self.dualparal.run_spec(**arguments).digest()
+        kept = 0
+        if self.dualparal.is_output_rank and label_of(path) == label:
+            kept = config.layout.whole_blocks(frames_in(path), input_args["num_frames"], self.frames_per_latent)
+        return self.dualparal.stream(blocks_kept=kept, **arguments)
 
     def _config_of(self, prompt):
         """With a folder of its own for each video's checkpoint, and none where it is made again: warming up, say."""
@@ -144,45 +159,38 @@ class DualParalWanModel(xFuserWan21T2VModel):
         folder = None if prompt.number in self._made else folder
         return replace(self.dualparal_config, checkpoint=folder and str(Path(folder, str(prompt.number))))
 
-    def _label(self, prompt, input_args):
-        """What a video's file carries, to know it from another one of the same name."""
-        names = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale", "seed", "flow_shift")
-        settings = [str(prompt), prompt.negative_prompt, self.config.model, *map(input_args.get, names)]
-        settings += [getattr(self.dualparal_config, name) for name in ("block_latents", "context_latents", "stagger")]
-        return digest(repr(settings).encode())
-
-    def _blocks_kept(self, path, prompt, config, input_args):
-        """How many whole blocks the video file of an earlier run may have; without a checkpoint nothing is kept."""
-        if config.checkpoint is None or not self.dualparal.is_output_rank:
-            return 0
-        if label_of(path) != self._label(prompt, input_args):
-            return 0
-        return config.whole_blocks(frames_in(path), input_args["num_frames"], self.frames_per_latent)
-
-    def _stream(self, prompt, input_args, config, **options):
+    def _arguments(self, prompt, input_args):
+        """The arguments of DualParalPipeline.stream."""
         names = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale")
-        options.update((name, input_args[name]) for name in names)
+        arguments = {name: input_args[name] for name in names}
         if input_args.get("max_sequence_length"):
-            options["max_sequence_length"] = input_args["max_sequence_length"]
-        generator = torch.Generator().manual_seed(input_args["seed"])
-        self.dualparal.config, self.dualparal.label = config, self._label(prompt, input_args)
-        return self.dualparal.stream(
-            prompt=prompt, negative_prompt=prompt.negative_prompt, generator=generator, **options
+            arguments["max_sequence_length"] = input_args["max_sequence_length"]
+        return dict(
+            arguments, prompt=prompt, negative_prompt=prompt.negative_prompt,
+            generator=torch.Generator().manual_seed(input_args["seed"]),
+            file_spec=dict(quality=self.command.quality, fps=self.settings.fps),
         )
 
-    def _write(self, path, segments, prompt, input_args):
-        config, num_frames = self.dualparal.config, input_args["num_frames"]
-        kept = config.frames_of(self.dualparal.blocks_kept, num_frames, self.frames_per_latent)
-        if config.checkpoint is not None and not kept:
-            path.unlink(missing_ok=True)  # another run's: going on, its frames must not be taken for this one's
-        with VideoWriter(path, self.settings.fps, config.quality, kept, self._label(prompt, input_args)) as writer:
+    def _write(self, path, run):
+        kept = run.plan.layout.frames_of(run.blocks_kept, run.request.num_frames, self.frames_per_latent)
+        if self.dualparal.config.checkpoint is not None and not kept:
+            path.unlink(missing_ok=True)  # another run's: resuming, its frames must not be taken for this one's
+        writer = VideoWriter(path, self.settings.fps, self.command.quality, kept, run.spec.digest())
+        with writer:
             self._if_ended_at_once(writer.close)
-            for segment in segments:
+            for segment in run:
                 writer.write(segment)
             self._if_ended_at_once(None)
-        report = dict(self.dualparal.report, frames=writer.frames_written)
+        report = dict(run.report, frames=writer.frames_written)
         path.with_suffix(".json").write_text(json.dumps(report, indent=2))
         log(f"{path.name}: {writer.frames_written} frames\n{as_text(report)}")
+
+    def _say_finished(self, path):
+        if self.dualparal.is_output_rank:
+            log(
+                f"{path} was finished by an earlier run: delete {self.dualparal.config.checkpoint} to make it anew",
+                log_from_all_processes=True,
+            )
 
     def _if_ended_at_once(self, function):
         if self.watch is not None:

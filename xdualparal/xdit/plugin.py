@@ -11,8 +11,9 @@ from xfuser.model_executor.models.runner_models.base_model import MODEL_REGISTRY
 
 from ..config import DualParalConfig
 from .checks import check_or_exit
-from .flags import add_dualparal_args, dualparal_config, make_parser, xdit_args
+from .flags import add_dualparal_args, command_settings, dualparal_config, make_parser, xdit_args
 from .registry import DUALPARAL_MODELS
+from .settings import CommandSettings
 from ..launch.watchdog import Watch
 
 
@@ -40,7 +41,7 @@ class DualParalPlugin:
             return None
         args = _complete(args)
         watch = Watch(args["dualparal_hang_timeout"])
-        return partial(check_or_exit(args).configured, config=dualparal_config(args), watch=watch)
+        return partial(check_or_exit(args).configured, config=dualparal_config(args), command=command_settings(args), watch=watch)
 
 
 def _concerns_dualparal(args):
@@ -50,7 +51,7 @@ def _concerns_dualparal(args):
     return is_ours or any(value != _DEFAULTS.get(name) for name, value in given.items())
 
 
-_DEFAULTS = {f"dualparal_{field.name}": field.default for field in fields(DualParalConfig)}
+_DEFAULTS = {f"dualparal_{field.name}": field.default for kind in (DualParalConfig, CommandSettings) for field in fields(kind)}
 
 
 def _complete(args):

@@ -14,7 +14,7 @@ enable_host_platform()
 from xfuser.runner import xFuserModelRunner  # noqa: E402  (after the platform)
 
 from .checks import check_or_exit  # noqa: E402
-from .flags import dualparal_config, make_parser, xdit_args  # noqa: E402
+from .flags import command_settings, dualparal_config, make_parser, xdit_args  # noqa: E402
 from ..launch.watchdog import STOPPED, Watch  # noqa: E402
 from ..launch.mailbox import launcher_of  # noqa: E402
 
@@ -30,7 +30,7 @@ class DualParalRunner(xFuserModelRunner):
 
     def _select_model(self, model_name, config):
         if self._args["dualparal_degree"] is not None:
-            return self._model_class.configured(config, dualparal_config(self._args), self._watch)
+            return self._model_class.configured(config, dualparal_config(self._args), command_settings(self._args), self._watch)
         model = self._model_class(config)
         if self._args["model_path"]:
             model.settings.model_name = self._args["model_path"]
@@ -69,8 +69,7 @@ def _run(runner, args):
     else:
         output, timings = runner.run(input_args)
         runner.save(output=output, timings=timings)
-    pipeline = getattr(runner.model, "dualparal", None)
-    was_stopped = pipeline is not None and pipeline.was_stopped and args["num_frames"] != 0
+    was_stopped = getattr(runner.model, "was_stopped", False) and args["num_frames"] != 0
     runner.cleanup()
     return was_stopped
 

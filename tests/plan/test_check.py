@@ -3,8 +3,8 @@
 import pytest
 
 from xdualparal import build_schedule
-from xdualparal.plan.schedule import parse_schedule
-from xdualparal.plan.validate import check_schedule
+from xdualparal.plan.check import check_schedule
+from xdualparal.strategies.dualparal import parse_schedule
 
 
 def changed(old, new):

@@ -1,11 +1,11 @@
-"""Which layers are whose, and that a stage leaves the transformer as it was."""
+"""Which layers are whose."""
 
 import itertools
 
 import pytest
 
 from xdualparal import DualParalConfig
-from xdualparal.engine.stage import layer_ranges
+from xdualparal.plan.partition import layer_ranges
 
 DEFAULT = DualParalConfig()
 

@@ -4,17 +4,17 @@ Knows: the schedule's own needs, and how to show a place. Must not know: how a s
 """
 
 from .render import list_grid
-from .schedule import in_order
+from .simulate import replay
 
 
 def check_schedule(schedule):
-    """``schedule`` itself, when every stage can do all its actions.
+    """``schedule`` itself, when every lane can do all its actions, whatever they cost.
 
-    Raises ValueError otherwise: an action twice, one on another stage's list, one that needs what no stage
-    does, or stages that wait for each other. The message shows the grid with the place marked.
+    Raises ValueError otherwise: an action twice, one on another lane's list, one that needs what no lane does, a message that
+    is not the one that is waited for, or lanes that wait for each other. The message shows the grid with the place marked.
     """
     _check_lists(schedule)
-    done = set(in_order(schedule))
+    done = {span.action for span in replay(schedule)}
     stuck = [next((a for a in row if a not in done), None) for row in schedule.rows]
     stuck = [action for action in stuck if action is not None]
     if stuck:
@@ -24,10 +24,10 @@ def check_schedule(schedule):
 
 def _check_lists(schedule):
     seen = set()
-    for stage, row in enumerate(schedule.rows):
+    for lane, row in enumerate(schedule.rows):
         for action in row:
-            if action.stage != stage:
-                _refuse(schedule, f"{action} stands in the list of stage {stage}", [action])
+            if action.lane != lane:
+                _refuse(schedule, f"{action} stands in the list of stage {lane}", [action])
             if action in seen:
                 _refuse(schedule, f"{action} is there twice", [action])
             seen.add(action)
@@ -39,8 +39,12 @@ def _why_stuck(schedule, stuck, done):
         for need in schedule.needs(action):
             if need not in all_actions:
                 return f"unmet need: {action} needs {need}, which no stage does"
-    waits = (f"{a} waits for {next(n for n in schedule.needs(a) if n not in done)}" for a in stuck)
-    return "deadlock: " + ", ".join(waits)
+    return "deadlock: " + ", ".join(f"{action} waits for {_awaited(schedule, action, done)}" for action in stuck)
+
+
+def _awaited(schedule, action, done):
+    missing = [need for need in schedule.needs(action) if need not in done]
+    return missing[0] if missing else "a message's other end"
 
 
 def _refuse(schedule, why, places):

@@ -1,0 +1,130 @@
+"""What DualParal's passes see and leave, against the rules of DESIGN section 2, and over all sizes of the issue."""
+
+import itertools
+import random
+
+import pytest
+
+from xdualparal.plan.actions import FORWARD, STEP, Pass
+from xdualparal.plan.layout import Layout
+from xdualparal.plan.passes import Frames, Kept, KVKey
+from xdualparal.plan.progress import Progress
+from xdualparal.plan.schedule import whole_schedule
+from xdualparal.plan.simulate import replay
+from xdualparal.strategies.base import Lanes
+from xdualparal.strategies.dualparal import DualParal, DualParalPlan, DualParalSettings
+
+LAYOUT = Layout(block_latents=8, context_latents=4)
+
+
+def spec_of(block, step, **sizes):
+    """The spec of a pass of a plan of 4 blocks and 5 steps."""
+    return DualParalPlan(4, 5, 2, layout=LAYOUT, **sizes).spec(Pass(0, block, step))
+
+
+def test_a_pass_in_the_middle():
+    spec, head = spec_of(1, 2), KVKey(Pass(0, 2, 1), "head")
+    assert spec.window == (Frames(Pass(0, 0, 2), 8, 4), Frames(Pass(0, 1, 1), 0, 8))  # block 0 owns 12
+    assert (spec.predicted, spec.position, spec.steps, spec.window_latents) == (range(4, 12), 8, (2,), 12)
+    assert spec.reads == spec.drops == (head,)
+    assert spec.keeps == (Kept(KVKey(Pass(0, 1, 2), "head"), 4, 4),)
+    assert spec.frees == (Pass(0, 1, 1),)
+
+
+def test_block_0_and_the_newest():
+    first, newest = spec_of(0, 0), spec_of(3, 4)
+    assert first.window == (Frames(Pass(0, 0, -1), 0, 12),) and first.predicted == range(12)
+    assert (first.position, first.reads, first.keeps) == (0, (), ())
+    assert newest.reads == newest.keeps == () and newest.position == 24
+    assert newest.window[0] == Frames(Pass(0, 2, 4), 4, 4)  # finished: as it stands after the last step
+    assert newest.frees == (Pass(0, 2, 4), Pass(0, 3, 3))
+
+
+def test_with_a_stagger_neighbours_are_further_apart():
+    spec = spec_of(1, 2, stagger=2)
+    assert spec.window[0].one == Pass(0, 0, 3) and spec.reads == (KVKey(Pass(0, 2, 0), "head"),)
+    assert spec_of(1, 1, stagger=2).reads == ()  # block 2 has not begun
+
+
+def test_without_context_nothing_is_shared():
+    plan = DualParalPlan(4, 5, 2, layout=Layout(8, 0))
+    for block, step in itertools.product(range(4), range(5)):
+        spec = plan.spec(Pass(0, block, step))
+        assert spec.window == (Frames(Pass(0, block, step - 1), 0, 8),) and spec.position == 8 * block
+        assert spec.reads == spec.keeps == ()
+
+
+def test_the_strategy_makes_a_plan():
+    plan = DualParal().plan(DualParalSettings(4, 2, stagger=2), 21, 5, Lanes(3, "thread", True))
+    assert plan == DualParalPlan(5, 5, 3, 2, True, "thread", layout=Layout(4, 2))
+    assert DualParal().plan(DualParalSettings(), None, 5, Lanes(1, "none", False)).num_blocks is None
+    assert DualParal().identity(DualParalSettings(4, 2)) == dict(
+        strategy="dualparal", block_latents=4, context_latents=2, stagger=1,
+    )
+
+
+# Over sizes: stages 1 to 4, blocks 1 to 15, steps 1 to 12, stagger 1 to 5, split, videos 1 to 3, resumed.
+
+def random_plan(numbers):
+    steps, context = numbers.randint(1, 12), numbers.randint(0, 3)
+    return DualParalPlan(
+        numbers.randint(1, 15), steps, numbers.randint(1, 4), numbers.randint(1, min(5, steps)), numbers.random() < 0.5,
+        "none", numbers.randint(1, 3), Layout(numbers.randint(max(1, context), 4), context),
+    )
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_stores_that_believe_the_specs_always_have_what_is_read(seed):
+    """Carried out in an order that the schedule allows, from any wave on: all that a pass reads is there, what is live at
+    the start is all that was needed of before, and at the end nothing is left but the last block's latents."""
+    numbers = random.Random(seed)
+    for _ in range(40):
+        plan = random_plan(numbers)
+        first = numbers.randrange(plan.num_waves) if numbers.random() < 0.5 else 0
+        progress = Progress(plan, first)
+        live = plan.live(first)
+        assert all(plan.wave_of(one) < first for one in live.latents) and live.keys == ()
+        carry_out(plan, whole_schedule(plan, progress), set(live.latents))
+
+
+def carry_out(plan, schedule, latents):
+    """``latents``: what the first stage's store has at the start."""
+    kept, given, used = [set() for _ in range(plan.num_stages)], set(latents), set()
+    for span in replay(schedule):
+        action = span.action
+        if action.kind == STEP:
+            latents.add(action.one)
+        if action.kind != FORWARD:
+            continue
+        spec, branches = plan.spec(action.one), plan.branches_of(action.one)
+        assert set(spec.drops) <= set(spec.reads) and {(key, action.branch) for key in spec.reads} <= kept[action.lane]
+        kept[action.lane] -= {(key, action.branch) for key in spec.drops}
+        kept[action.lane] |= {(one.key, action.branch) for one in spec.keeps}
+        assert all(0 <= one.first and one.first + one.count <= spec.window_latents for one in spec.keeps)
+        if action.lane == 0:
+            read = {frames.one for frames in spec.window if frames.one.step >= 0}
+            assert read <= latents
+            used |= read
+            if action.branch == branches[-1]:
+                latents -= set(spec.frees)
+    assert all(not keys for keys in kept)
+    assert given <= used  # nothing was live in vain
+    unread = {one for one in latents if one not in used}
+    finished = {Pass(video, block, plan.num_steps - 1) for video in range(plan.videos) for block in range(plan.num_blocks)}
+    newest = {one for one in finished if one.block == plan.num_blocks - 1}
+    assert latents == unread and unread <= (newest if plan.layout.context_latents else finished)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_windows_tile_the_video(seed):
+    """Predicted frames of all blocks together are all latent frames, once, at their absolute positions."""
+    numbers = random.Random(seed)
+    for _ in range(40):
+        plan = random_plan(numbers)
+        for video, step in itertools.product(range(plan.videos), range(plan.num_steps)):
+            positions = []
+            for block in range(plan.num_blocks):
+                spec = plan.spec(Pass(video, block, step))
+                positions += [spec.position + frame for frame in spec.predicted]
+                assert spec.window_latents <= plan.layout.window_latents
+            assert positions == list(range(plan.layout.first_latent(plan.num_blocks)))

@@ -1,0 +1,56 @@
+"""Tells models, and their fine-tuned or merged versions, apart by all their weights.
+
+Knows: modules' parameters and buffers. Must not know: families, or what is compared.
+
+A tensor is told by the sum of its bits as whole numbers: exact and the same on every device and for every split over stages,
+and as fast as the memory is read. It is no defence against somebody who wants two models to look the same.
+"""
+
+import re
+
+import torch
+
+from ..run_spec import short_digest
+
+_WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of a number
+
+
+def part_sums(parts, first_layer):
+    """{part: {"config": text, "tensors": {name: sum}}} of what this rank has of each module in ``parts`` (None: not here).
+
+    ``first_layer``: the model's number of the first of the transformer's ``blocks`` that are here.
+    """
+    return {
+        part: dict(config=_config_of(module), tensors=_sums(module, first_layer if part == "transformer" else 0))
+        for part, module in parts.items() if module is not None
+    }
+
+
+def digest_of_parts(gathered):
+    """{part: digest} of what all ranks gave, see ``part_sums``; a part that no rank has is not there."""
+    digests = {}
+    for part in sorted({part for rank in gathered for part in rank}):
+        ranks = [rank[part] for rank in gathered if part in rank]
+        tensors = {name: value for rank in ranks for name, value in rank["tensors"].items()}
+        digests[part] = short_digest(repr((ranks[0]["config"], sorted(tensors.items()))).encode())
+    return digests
+
+
+def _config_of(module):
+    config = module.config.to_dict() if hasattr(module.config, "to_dict") else dict(module.config)
+    # Where it was loaded from and by which version do not change what it computes.
+    return repr(sorted((name, value) for name, value in config.items() if not re.match("_|transformers_version", name)))
+
+
+def _sums(module, first_layer):
+    return {_name(name, first_layer): _sum(tensor) for name, tensor in module.state_dict().items() if not tensor.is_meta}
+
+
+def _name(name, first_layer):
+    match = re.match(r"blocks\.(\d+)\.", name)
+    return f"blocks.{int(match[1]) + first_layer}.{name[match.end():]}" if match else name
+
+
+def _sum(tensor):
+    bits = tensor.detach().contiguous().flatten().view(_WHOLE[tensor.element_size()])
+    return tuple(tensor.shape), int(bits.sum(dtype=torch.int64))

@@ -1,0 +1,47 @@
+"""What a user chooses about what is made of the latents, and about what is saved.
+
+Knows: the fields and their limits. Must not know: how anything is decoded or written.
+"""
+
+from dataclasses import dataclass
+
+from ..plan.schedule import AT_END, INLINE, THREAD
+from ..plan.settings import Settings, check_whole, setting
+
+PLACES = (THREAD, INLINE, AT_END)
+
+
+@dataclass(frozen=True)
+class OutputSettings(Settings):
+    """Where blocks are decoded, and what is written beside the frames."""
+
+    decode: str = setting(
+        THREAD, "where finished blocks are decoded: 'thread' beside the last stage's passes, 'inline' between them, "
+        "'end' when all blocks are finished"
+    )
+    latents_out: str | None = setting(
+        None, "also write the finished latents to this file, block by block; xdit-dualparal decode FILE makes the video "
+        "of them"
+    )
+    trace: str | None = setting(
+        None, "write what every stage did and when to this file, in Chrome's trace format (chrome://tracing)"
+    )
+
+    def check(self):
+        """Raises ValueError for an unknown place."""
+        if self.decode not in PLACES:
+            raise ValueError(f"decode is {self.decode!r}: give one of {', '.join(PLACES)}")
+
+
+@dataclass(frozen=True)
+class CheckpointSettings(Settings):
+    """Where and how often the state of a run is saved."""
+
+    checkpoint: str | None = setting(
+        None, "save the state of the run in this folder; the same command again resumes from there"
+    )
+    checkpoint_waves: int = setting(10, "waves from one checkpoint to the next")
+
+    def check(self):
+        """Raises ValueError for a number of waves below 1."""
+        check_whole("checkpoint_waves", self.checkpoint_waves, at_least=1)

@@ -1,0 +1,66 @@
+"""What a pass sees and what it leaves, as a value that the strategy makes and all others read.
+
+Knows: latent frames and K/V by name. Must not know: tensors, lanes, or how a strategy chooses.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .actions import Pass
+
+
+class Frames(NamedTuple):
+    """Latent frames ``first`` to ``first + count`` of a block's own ones, as they stand after the pass ``one``."""
+
+    one: Pass
+    first: int
+    count: int
+
+
+class KVKey(NamedTuple):
+    """The self-attention K/V of a part of a pass's window, on every layer. ``part``: "head", the block's own first frames.
+    A store keeps one entry for each guidance branch."""
+
+    one: Pass
+    part: str
+
+
+class Kept(NamedTuple):
+    """Under ``key`` a pass keeps the K/V of its window's frames ``first`` to ``first + count``."""
+
+    key: KVKey
+    first: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class PassSpec:
+    """What one pass sees and leaves. Frames are latent frames.
+
+    ``window``: what is embedded, in order. ``predicted``: the window frames whose prediction is kept. ``position``: the
+    absolute latent position of the window's first frame. ``steps``: the step whose timestep the window's frames get, one for
+    all. ``reads``: the K/V that every self-attention sees behind the window's own. ``keeps``: the K/V that stay when the
+    pass is done. ``drops``, of ``reads``, and ``frees``, of the window's passes: what no later pass reads.
+    """
+
+    window: tuple[Frames, ...]
+    predicted: range
+    position: int
+    steps: tuple[int, ...]
+    reads: tuple[KVKey, ...] = ()
+    keeps: tuple[Kept, ...] = ()
+    drops: tuple[KVKey, ...] = ()
+    frees: tuple[Pass, ...] = ()
+
+    @property
+    def window_latents(self):
+        """Latent frames in the window."""
+        return sum(frames.count for frames in self.window)
+
+
+class Live(NamedTuple):
+    """What the passes from a wave on need of earlier waves. ``latents``: whole blocks' latents after these passes, oldest
+    block first. ``keys``: K/V."""
+
+    latents: tuple[Pass, ...]
+    keys: tuple[KVKey, ...]

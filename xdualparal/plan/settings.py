@@ -1,0 +1,28 @@
+"""How a user's settings are declared: once, with their owner; launch flags and documentation follow.
+
+Knows: dataclass fields. Must not know: any setting.
+"""
+
+from dataclasses import dataclass, field
+
+
+def setting(default, help):
+    """A field of a Settings class. ``help``: what it means, a phrase."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Inert, documented values. An owner declares its fields in a subclass and refuses bad ones in ``check``; several owners'
+    classes can be bases of one."""
+
+    def __post_init__(self):
+        for owner in type(self).__mro__:
+            if "check" in vars(owner):
+                owner.check(self)
+
+
+def check_whole(name, value, at_least):
+    """Raises ValueError unless ``value`` is a whole number of ``at_least`` or more."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
+        raise ValueError(f"{name} is {value!r}: give a whole number of {at_least} or more")

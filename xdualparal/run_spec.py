@@ -1,0 +1,89 @@
+"""What makes two runs the same: all that decides the bytes of a result, as one plain value.
+
+Knows: the names of what decides, and that they are JSON. Must not know: torch, where a value comes from, or who compares.
+
+Degrees (stages, Ulysses, ring, guidance ranks, replicas) are left out on purpose: stages and guidance ranks do not change a
+bit, sequence parallelism only rounds differently, and a run may be resumed with others.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields, replace
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run's identity. Every value is plain JSON; None: not known, or there is none. Digests are short texts.
+
+    Request: ``prompt``, ``negative_prompt``, ``embeds`` (digests of given embeddings), ``height``, ``width`` (pixels),
+    ``num_frames`` (0: endless), ``num_inference_steps``, ``guidance_scale``, ``max_sequence_length``, ``seed``, ``generator``
+    (digest of its state). Model: ``model`` (name), ``scheduler`` (class, and digest of its settings), ``transformer``,
+    ``text_encoder``, ``vae`` (digests of configuration and weights), ``precision`` (the transformer's dtype),
+    ``attention_backend`` (as asked for), ``compiled``. Method: ``strategy`` and its settings. Frames: ``output_type``,
+    ``vae_precision``, ``tiling`` (the tiles' sizes in pixels). File: ``quality`` (H.264's rate factor), ``fps``.
+    """
+
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    embeds: tuple[str, ...] | None = None
+    height: int | None = None
+    width: int | None = None
+    num_frames: int | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    max_sequence_length: int | None = None
+    seed: int | None = None
+    generator: str | None = None
+    model: str | None = None
+    scheduler: str | None = None
+    transformer: str | None = None
+    text_encoder: str | None = None
+    vae: str | None = None
+    precision: str | None = None
+    attention_backend: str | None = None
+    compiled: bool | None = None
+    strategy: str | None = None
+    block_latents: int | None = None
+    context_latents: int | None = None
+    stagger: int | None = None
+    output_type: str | None = None
+    vae_precision: str | None = None
+    tiling: tuple[int, ...] | None = None
+    quality: int | None = None
+    fps: float | None = None
+
+    def as_json(self):
+        """A dict that ``from_json`` makes this of again."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, values):
+        """The RunSpec of a dict; names that this version does not know are left out."""
+        known = {field.name for field in fields(cls)}
+        return cls(**{
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items() if name in known
+        })
+
+    def digest(self):
+        """A short text that tells runs apart."""
+        return short_digest(json.dumps(self.as_json(), sort_keys=True).encode())
+
+    def differences(self, other):
+        """["<name> was <here> and is <in other>"] of what both know."""
+        mine, others = self.as_json(), other.as_json()
+        return [
+            f"{name} was {mine[name]!r} and is {others[name]!r}"
+            for name in mine if None not in (mine[name], others[name]) and mine[name] != others[name]
+        ]
+
+    def of_latents(self):
+        """The same, without what only decides how latents become frames and a file."""
+        return replace(self, **dict.fromkeys(_AFTER_LATENTS))
+
+
+_AFTER_LATENTS = ("output_type", "vae", "vae_precision", "tiling", "quality", "fps")
+
+
+def short_digest(content):
+    """A short text that tells bytes apart."""
+    return hashlib.sha256(content).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""Which passes a long video is made of."""

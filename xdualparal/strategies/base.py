@@ -1,0 +1,31 @@
+"""What a strategy must tell: which passes a long video is made of.
+
+Knows: nothing but the names. Must not know: tensors, or any strategy.
+"""
+
+from typing import Any, NamedTuple, Protocol
+
+from ..plan.schedule import PipelinePlan
+
+
+class Lanes(NamedTuple):
+    """Where a plan runs. ``stages``: how many. ``decode``: the place of decoding (plan.schedule). ``split_guidance``: whether
+    both guidance branches are computed by the same stages, which may split them."""
+
+    stages: int
+    decode: str
+    split_guidance: bool
+
+
+class Strategy(Protocol):
+    """``name``: for users. ``Settings``: the plan.settings.Settings of what a user chooses; launch flags follow from it."""
+
+    name: str
+    Settings: type
+
+    def plan(self, settings: Any, latent_frames: int | None, num_steps: int, lanes: Lanes) -> PipelinePlan:
+        """The plan of a video of ``latent_frames`` (None: endless) in ``num_steps`` denoising steps. Raises ValueError for
+        settings that do not suit."""
+
+    def identity(self, settings: Any) -> dict:
+        """The fields of a RunSpec that the settings decide."""

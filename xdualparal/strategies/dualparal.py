@@ -1,0 +1,182 @@
+"""DualParal's passes (arXiv 2505.21070; DESIGN section 2).
+
+Knows: which passes a wave has, and what each sees and leaves. Must not know: tensors, processes, how a pass is computed.
+"""
+
+import re
+from dataclasses import dataclass, fields
+
+from ..plan.actions import Pass
+from ..plan.layout import Layout
+from ..plan.passes import Frames, Kept, KVKey, PassSpec
+from ..plan.schedule import DECODE_PLACES, NO_DECODE, PipelinePlan, parse_rows, whole_schedule
+from ..plan.settings import Settings, check_whole, setting
+
+HEAD = "head"  # a block's own first C latent frames: the next context of the block before it
+DEFAULT_LAYOUT = Layout(block_latents=8, context_latents=4)
+_HEADER = re.compile(
+    r"blocks (\d+), steps (\d+), stages (\d+)(?:, stagger (\d+))?(?:, videos (\d+))?(, split guidance)?(?:, decode (\w+))?"
+)
+
+
+@dataclass(frozen=True)
+class DualParalSettings(Settings):
+    """What a user chooses about the method."""
+
+    block_latents: int = setting(
+        8, "latent frames denoised together (B); with Wan's VAE one latent frame is 4 video frames"
+    )
+    context_latents: int = setting(4, "latent frames of each neighbour that a block sees (C), 0 to block_latents")
+    stagger: int = setting(
+        1, "waves from the start of one block to the start of the next (D): with more, first frames come sooner and "
+        "fewer blocks are in flight"
+    )
+
+    def check(self):
+        """Raises ValueError for numbers outside their limits."""
+        check_whole("block_latents", self.block_latents, at_least=1)
+        check_whole("context_latents", self.context_latents, at_least=0)
+        check_whole("stagger", self.stagger, at_least=1)
+        if self.context_latents > self.block_latents:
+            raise ValueError(
+                f"context_latents is {self.context_latents} and block_latents is {self.block_latents}: "
+                f"the context is taken from one block, so give context_latents 0 to {self.block_latents}"
+            )
+
+    @property
+    def layout(self):
+        """Which latent frames a block owns."""
+        return Layout(self.block_latents, self.context_latents)
+
+    @property
+    def seen_latents(self):
+        """Latent frames that one pass attends to, B + 2C: the window and the next block's context."""
+        return self.block_latents + 2 * self.context_latents
+
+
+@dataclass(frozen=True)
+class DualParalPlan(PipelinePlan):
+    """Blocks that start ``stagger`` (D) waves after each other and then take one step a wave.
+
+    ``videos``: how many run side by side, all of ``num_blocks`` blocks. ``layout``: B and C. The other fields: see
+    PipelinePlan. Raises ValueError for numbers and places that cannot be.
+    """
+
+    num_blocks: int | None
+    num_steps: int
+    num_stages: int
+    stagger: int = 1
+    split_guidance: bool = False
+    decode: str = NO_DECODE
+    videos: int = 1
+    layout: Layout = DEFAULT_LAYOUT
+
+    def __post_init__(self):
+        for name in ("num_blocks", "num_steps", "num_stages", "videos"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: give 1 or more")
+        if not 1 <= self.stagger <= self.num_steps:
+            raise ValueError(
+                f"stagger is {self.stagger} and there are {self.num_steps} steps: give 1 to {self.num_steps}"
+            )
+        if self.decode not in DECODE_PLACES:
+            raise ValueError(f"decode is {self.decode!r}: give one of {', '.join(DECODE_PLACES)}")
+
+    def wave_of(self, one):
+        """The wave of the pass ``one``: block i's step s is in wave i * D + s."""
+        return one.block * self.stagger + one.step
+
+    def passes(self, wave):
+        """The passes of ``wave``, newest block first, and of equal blocks the first video first."""
+        newest = wave // self.stagger
+        newest = newest if self.num_blocks is None else min(newest, self.num_blocks - 1)
+        oldest = max(0, -(-(wave - self.num_steps + 1) // self.stagger))
+        return [
+            Pass(video, block, wave - block * self.stagger)
+            for block in range(newest, oldest - 1, -1) for video in range(self.videos)
+        ]
+
+    def started(self, wave):
+        """How many blocks of each video have begun before ``wave`` starts."""
+        begun = -(-wave // self.stagger)
+        return begun if self.num_blocks is None else min(begun, self.num_blocks)
+
+    def spec(self, one):
+        """The window is the previous block's last C latent frames and the own ones; the next context is read as K/V."""
+        reads = self._next_context(one)
+        window = self._previous_context(one) + (Frames(one._replace(step=one.step - 1), 0, self.layout.own_latents(one.block)),)
+        own_first = sum(frames.count for frames in window[:-1])
+        return PassSpec(
+            window=window, predicted=range(own_first, own_first + window[-1].count),
+            position=one.block * self.layout.block_latents, steps=(one.step,),
+            reads=reads, keeps=self._keeps(one, own_first), drops=reads, frees=self._frees(one, window),
+        )
+
+    def _previous_context(self, one):
+        """As the block before stands at the start of the wave: it is D steps ahead, or finished."""
+        count = self.layout.context_latents
+        if not one.block or not count:
+            return ()
+        before = Pass(one.video, one.block - 1, min(one.step + self.stagger, self.num_steps) - 1)
+        return (Frames(before, self.layout.own_latents(before.block) - count, count),)
+
+    def _next_context(self, one):
+        """The next block's pass in the same wave, just before; the newest block has none."""
+        if not self.layout.context_latents or one.step < self.stagger or one.block + 1 == self.num_blocks:
+            return ()
+        return (KVKey(Pass(one.video, one.block + 1, one.step - self.stagger), HEAD),)
+
+    def _keeps(self, one, own_first):
+        count = self.layout.context_latents
+        if not count or not one.block or one.step + self.stagger >= self.num_steps:
+            return ()
+        return (Kept(KVKey(one, HEAD), own_first, count),)
+
+    def _frees(self, one, window):
+        """The own latents before this pass (noise, at first), and at the last step those of the finished block before."""
+        *previous, own = (frames.one for frames in window)
+        return (*(previous if self.is_last_step(one) else ()), own)
+
+    def __str__(self):
+        head = f"blocks {self.num_blocks}, steps {self.num_steps}, stages {self.num_stages}"
+        head += f", stagger {self.stagger}" if self.stagger > 1 else ""
+        head += f", videos {self.videos}" if self.videos > 1 else ""
+        head += ", split guidance" if self.split_guidance else ""
+        return head + (f", decode {self.decode}" if self.decode != NO_DECODE else "")
+
+
+class DualParal:
+    """The strategy; see base.Strategy."""
+
+    name = "dualparal"
+    Settings = DualParalSettings
+
+    def plan(self, settings, latent_frames, num_steps, lanes):
+        """Whole blocks that hold the latent frames, on the stages of ``lanes``."""
+        num_blocks = None if latent_frames is None else settings.layout.num_blocks(latent_frames)
+        return DualParalPlan(
+            num_blocks, num_steps, lanes.stages, settings.stagger, lanes.split_guidance, lanes.decode, layout=settings.layout
+        )
+
+    def identity(self, settings):
+        """The fields of a RunSpec that are the strategy's."""
+        return dict(strategy=self.name, **{field.name: getattr(settings, field.name) for field in fields(DualParalSettings)})
+
+
+def build_schedule(num_blocks, num_steps, num_stages, split_guidance=False, stagger=1, decode=NO_DECODE):
+    """The Schedule of ``num_blocks`` blocks over ``num_steps`` denoising steps on ``num_stages`` stages, without messages.
+
+    The other arguments, and what is refused with ValueError: see DualParalPlan.
+    """
+    return whole_schedule(DualParalPlan(num_blocks, num_steps, num_stages, stagger, split_guidance, decode))
+
+
+def parse_schedule(text):
+    """The Schedule that prints as ``text``. Raises ValueError when none does."""
+    head, *rows = text.strip().splitlines()
+    match = _HEADER.fullmatch(head.strip())
+    if not match:
+        raise ValueError(f"{head!r} is not a schedule's first line: write 'blocks K, steps T, stages N'")
+    *sizes, stagger, videos, split, decode = match.groups()
+    plan = DualParalPlan(*map(int, sizes), int(stagger or 1), split is not None, decode or NO_DECODE, int(videos or 1))
+    return parse_rows(plan, rows)

@@ -1,0 +1,29 @@
+"""What a user chooses about a command and not about a run: from Python there is nothing that would do it.
+
+Knows: the fields and their limits. Must not know: how a file is written or a process watched.
+"""
+
+from dataclasses import dataclass
+
+from ..plan.settings import Settings, setting
+
+
+@dataclass(frozen=True)
+class CommandSettings(Settings):
+    """The settings of ``xdit-dualparal`` beside those of a run (config.DualParalConfig). Each is a flag, ``--dualparal_<field>``.
+
+    Raises ValueError when a field is outside its limits.
+    """
+
+    quality: int = setting(18, "H.264's constant rate factor of the mp4, 0 (lossless) to 51 (worst)")
+    hang_timeout: float | None = setting(
+        None, "seconds that a process may be silent before the run is ended; by default 50 times its longest action, at "
+        "least 60"
+    )
+
+    def check(self):
+        """Raises ValueError for what is no rate factor or no time."""
+        if self.quality not in range(52):
+            raise ValueError(f"quality is {self.quality!r}: give 0 to 51")
+        if self.hang_timeout is not None and not self.hang_timeout > 0:
+            raise ValueError(f"hang_timeout is {self.hang_timeout!r}: give seconds, more than 0")
