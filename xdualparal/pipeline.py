@@ -209,6 +209,11 @@ class DualParalPipeline:
             raise ValueError(
                 "a video of this pipeline is still being made: iterate over its stream to the end, or close it, before the next"
             )
+        if self.run is not None and self.run.has_failed and self.mesh.is_shared:
+            raise ValueError(
+                "a video of this pipeline failed, and messages of it may still be under way between the processes: start new "
+                "ones for the next"
+            )
 
     def _begin(self, run):
         self._check_free()
@@ -243,7 +248,7 @@ class DualParalPipeline:
     def _stop_sign(self, plan):
         store = torch.distributed.distributed_c10d._get_default_store()  # torch has no public way to it
         name = f"dualparal {self.mesh.replica_name} run {next(self._run_numbers)}"
-        return StopSign(store, name, self.mesh.decides, waves_to_finish(plan.num_steps, plan.num_stages))
+        return StopSign(store, name, self.mesh.decides, waves_to_finish(plan.num_steps, plan.num_stages), self.mesh.has_rank_0)
 
     def _checkpoint(self, spec):
         return None if self.config.checkpoint is None else Checkpoint(self.config.checkpoint, spec)

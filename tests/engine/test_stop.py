@@ -34,7 +34,7 @@ def test_a_tenth_of_the_steps_is_nearly_done():
     assert waves_to_finish(3, 2) == 3 and waves_to_finish(1, 4) == 12
 
 
-def test_a_store_that_is_gone_is_said_once(caplog):
+def test_a_store_that_is_gone_ends_its_own_run_and_is_said_once_elsewhere(caplog):
     class Gone:
         """Rank 0 has ended."""
 
@@ -42,9 +42,11 @@ def test_a_store_that_is_gone_is_said_once(caplog):
             """It cannot be reached."""
             raise torch.distributed.DistNetworkError("gone")
 
-    sign = StopSign(Gone(), "run", True, 5)
+    sign = StopSign(Gone(), "another replica's", True, 5, keeps_store=False)
     assert sign.last_wave(1) is None and sign.last_wave(2) is None
     assert caplog.text.count("can no longer be stopped early") == 1
+    with pytest.raises(torch.distributed.DistNetworkError):
+        StopSign(Gone(), "run", True, 5).last_wave(1)
 
 
 ENDLESS = Case("", num_frames=0, num_steps=5)

@@ -118,6 +118,16 @@ class Mesh:
         return self._replica.ranks[0] == dist.get_rank()
 
     @property
+    def has_rank_0(self):
+        """Whether the world's first process is in this replica."""
+        return 0 in self._replica.ranks
+
+    @property
+    def is_shared(self):
+        """Whether several processes make this replica's video."""
+        return self._replica.world_size > 1
+
+    @property
     def replica_name(self):
         """A name for this rank's replica, another one for each."""
         return f"replica {self._replica.ranks[0]}"

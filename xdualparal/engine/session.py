@@ -96,6 +96,11 @@ class VideoRun:
         """Whether nothing is to come."""
         return self.outcome not in (Outcome.READY, Outcome.RUNNING)
 
+    @property
+    def has_failed(self):
+        """Whether an error has ended the run."""
+        return self.outcome is Outcome.FAILED
+
     def _run(self):
         if self.is_over:
             return

@@ -29,11 +29,12 @@ class StopSign:
 
     ``store``: torch.distributed's. ``name``: the run's, the same on its ranks and no other's. ``decides``: whether this rank
     says which wave is the last: one does, on the first stage, which is never behind another one. ``waves``: how many waves
-    follow the one before which it was decided.
+    follow the one before which it was decided. ``keeps_store``: whether the process that keeps the store is one of the
+    run's: then the run ends with it.
     """
 
-    def __init__(self, store, name, decides, waves):
-        self._store, self._decides, self._waves_to_finish = store, decides, waves
+    def __init__(self, store, name, decides, waves, keeps_store=True):
+        self._store, self._decides, self._waves_to_finish, self._keeps_store = store, decides, waves, keeps_store
         self._asked, self._waves = f"{name}/asked", f"{name}/waves"
         self.is_asked, self._is_said, self._is_reachable = False, False, True
 
@@ -42,13 +43,16 @@ class StopSign:
         self.is_asked = True
 
     def last_wave(self, wave):
-        """Called by every rank before each ``wave``. The last wave of the run, where that is decided, or None."""
+        """Called by every rank before each ``wave``. The last wave of the run, where that is decided, or None.
+
+        Raises DistNetworkError when a process of the run is gone, rank 0, which keeps the store.
+        """
         try:
             return self._decided(wave) if self._is_reachable else None
         except DistNetworkError:
-            # Rank 0, which has the store, has ended. A finished replica's rank does that while others go on; where it failed,
-            # this run's edges break next. A stop that is asked for from now on reaches nobody.
-            self._is_reachable = False
+            if self._keeps_store:
+                raise
+            self._is_reachable = False  # another replica's videos are made, or it failed
             logger.warning("the process that keeps the store has ended: this run can no longer be stopped early")
             return None
 
