@@ -64,7 +64,7 @@ class Request:
 
     @property
     def is_endless(self):
-        """Whether the video goes on until it is stopped: num_frames is 0."""
+        """Whether the video has no end until it is stopped: num_frames is 0."""
         return self.num_frames == 0
 
     def identity(self):

@@ -10,7 +10,7 @@ from ..plan.simulate import Span
 
 
 class Doing(NamedTuple):
-    """What a rank's main thread does: ``what``, in words; ``since``: monotonic seconds; ``is_pass``: whether its
+    """What a rank's main thread does: ``what``, as a phrase; ``since``: monotonic seconds; ``is_pass``: whether its
     duration is bounded by the duration of passes."""
 
     what: str
@@ -23,7 +23,7 @@ class Meter:
 
     ``synchronize``: waits for the device. It is called after each action: else a device's work would be queued far
     ahead, and neither the durations nor what hangs would be known. ``keeps_spans``: whether every action's Span is
-    remembered (their memory grows with the video). ``tell``: is told in words what is being done.
+    remembered (their memory grows with the video). ``tell``: is told what is being done.
     """
 
     def __init__(self, synchronize, keeps_spans=False, tell=lambda text: None):

@@ -13,20 +13,13 @@ from itertools import islice
 import torch
 from tqdm.auto import tqdm
 
-from ..models.wan_vae import StreamingDecoder, decode_at_once, memory_latents
-from ..output.decoders import (
-    DeferredDecoder,
-    InlineDecoder,
-    NullDecoder,
-    ParallelVaeDecoder,
-    PassThrough,
-    ThreadedDecoder,
-)
+from ..models.wan_vae import memory_latents
 from ..output.report import make_report
 from ..plan.messages import Messages
 from ..plan.progress import Progress
-from ..plan.schedule import AT_END, INLINE, NO_DECODE, THREAD
+from ..plan.schedule import AT_END, NO_DECODE
 from .blocks import BlockStore, Denoiser, apply_guidance
+from .decoding import make_decoder
 from .executor import Edges, Executor, Work
 from .noise import noise_blocks
 from .p2p import Receiver, Sender
@@ -60,16 +53,16 @@ class VideoRun:
 
     def __init__(self, pipeline, request, plan, spec, meter, stop_sign, checkpoint=None, blocks_kept=0):
         self.pipe, self.config, self.mesh, self.stage = pipeline.pipe, pipeline.config, pipeline.mesh, pipeline.stage
-        self.device, self._vae_on_all_ranks = pipeline.device, pipeline.vae_on_all_ranks
+        self.device, self.vae_on_all_ranks = pipeline.device, pipeline.vae_on_all_ranks
         self.request, self.plan, self.spec, self.meter, self._stop_sign = request, plan, spec, meter, stop_sign
         self.shard = SpatialShard(request.latent_shape[1:], request.patch, *self.mesh.shard)
         memory = memory_latents(self.pipe.vae) if plan.decode != NO_DECODE else 0
-        self._snapshots = Snapshots(checkpoint, self.mesh, self.shard, plan, memory, blocks_kept)
-        self.progress = Progress(plan, self._snapshots.first_wave)
+        self.snapshots = Snapshots(checkpoint, self.mesh, self.shard, plan, memory, blocks_kept)
+        self.progress = Progress(plan, self.snapshots.first_wave)
         self.blocks_finished = plan.finished(self.progress.first)
         self.segments_given = min(blocks_kept, self.blocks_finished)
         self.blocks_kept = self.segments_given  # how many come before those that are given now
-        self.outcome = Outcome.ALREADY_FINISHED if self._snapshots.was_finished else Outcome.READY
+        self.outcome = Outcome.ALREADY_FINISHED if self.snapshots.was_finished else Outcome.READY
         self.report, self.edges, self.passes_done = None, Edges(), 0
         self.first_segment_s, self.started_s = None, time.monotonic()
         self.latents_sink = None  # a context with ``append(block, latents)`` for finished blocks, on the output rank
@@ -80,7 +73,7 @@ class VideoRun:
         return self._segments
 
     def stop(self):
-        """Ends the run soon: blocks that are nearly done are finished. From any thread of any rank; after the end it does
+        """Ends the run soon: blocks that are nearly done are finished (stop.waves_to_finish). From any thread of any rank; after the end it does
         nothing."""
         self._stop_sign.ask()
 
@@ -132,8 +125,8 @@ class VideoRun:
         """Yields the segments as they are there."""
         if self.latents_sink is not None:
             cleanup.enter_context(self.latents_sink)
-        self._decoder = self._make_decoder(cleanup)
-        self._backlog = iter(self._snapshots.undecoded(self.segments_given) if self.mesh.is_output else ())
+        self._decoder = make_decoder(self, cleanup)
+        self._backlog = iter(self.snapshots.undecoded(self.segments_given) if self.mesh.is_output else ())
         executor = self._make_executor(cleanup)
         progress_bar = cleanup.enter_context(self._progress_bar())
         for _ in executor.run():
@@ -142,11 +135,13 @@ class VideoRun:
             # Blocks that an earlier run left: one a pass, lest the ranks that wait meanwhile take it for a hang.
             self._decode_backlog(1)
             yield from self._decoder.ready()
-            progress_bar.set_postfix_str(f"{self.blocks_finished} blocks, {self._frames_given()} frames", refresh=False)
+            progress_bar.set_postfix_str(f"{self.blocks_finished} blocks, {self.frames_given} frames", refresh=False)
         self._decode_backlog()
         yield from self._decoder.rest()
 
-    def _frames_given(self):
+    @property
+    def frames_given(self):
+        """Video frames in the segments that the caller has."""
         per_latent = self.pipe.vae_scale_factor_temporal
         return self.plan.layout.frames_of(self.segments_given, self.request.num_frames, per_latent)
 
@@ -170,11 +165,11 @@ class VideoRun:
         self.edges = self._make_edges()
         work = Work(self._stage_run, self.edges, self._message_shape)
         if self.stage.is_first:
-            work.blocks = BlockStore(self._noise(), self.device, self._snapshots.live_latents())
+            work.blocks = BlockStore(self._noise(), self.device, self.snapshots.live_latents())
         if self.stage.is_last:
             work.denoiser = self._denoiser = Denoiser(
                 lambda: self.request.make_scheduler(self.device), timesteps, self._noise(), self.device,
-                self._snapshots.in_flight(),
+                self.snapshots.in_flight(),
             )
             work.guide, work.finish, work.decode = self._guide, self._finish, self._decoder.add
         self._draw_all_noise()
@@ -193,7 +188,7 @@ class VideoRun:
         return map(self.shard.take, noise_blocks(*sizes, self.request.latent_shape, generator))
 
     def _draw_all_noise(self):
-        """The user's own generator goes on as if it had drawn the noise of all blocks, where that has an end."""
+        """Leaves the user's own generator as if it had drawn the noise of all blocks, where their number is known."""
         if self.plan.num_blocks is not None:
             deque(islice(self._noise_of(self.request.generator), self.plan.num_blocks), maxlen=0)
 
@@ -242,7 +237,7 @@ class VideoRun:
         if self.mesh.is_output:
             if self.latents_sink is not None:
                 self.latents_sink.append(one.block, whole)
-            self._snapshots.remember(one.block, whole)
+            self.snapshots.remember(one.block, whole)
         if self.plan.decode in (NO_DECODE, AT_END):  # the plan has no action for that now
             self._decoder.add(one.block, whole)
         return whole
@@ -252,54 +247,6 @@ class VideoRun:
         for block, latents in islice(self._backlog, blocks):
             self._decoder.add(block, latents.to(self.device))
 
-    def _make_decoder(self, cleanup):
-        if self.request.output_type != "latent" and self._vae_on_all_ranks:
-            return ParallelVaeDecoder(self._decode_together)
-        if not self.mesh.is_output:
-            return NullDecoder()
-        if self.request.output_type == "latent":
-            return PassThrough()
-        make = self._segment_maker(cleanup)
-        if self.plan.decode == THREAD:
-            decoder = ThreadedDecoder(make, self.plan, self.meter, self.device)
-            cleanup.callback(decoder.close)
-            return decoder
-        return {INLINE: InlineDecoder, AT_END: DeferredDecoder}[self.plan.decode](make, self.plan, self.meter)
-
-    def _segment_maker(self, cleanup):
-        """The function that makes a block's latents a segment; the decoder goes on where the caller's segments end."""
-        decoder, missing = StreamingDecoder(self.pipe.vae), self.request.num_frames
-        cleanup.callback(decoder.close)
-        seen = self._snapshots.latents_before(self.segments_given) if self.segments_given else None
-        missing -= self._frames_given() if self.segments_given else 0
-
-        def make(latents):
-            nonlocal missing, seen
-            if seen is not None:  # here, and not before the passes: it takes as long as decoding them
-                decoder.warm_up(seen.to(self.device))
-                seen = None
-            frames = decoder.decode(latents)
-            if not self.request.is_endless:
-                frames = frames[:, :, :missing]
-                missing -= frames.shape[2]
-            return self._as_asked(frames)
-
-        return make
-
-    def _decode_together(self, latents):
-        """All frames, on every rank of the replica; ``latents``: those of the output rank count. The segment there."""
-        if not self.plan.finished(self.progress.end):
-            return None
-        if not self.mesh.is_output:
-            frames = self.plan.layout.first_latent(self.plan.finished(self.progress.end))
-            channels, height, width = self.request.latent_shape
-            latents = torch.empty(1, channels, frames, height, width, device=self.device)
-        frames = decode_at_once(self.pipe.vae, self.mesh.share_in_replica(latents))
-        return self._as_asked(frames[:, :, :self.request.num_frames]) if self.mesh.is_output else None
-
-    def _as_asked(self, frames):
-        return self.pipe.video_processor.postprocess_video(frames, output_type=self.request.output_type)[0]
-
     # Ending early and saving.
 
     def _at_wave(self, wave):
@@ -307,14 +254,14 @@ class VideoRun:
         if last is not None:
             self.progress.stop_after(last)
         done = wave - self.progress.first
-        if self._snapshots.is_on and self.stage.is_last and done and done % self.config.checkpoint_waves == 0:
-            self._snapshots.save(wave, self._denoiser.state(), self.segments_given)
+        if self.snapshots.is_on and self.stage.is_last and done and done % self.config.checkpoint_waves == 0:
+            self.snapshots.save(wave, self._denoiser.state(), self.segments_given)
 
     def _end_snapshots(self):
         """Nothing is left to resume when the video is finished; a run that was stopped can be resumed."""
-        if not self._snapshots.is_on or not self.stage.is_last:
+        if not self.snapshots.is_on or not self.stage.is_last:
             return
         if self.progress.was_stopped:
-            self._snapshots.save(self.progress.end, self._denoiser.state(), self.segments_given, wait=True)
+            self.snapshots.save(self.progress.end, self._denoiser.state(), self.segments_given, wait=True)
         elif self.mesh.is_output:
-            self._snapshots.end()
+            self.snapshots.end()

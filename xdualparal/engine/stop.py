@@ -17,7 +17,7 @@ _LEAD_WAVES = 3
 
 
 def waves_to_finish(num_steps, num_stages):
-    """How many waves a run goes on after the wave before which its end was decided: what is finished in a tenth of the steps
+    """How many waves of a run follow the one before which its end was decided: what is finished in a tenth of the steps
     is nearly done. And as many as other ranks may be ahead: with one step a wave is one pass, of which each stage can have
     one under way and two sent (MAX_PENDING_SENDS)."""
     ahead = 3 * num_stages if num_steps == 1 else 0

@@ -54,7 +54,7 @@ def peak_bytes(device):
 
 
 def _predicted(run, stages):
-    """The bubble of the whole plan by the measured costs; of a run that went on or was ended, of its finished blocks."""
+    """The bubble of the whole plan by the measured costs; of a run that was resumed or stopped, of its finished blocks."""
     if not all(rank["forwards"] for rank in stages):
         return None
     blocks = max(1, min(run.blocks_finished, MOST_BLOCKS))

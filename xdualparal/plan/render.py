@@ -21,7 +21,7 @@ def list_grid(schedule, marked=()):
 
 def time_grid(schedule):
     """The schedule over time: a row a stage, a column a pass's time (half of it where guidance is split), the pass as
-    ``block.step`` where a stage works (``=`` where it goes on), ``.`` where it waits."""
+    ``block.step`` where a stage works (``=`` for the rest of it), ``.`` where it waits."""
     trace, columns_a_pass = simulate(schedule), 2 if schedule.plan.split_guidance else 1
     rows = [_time_row(row, trace.end, columns_a_pass) for row in trace.stages]
     width = max(len(cell) for row in rows for cell in row)

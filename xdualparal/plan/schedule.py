@@ -22,7 +22,7 @@ class PipelinePlan:
     between two waves follow. It sets ``num_blocks`` (None: endless), ``num_steps``, ``num_stages``, ``videos``,
     ``split_guidance`` (whether the two branches may run as two half passes, see ``branches_of``) and ``decode``: where
     blocks are decoded: by the last stage as soon as they are finished (INLINE), behind it in a lane of its own (THREAD), by
-    the last stage when all are finished (AT_END), or not at all (NO_DECODE).
+    the last stage when all are finished (AT_END), or not at all (NO_DECODE). ``layout``: which latent frames a block owns.
     """
 
     def passes(self, wave):
