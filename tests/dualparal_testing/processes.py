@@ -24,7 +24,7 @@ def run_ranks(function, world_size, *args, **options):
     ``function`` must be importable. Raises AssertionError with the traceback of a rank that failed, or when
     one is still running after LIMIT_S seconds.
     """
-    context = _context()
+    context = forkserver_context()
     results, port = context.Queue(), free_port()
     ranks = [
         context.Process(target=_rank, args=(function, rank, world_size, port, results, args, options)) for rank in range(world_size)
@@ -40,8 +40,8 @@ def run_ranks(function, world_size, *args, **options):
             rank.join()
 
 
-def _context():
-    """Forks of a server that has imported all that is heavy. The server finds modules where this process does."""
+def forkserver_context():
+    """For forks of a server that has imported all that is heavy. The server finds modules where this process does."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["dualparal_testing.preload"])
     before = os.environ.get("PYTHONPATH")

@@ -1,101 +1,38 @@
 """What is left when a run fails or is stopped, and that it goes on from there to the same bits."""
 
-import ctypes
 import json
 import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import av
 import pytest
+from dualparal_testing.commands import LIMIT_S, Run, is_running, kill
 from dualparal_testing.processes import free_port
 
 from xdualparal import DualParalConfig
 
 pytestmark = pytest.mark.processes
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
-LAUNCHER = [sys.executable, "-m", "xdualparal.xdit.cli"]
-NUM_FRAMES, LIMIT_S, END_S = 609, 120, 30  # the issue's: all end within 30 seconds
-RUN = [*LAUNCHER, "--model", "tiny-wan", "--prompt", "a red circle on a dark background", "--num_inference_steps", "10",
-       "--dualparal_degree", "2"]
+NUM_FRAMES, END_S = 609, 30  # the issue's: all end within 30 seconds
+RUN = ["--model", "tiny-wan", "--prompt", "a red circle on a dark background", "--num_inference_steps", "10", "--dualparal_degree", "2"]
+# Chains of runs that are killed, and kills in each. "4x5" takes about ten minutes.
+CHAINS, KILLS = map(int, os.environ.get("XDUALPARAL_KILLS", "2x3").split("x"))
 
 
-class Started:
-    """A run under way. Whatever happens in the test, nothing of it is left."""
+class Started(Run):
+    """A run of RUN under way, with a checkpoint every second wave."""
 
-    def __init__(self, folder, *extra, checkpoint=True, num_frames=NUM_FRAMES):
+    def __init__(self, folder, *extra, checkpoint=True, num_frames=NUM_FRAMES, cold=False):
         folder.mkdir(exist_ok=True)
-        saves = ["--dualparal_checkpoint", str(folder / "checkpoint"), "--dualparal_checkpoint_waves", "2"]
-        command = [*RUN, "--num_frames", str(num_frames), "--output_directory", str(folder), *extra]
-        self.log = open(folder / "log", "w+")
-        self.launcher = subprocess.Popen(
-            command + (saves if checkpoint else []), stdout=self.log, stderr=self.log, start_new_session=True,
-            env=dict(os.environ, OMP_NUM_THREADS="1"), preexec_fn=end_with_me,
-        )
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        for pid in [*self.workers(), self.launcher.pid]:
-            kill(pid, signal.SIGKILL)
-        self.launcher.wait()
-        self.log.close()
-
-    def workers(self):
-        """The workers' process ids, in rank order."""
-        try:
-            return [int(pid) for pid in Path(f"/proc/{self.launcher.pid}/task/{self.launcher.pid}/children").read_text().split()]
-        except FileNotFoundError:
-            return []
-
-    def output(self):
-        """What it has printed."""
-        return Path(self.log.name).read_text()
-
-    def wait_until(self, condition, limit_s=LIMIT_S):
-        """Waits until ``condition()`` holds, or the run has ended."""
-        end = time.monotonic() + limit_s
-        while not condition() and self.launcher.poll() is None:
-            assert time.monotonic() < end, self.output()
-            time.sleep(0.02)
+        saves = ["--dualparal_checkpoint", folder / "checkpoint", "--dualparal_checkpoint_waves", "2"]
+        arguments = [*RUN, "--num_frames", num_frames, "--output_directory", folder, *extra, *(saves if checkpoint else [])]
+        super().__init__(arguments, folder / "log", cold)
 
     def wait_for_passes(self):
         """Waits until the first pass is done."""
         self.wait_until(lambda: re.search(r" [1-9]\d*(/\d+|pass) \[[^\]]*pass/s", self.output()))
-
-    def ended(self, limit_s=LIMIT_S):
-        """The exit code; nothing is running any more."""
-        workers = self.workers()
-        code = self.launcher.wait(limit_s)
-        assert not any(map(is_running, workers))
-        return code
-
-
-def end_with_me():
-    """In a process that starts: when the tests are killed, it is, too."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def kill(pid, number):
-    """Sends a signal, if there is still someone."""
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        pass
-
-
-def is_running(pid):
-    """Whether the process is there and not dead."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def video(folder):
@@ -116,23 +53,26 @@ BLOCK_ENDS = {DualParalConfig().layout.frames_of(blocks, 0, 4) for blocks in ran
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    """The file of a run that nothing disturbs, and how long its passes took."""
+    """The file of a run that nothing disturbs, and how long its passes took. The command as a user starts it."""
     folder = tmp_path_factory.mktemp("uninterrupted")
-    with Started(folder, checkpoint=False) as run:
+    with Started(folder, checkpoint=False, cold=True) as run:
         run.wait_for_passes()
         start = time.monotonic()
         assert run.ended() == 0, run.output()
     return video(folder).read_bytes(), time.monotonic() - start
 
 
-@pytest.mark.parametrize("chain", range(4))
+@pytest.mark.parametrize("chain", range(CHAINS))
 def test_killed_at_any_moment(tmp_path, uninterrupted, chain):
-    """Five times a random rank is killed at a random moment, the same command goes on, and at last it is left alone."""
+    """A random rank is killed at a random moment, KILLS times; each time the same command resumes. At last it ends.
+
+    The first chain begins and ends as a user starts the command.
+    """
     expected, took_s = uninterrupted
     moments = random.Random(chain)
     folder = tmp_path / "run"
-    for _ in range(5):
-        with Started(folder) as run:
+    for kills in range(KILLS):
+        with Started(folder, cold=chain == kills == 0) as run:
             run.wait_for_passes()
             time.sleep(moments.uniform(0, took_s))
             workers = run.workers()
@@ -144,7 +84,7 @@ def test_killed_at_any_moment(tmp_path, uninterrupted, chain):
             assert time.monotonic() - start < END_S
             assert code == 0 or (code == 1 and re.search(r"error: rank ([01]), stage \1, .*: it was killed by SIGKILL", output)), output
         assert played(video(folder)) in BLOCK_ENDS
-    with Started(folder) as run:
+    with Started(folder, cold=chain == 0) as run:
         assert run.ended() == 0, run.output()
     assert video(folder).read_bytes() == expected
 
@@ -199,7 +139,7 @@ def test_numbers_that_are_none_end_the_run(tmp_path):
 
 
 def test_when_a_node_fails_the_other_ends(tmp_path):
-    """Two launchers, as on two hosts."""
+    """Two launchers, as on two nodes."""
     nodes = ["--nnodes", "2", "--master_addr", "localhost", "--master_port", str(free_port())]
     with Started(tmp_path / "0", *nodes, "--node_rank", "0", checkpoint=False, num_frames=0) as first:
         with Started(tmp_path / "1", *nodes, "--node_rank", "1", checkpoint=False, num_frames=0) as second:
@@ -212,7 +152,7 @@ def test_when_a_node_fails_the_other_ends(tmp_path):
 
 
 def test_when_the_launcher_is_killed_nothing_is_left(tmp_path):
-    with Started(tmp_path / "run") as run:
+    with Started(tmp_path / "run", cold=True) as run:
         run.wait_for_passes()
         workers = run.workers()
         run.launcher.kill()

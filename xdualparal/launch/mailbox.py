@@ -1,64 +1,110 @@
-"""What the launcher and its workers leave for each other, as files in a folder that both know.
+"""Messages between a launcher and its workers: small files in a folder that both know.
 
-Knows: the folder (``FOLDER`` in a worker's environment; without it there is no launcher) and the files' form. Must not
-know: when something is left, or what is done about it.
+Knows: the folder (``FOLDER`` in a worker's environment; without it there is no launcher) and the form of the files. Must
+not know: when a message is left, or what is done about it.
 """
 
 import json
 import logging
 import mmap
 import os
+import sys
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
-from .watchdog import LOST, Alone
+from .errors import REFUSED, print_error
 
-FOLDER, PARENT = "XDUALPARAL_FOLDER", "XDUALPARAL_PARENT"
+FOLDER, PARENT = "XDUALPARAL_FOLDER", "XDUALPARAL_PARENT"  # PARENT: the launcher's process id
+FINISH, NOW = "finish", "now"  # how a run is asked to stop: finish the blocks that are nearly done, or end at once
+RAISED, HANG, LOST = "raised", "hang", "lost"  # kinds of failures; LOST: a connection to another rank broke
+REFUSAL = "refused"
 _STATUS_BYTES = 256
 
 logger = logging.getLogger(__name__)
 
 
-class Launcher:
-    """A worker's way to its launcher; the ways of watch.Alone."""
+class Mailbox:
+    """The side of the worker ``rank``."""
 
-    is_there = True
+    has_launcher = True
 
     def __init__(self, rank):
         self._folder, self._rank = Path(os.environ[FOLDER]), rank
         self._status = _shared_text(self._folder / f"rank{rank}")
 
-    def tell(self, text):
-        """What this worker does now."""
+    def set_status(self, text):
+        """Says what this worker does now."""
         content = text.encode()[:_STATUS_BYTES]
         self._status[:] = content + b" " * (_STATUS_BYTES - len(content))
 
-    def wish(self):
-        """What the user wants: FINISH, NOW, or nothing."""
+    def stop_request(self):
+        """How the user asks the run to stop: FINISH, NOW, or "" when the run goes on."""
         return _read(self._folder / "stop")
 
     def report(self, failure):
-        """Why this worker ends; the launcher says it."""
-        write_word(self._folder / f"failure{self._rank}", json.dumps(failure))
+        """Reports why this worker ends, a dict; the launcher prints it."""
+        write_whole(self._folder / f"failure{self._rank}", json.dumps(failure))
 
-    def is_gone(self):
-        """Whether the launcher has ended without its workers."""
+    def refuse(self, message):
+        """Reports why the command cannot run; the launcher prints the first report that it reads."""
+        self.report(dict(rank=int(self._rank), kind=REFUSAL, cause=str(message), time=time.time()))
+
+    def launcher_has_ended(self):
+        """Whether the launcher has ended without ending its workers."""
         return os.getppid() != int(os.environ[PARENT])
 
 
-def launcher_of(rank):
-    """The Launcher that waits for word of this process, or Alone."""
-    return Launcher(rank) if FOLDER in os.environ else Alone()
+class NoMailbox:
+    """For a worker that another program started, torchrun for example."""
+
+    has_launcher = False
+
+    def set_status(self, text):
+        """Nobody reads it."""
+
+    def stop_request(self):
+        """"": signals come to the worker itself."""
+        return ""
+
+    def report(self, failure):
+        """Logs why this worker ends."""
+        logger.error(failure_line(failure))
+
+    def refuse(self, message):
+        """Prints why the command cannot run, on rank 0 only."""
+        if os.environ.get("RANK", "0") == "0":
+            print_error(message)
+
+    def launcher_has_ended(self):
+        """There is none."""
+        return False
 
 
-def write_wish(folder, word):
-    """Leaves the user's wish for all workers."""
-    write_word(Path(folder) / "stop", word)
+def mailbox_of(rank):
+    """The mailbox that ``rank`` shares with its launcher."""
+    return Mailbox(rank) if FOLDER in os.environ else NoMailbox()
+
+
+@contextmanager
+def refusing(mailbox):
+    """Ends a rank with exit code 2 on ValueError. For checks on which all ranks agree: one of them says why."""
+    try:
+        yield
+    except ValueError as error:
+        mailbox.refuse(error)
+        sys.exit(REFUSED)
+
+
+def request_stop(folder, how):
+    """Asks all workers to stop, ``how``: FINISH or NOW."""
+    write_whole(Path(folder) / "stop", how)
 
 
 def read_failures(folder):
-    """What the workers reported, first things first: those who raised or hung, then those who lost another rank."""
+    """What the workers reported, by time: first those who raised or hung, then those who lost another rank."""
     failures = [json.loads(file.read_text()) for file in Path(folder).glob("failure*[0-9]")]
-    return sorted(failures, key=lambda one: (one["kind"] == LOST, one["time"]))
+    return sorted(failures, key=lambda failure: (failure["kind"] == LOST, failure["time"]))
 
 
 def read_status(folder, rank):
@@ -66,8 +112,16 @@ def read_status(folder, rank):
     return _read(Path(folder) / f"rank{rank}").strip("\0 ") or "starts"
 
 
-def write_word(path, text):
-    """Leaves ``text`` at ``path``, whole or not at all: on a full disk there is nothing to be done but to go on."""
+def failure_line(failure):
+    """A failure, as a Watchdog reports it, in one line."""
+    stage = "" if failure["stage"] is None else f", stage {failure['stage']}"
+    cause = " ".join(failure["cause"].split())
+    doing = "" if failure["kind"] == HANG else f", {failure['doing']}"
+    return f"rank {failure['rank']}{stage}{doing}: {cause}"
+
+
+def write_whole(path, text):
+    """Writes ``text`` to ``path``, whole or not at all. On a full disk the message is lost and the run goes on."""
     unfinished = path.with_name(path.name + ".part")
     try:
         unfinished.write_text(text)

@@ -1,67 +1,67 @@
-"""Starts the processes of a run, and ends them all when one fails or the user wishes.
+"""Starts the processes of a run and ends them all when one fails or the user stops the run.
 
-Knows: processes, signals, and the folder in which the workers leave word (see word). Must not know: what they do.
+Knows: processes, signals, and the mailbox in which the workers leave messages. Must not know: what the workers do.
 """
 
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from .watchdog import FINISH, LOST, NOW, STOPPED, failure_line
-from .mailbox import FOLDER, PARENT, read_failures, read_status, write_wish
+from .errors import FAILED, REFUSED, STOPPED, print_error
+from .mailbox import FINISH, FOLDER, LOST, NOW, PARENT, REFUSAL, failure_line, read_failures, read_status, request_stop
 
 _POLL_S = 0.1
-# After the first process has failed: so long the others may still say why, or lose their connection to it.
-_WORD_S = 2.0
-# Asked to end at once, a process closes its video; then it is killed.
+# How long the others may report why, or lose their connection, after the first process has failed.
+_REPORT_S = 2.0
+# How long a process that is asked to end at once may close its video before it is killed.
 _CLOSE_S = 5.0
 
 
-def supervise(command, environments):
-    """Runs ``command`` once with each of ``environments``. Returns the exit code: 0 when all end well.
+def supervise(start, environments):
+    """Runs a process for each of ``environments``. Returns the exit code: 0 when all end well.
 
-    When one fails the others are ended and one line says which and why. The first SIGINT or SIGTERM lets the run finish
-    what is nearly done, a second one ends it at once.
+    ``start(environment)`` starts one and returns it, an object with the methods poll, wait and kill of
+    subprocess.Popen. It should lead a session of its own: the terminal's Ctrl-C is for the launcher only.
+
+    When one process fails the others are ended, and one line says which failed and why. The first SIGINT or SIGTERM
+    asks the workers to finish the blocks that are nearly done, a second one ends the run at once.
     """
     folder = Path(tempfile.mkdtemp(prefix="xdualparal"))
-    wishes = _listen(folder)
+    signals = _pass_signals_on(folder)
     processes = []
     try:
         for environment in environments:
-            own = dict(environment, **{FOLDER: str(folder), PARENT: str(os.getpid())})
-            # A session of its own: the terminal's Ctrl-C comes here only.
-            processes.append(subprocess.Popen(command, env=own, start_new_session=True))
-        return _outcome(processes, environments, folder, wishes)
+            processes.append(start(environment | {FOLDER: str(folder), PARENT: str(os.getpid())}))
+        return _exit_code(processes, environments, folder, signals)
     finally:
         _end(processes, folder)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _listen(folder):
-    """The list of the user's signals so far, which grows. Each is passed on to the workers as a wish."""
-    wishes = []
+def _pass_signals_on(folder):
+    """The list of the user's signals so far, which grows. Each becomes a request to the workers."""
+    signals = []
 
     def on_signal(number, frame):
-        wishes.append(number)
-        write_wish(folder, FINISH if len(wishes) == 1 else NOW)
+        signals.append(number)
+        request_stop(folder, FINISH if len(signals) == 1 else NOW)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
-    return wishes
+    return signals
 
 
-def _outcome(processes, environments, folder, wishes):
-    while len(wishes) < 2:
+def _exit_code(processes, environments, folder, signals):
+    while len(signals) < 2:
         codes = [process.poll() for process in processes]
-        if wishes and STOPPED in codes:
+        if signals and STOPPED in codes:
             return _stopped(processes)
         if any(code not in (None, 0, STOPPED) for code in codes):
-            return _failure(processes, environments, folder)
+            return _failed(processes, environments, folder)
         if None not in codes:
             return max(codes)
         time.sleep(_POLL_S)
@@ -69,33 +69,41 @@ def _outcome(processes, environments, folder, wishes):
 
 
 def _stopped(processes):
-    """Some had nothing to finish, or have finished; the others get some time, too."""
-    end = time.monotonic() + _CLOSE_S
-    while any(process.poll() is None for process in processes) and time.monotonic() < end:
-        time.sleep(_POLL_S)
+    """Some workers had nothing to finish, or have finished; the others get some time, too."""
+    _wait(processes, _CLOSE_S)
     return STOPPED
 
 
-def _failure(processes, environments, folder):
-    """Says why, in one line, unless the process has said it itself: then its exit code is 2."""
-    time.sleep(_WORD_S)
+def _failed(processes, environments, folder):
+    """Prints why, in one line; a worker that ended with exit code 2 and reported nothing has printed it itself."""
     codes = [process.poll() for process in processes]
-    if 2 in codes:
-        return 2
-    line, details = _why(codes, environments, folder)
+    refusals = _refusals(folder)
+    if not refusals:
+        time.sleep(_REPORT_S)
+        codes, refusals = [process.poll() for process in processes], _refusals(folder)
+    if refusals:
+        print_error(refusals[0]["cause"])
+        return REFUSED
+    if REFUSED in codes:
+        return REFUSED
+    line, details = _cause(codes, environments, folder)
     if details:
         line += f" (traceback in {_keep(details)})"
-    sys.stderr.write(f"\nxdit-dualparal: error: {line}: all processes were ended\n")
-    return 1
+    sys.stderr.write("\n")  # ends the line of the progress bar
+    print_error(f"{line}: all processes were ended")
+    return FAILED
 
 
-def _why(codes, environments, folder):
-    """(one line, traceback or nothing): who died of a signal, else who reported first."""
+def _refusals(folder):
+    return [failure for failure in read_failures(folder) if failure["kind"] == REFUSAL]
+
+
+def _cause(codes, environments, folder):
+    """(one line, traceback or ""): the rank that died of a signal, else the one that reported first."""
     ranks = [environment["RANK"] for environment in environments]
     for rank, code in zip(ranks, codes):
         if code is not None and code < 0:
-            stage = f"rank {rank}, {read_status(folder, rank)}"
-            return f"{stage}: it was killed by {signal.Signals(-code).name}", ""
+            return f"rank {rank}, {read_status(folder, rank)}: it was killed by {signal.Signals(-code).name}", ""
     failures = read_failures(folder)
     if failures:
         first = failures[0]
@@ -111,12 +119,16 @@ def _keep(details):
 
 
 def _end(processes, folder):
-    """None of ``processes`` is left."""
-    write_wish(folder, NOW)
-    end = time.monotonic() + _CLOSE_S
-    while any(process.poll() is None for process in processes) and time.monotonic() < end:
-        time.sleep(_POLL_S)
+    """Ends all of ``processes``, by force if need be."""
+    request_stop(folder, NOW)
+    _wait(processes, _CLOSE_S)
     for process in processes:
         if process.poll() is None:
             process.kill()
         process.wait()
+
+
+def _wait(processes, limit_s):
+    end = time.monotonic() + limit_s
+    while any(process.poll() is None for process in processes) and time.monotonic() < end:
+        time.sleep(_POLL_S)

@@ -1,13 +1,13 @@
 """Refuses a command that cannot work, before any weight is loaded.
 
-Knows: what the flags mean together. Must not know: processes, or how a run is made.
+Knows: what the flags mean together. Must not know: processes, or how a run is made. The checks make no file and no
+folder: ``make_folders`` does, when all have passed.
 """
 
 import difflib
-import math
+import errno
 import os
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
@@ -24,25 +24,17 @@ from ..run_spec import RunSpec
 from ..strategies.dualparal import DualParal, DualParalPlan
 from ..engine.sharding import check_even_split, check_heads
 from ..plan.partition import layer_ranges
-from .flags import command_settings, dualparal_config, refuse, xdit_args
+from .degrees import DEGREES, num_processes
+from .flags import command_settings, dualparal_config, xdit_args
 from .models import as_list, at_path
 from .registry import DUALPARAL_MODELS
 from .settings import CommandSettings
 
 # diffusers' WanPipeline.check_inputs asks for multiples of 16 whatever the VAE and the patch are.
 PIXEL_MULTIPLE = (16, 16)
-_DEGREES = (
-    "dualparal_degree", "ulysses_degree", "ring_degree", "data_parallel_degree", "tensor_parallel_degree",
-    "pipefusion_parallel_degree",
-)
 # DualParal splits the weights over its stages already; these split them in other ways.
 _OFFLOADS = ("enable_model_cpu_offload", "enable_sequential_cpu_offload", "enable_group_cpu_offload")
 _INSTEAD = ("tensor_parallel_degree", "pipefusion_parallel_degree", "fully_shard_degree", "text_encoder_tp_degree")
-
-
-def num_processes(args):
-    """The product of all degrees in ``args``, a dict of parsed flags, as xdit reckons it."""
-    return math.prod(args[name] or 1 for name in _DEGREES) * (2 if args["use_cfg_parallel"] else 1)
 
 
 def check_command(args, world_size):
@@ -55,24 +47,29 @@ def check_command(args, world_size):
         model = at_path(model, args["model_path"])
     if not args["prompt"] and not args["dataset_path"]:
         raise ValueError('the prompt is missing: add --prompt "what the video shows"')
+    _check_degrees(args)
     if args["dualparal_degree"] is not None:
         _check_dualparal(args, model)
     elif dualparal_config(args) != DualParalConfig() or command_settings(args) != CommandSettings():
         raise ValueError("a --dualparal_ flag is given and DualParal is off: add --dualparal_degree 1 (or more)")
     _check_world(args, world_size)
-    _check_writable(Path(args["output_directory"]), "--output_directory")
     model(xFuserArgs.from_runner_args(xdit_args(args)))  # xDiT's own checks of what the model supports
+    for folder, name in _folders(args):
+        _check_can_be_made(folder, name)
+    if args["dualparal_degree"] is not None and args["dualparal_checkpoint"]:
+        _check_checkpoint(args, model, dualparal_config(args))
     return model
 
 
-def check_or_exit(args):
-    """``check_command`` for one of the processes: rank 0 says what is wrong, and all end with exit code 2."""
-    try:
-        return check_command(args, int(os.environ["WORLD_SIZE"]))
-    except ValueError as error:
-        if os.environ["RANK"] == "0":
-            refuse(error)
-        sys.exit(2)
+def make_folders(args):
+    """Makes the folders that a run writes to. Raises ValueError for one that cannot be written after all."""
+    for folder, name in _folders(args):
+        try:
+            os.makedirs(folder, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise _cannot_be_written(folder, name, error.strerror) from None
 
 
 def _check_model(name, degree):
@@ -108,17 +105,12 @@ def _check_dualparal(args, model):
         check_backend(args[name], on_cpu=not torch.accelerator.is_available())
     DualParalPlan(1, _value(args, model, "num_inference_steps"), args["dualparal_degree"], config.stagger)  # checks the stagger
     _check_endless(args, config)
-    for name in ("trace", "latents_out"):
-        if getattr(config, name):
-            _check_writable(Path(getattr(config, name)).parent, f"the folder of --dualparal_{name}")
     if config.latents_out and len(_prompts(args)) > 1:
         raise ValueError("--dualparal_latents_out is one file and there are several prompts: give one prompt")
     if config.checkpoint and args["use_parallel_vae"]:
         raise ValueError(
             "--use_parallel_vae decodes at the end and --dualparal_checkpoint saves what was decoded: leave one out"
         )
-    if config.checkpoint:
-        _check_checkpoint(args, model, config)
 
 
 def _check_endless(args, config):
@@ -135,7 +127,6 @@ def _check_endless(args, config):
 
 def _check_checkpoint(args, model, config):
     """The settings of a checkpoint that is there already, as far as they can be known before the model is loaded."""
-    _check_writable(Path(config.checkpoint), "--dualparal_checkpoint")
     negative = as_list(_value(args, model, "negative_prompt"))
     for number, prompt in enumerate(_prompts(args)):
         folder = Path(config.checkpoint, str(number))
@@ -239,17 +230,37 @@ def _prompts(args):
 def _check_world(args, world_size):
     wanted = num_processes(args)
     if wanted != world_size:
-        given = ", ".join(f"{name} {args[name]}" for name in _DEGREES if (args[name] or 1) > 1) or "no degree above 1"
+        given = ", ".join(f"{name} {args[name]}" for name in DEGREES if (args[name] or 1) > 1) or "no degree above 1"
         raise ValueError(
             f"the degrees ({given}) make {wanted} processes and {world_size} were started: change a degree, or "
             f"start {wanted}"
         )
 
 
-def _check_writable(folder, flag):
-    try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ValueError(f"{flag} {folder} cannot be written ({error.strerror}): give a folder that can") from None
+def _check_degrees(args):
+    for name in DEGREES[1:]:  # the first one has a limit above, too: _check_stages
+        if args[name] is not None and args[name] < 1:
+            raise ValueError(f"--{name} is {args[name]}: give 1 or more")
+
+
+def _folders(args):
+    """(folder, how a message names it) of all folders that the command writes to."""
+    yield Path(args["output_directory"]), "--output_directory"
+    if args["dualparal_checkpoint"]:
+        yield Path(args["dualparal_checkpoint"]), "--dualparal_checkpoint"
+    for name in ("dualparal_trace", "dualparal_latents_out"):
+        if args[name]:
+            yield Path(args[name]).parent, f"the folder of --{name}"
+
+
+def _check_can_be_made(folder, name):
+    """Judges by the nearest folder that exists."""
+    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.exists(path))
+    if not nearest.is_dir():
+        raise _cannot_be_written(folder, name, os.strerror(errno.ENOTDIR))
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise _cannot_be_written(folder, name, os.strerror(errno.EACCES))
+
+
+def _cannot_be_written(folder, name, why):
+    return ValueError(f"{name} {folder} cannot be written ({why}): give a folder that can")

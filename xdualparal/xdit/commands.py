@@ -11,13 +11,13 @@ from diffusers import AutoencoderKLWan
 from diffusers.video_processor import VideoProcessor
 from tqdm.auto import tqdm
 
+from ..launch.errors import refuse
 from ..models.wan_vae import StreamingDecoder
+from ..models.weights import checkpoint_folder
 from ..output.latents_file import read_latents
 from ..output.mp4 import QUALITY, VideoWriter
-from .flags import refuse
 from .models import at_path
 from .registry import DUALPARAL_MODELS
-from ..models.weights import checkpoint_folder
 
 
 def main(argv):

@@ -3,7 +3,6 @@
 Knows: the command line. Must not know: models, processes.
 """
 
-import sys
 from dataclasses import fields
 
 from xfuser import xFuserArgs
@@ -11,21 +10,16 @@ from xfuser.config import FlexibleArgumentParser
 
 from ..config import DualParalConfig
 from ..compat.backports import add_missing_flags
+from ..launch.errors import refuse  # noqa: F401  (the models refuse with it)
 from .settings import CommandSettings
 
 
 class OneLineParser(FlexibleArgumentParser):
-    """xDiT's parser, except that an error is one line: xDiT's usage text is over a hundred."""
+    """xDiT's parser, except that an error is a ValueError of one line: xDiT prints its usage, over a hundred lines."""
 
     def error(self, message):
-        """Ends the program with exit code 2."""
-        refuse(f"{message} ({self.prog} --help lists the flags)")
-
-
-def refuse(message):
-    """Says on stderr why the command cannot run, in one line, and ends the program with exit code 2."""
-    sys.stderr.write("xdit-dualparal: error: " + " ".join(str(message).split()) + "\n")
-    sys.exit(2)
+        """Raises ValueError."""
+        raise ValueError(f"{message} ({self.prog} --help lists the flags)")
 
 
 def make_parser():

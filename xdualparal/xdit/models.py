@@ -57,14 +57,14 @@ class DualParalWanModel(xFuserWan21T2VModel):
     frames_per_latent = 4  # DESIGN section 3
     dtype = torch.bfloat16
     dualparal_config, command = DualParalConfig(), CommandSettings()
-    watch, was_stopped = None, False  # see launch/watchdog; whether the last video was stopped before its end
+    watchdog, was_stopped = None, False  # see launch/watchdog; whether the last video was stopped before its end
 
     @classmethod
-    def configured(cls, xfuser_args, config, command, watch):
+    def configured(cls, xfuser_args, config, command, watchdog):
         """The model for xDiT's ``xfuser_args``, with a DualParalConfig, CommandSettings and a Watchdog."""
         model = cls(xfuser_args)
-        model.dualparal_config, model.command, model.watch = config, command, watch
-        watch.begins("loads the weights")
+        model.dualparal_config, model.command, model.watchdog = config, command, watchdog
+        watchdog.begins("loads the weights")
         return model
 
     def _customize_settings(self, config):
@@ -100,8 +100,8 @@ class DualParalWanModel(xFuserWan21T2VModel):
         self.dualparal = DualParalPipeline(self.pipe, self.engine_config, self.dualparal_config)
         self.dualparal.model_name = self.config.model
         self._made = set()  # the prompts whose videos this process has made
-        if self.watch is not None:
-            self.watch.over(self.dualparal)
+        if self.watchdog is not None:
+            self.watchdog.over(self.dualparal)
 
     def _compile_model(self, input_args):
         """Compiles the stage's blocks and makes one window, which needs all that is compiled."""
@@ -193,8 +193,8 @@ class DualParalWanModel(xFuserWan21T2VModel):
             )
 
     def _if_ended_at_once(self, function):
-        if self.watch is not None:
-            self.watch.closes(function)
+        if self.watchdog is not None:
+            self.watchdog.closes(function)
 
     def get_output_name(self, input_args):
         """xDiT's name with DualParal's degree."""

@@ -10,11 +10,12 @@ from functools import partial
 from xfuser.model_executor.models.runner_models.base_model import MODEL_REGISTRY
 
 from ..config import DualParalConfig
-from .checks import check_or_exit
+from ..launch.mailbox import NoMailbox, refusing
+from ..launch.watchdog import Watchdog
+from .checks import check_command, make_folders
 from .flags import add_dualparal_args, command_settings, dualparal_config, make_parser, xdit_args
 from .registry import DUALPARAL_MODELS
 from .settings import CommandSettings
-from ..launch.watchdog import Watch
 
 
 class DualParalPlugin:
@@ -32,7 +33,7 @@ class DualParalPlugin:
         if not _concerns_dualparal(args):
             return args
         args = _complete(args)
-        check_or_exit(args)
+        _check_or_exit(args)
         return xdit_args(args)
 
     def select_model(self, model_name, args):
@@ -40,12 +41,19 @@ class DualParalPlugin:
         if args.get("dualparal_degree") is None:
             return None
         args = _complete(args)
-        watch = Watch(args["dualparal_hang_timeout"])
-        return partial(check_or_exit(args).configured, config=dualparal_config(args), command=command_settings(args), watch=watch)
+        watchdog = Watchdog(args["dualparal_hang_timeout"])
+        return partial(_check_or_exit(args).configured, config=dualparal_config(args), command=command_settings(args), watchdog=watchdog)
+
+
+def _check_or_exit(args):
+    with refusing(NoMailbox()):
+        model_class = check_command(args, int(os.environ["WORLD_SIZE"]))
+        make_folders(args)
+        return model_class
 
 
 def _concerns_dualparal(args):
-    """Whether DualParal is on, or would have to be for what is asked: xDiT's own runs are left alone."""
+    """Whether DualParal is on, or would have to be for what is asked. xDiT's own runs are left alone."""
     is_ours = args["model"] in DUALPARAL_MODELS and args["model"] not in MODEL_REGISTRY
     given = {name: value for name, value in args.items() if name.startswith("dualparal_")}
     return is_ours or any(value != _DEFAULTS.get(name) for name, value in given.items())

@@ -6,6 +6,8 @@ Knows: the order of a run in xDiT's runner. Must not know: what DualParal does i
 import logging
 import os
 import sys
+import warnings
+from contextlib import contextmanager
 
 from ..compat.host import enable_host_platform
 
@@ -13,24 +15,26 @@ enable_host_platform()
 
 from xfuser.runner import xFuserModelRunner  # noqa: E402  (after the platform)
 
-from .checks import check_or_exit  # noqa: E402
+from ..launch.errors import FAILED, STOPPED  # noqa: E402
+from ..launch.mailbox import mailbox_of, refusing  # noqa: E402
+from ..launch.watchdog import Watchdog  # noqa: E402
+from .checks import check_command, make_folders  # noqa: E402
 from .flags import command_settings, dualparal_config, make_parser, xdit_args  # noqa: E402
-from ..launch.watchdog import STOPPED, Watch  # noqa: E402
-from ..launch.mailbox import launcher_of  # noqa: E402
 
 
 class DualParalRunner(xFuserModelRunner):
     """xDiT's runner for a command whose model class is known, see checks.check_command."""
 
-    def __init__(self, args, model_class, watch):
-        self._model_class, self._args, self._watch = model_class, args, watch
+    def __init__(self, args, model_class, watchdog):
+        self._model_class, self._args, self._watchdog = model_class, args, watchdog
         super().__init__(xdit_args(args))
         if args["dualparal_degree"] is None:
-            watch.begins(None)  # xDiT's own run: nothing is watched
+            watchdog.begins(None)  # xDiT's own run: nothing of it is observed
 
     def _select_model(self, model_name, config):
         if self._args["dualparal_degree"] is not None:
-            return self._model_class.configured(config, dualparal_config(self._args), command_settings(self._args), self._watch)
+            settings = dualparal_config(self._args), command_settings(self._args)
+            return self._model_class.configured(config, *settings, self._watchdog)
         model = self._model_class(config)
         if self._args["model_path"]:
             model.settings.model_name = self._args["model_path"]
@@ -43,20 +47,42 @@ def main():
     Exit code 2: the command cannot work; 1: something failed; 130: it was stopped before the end.
     """
     logging.basicConfig(level=logging.INFO)
-    args = vars(make_parser().parse_args())
-    model_class = check_or_exit(args)
-    launcher = launcher_of(os.environ["RANK"])
-    watch = Watch(args["dualparal_hang_timeout"], launcher)
+    mailbox = mailbox_of(os.environ["RANK"])
+    with refusing(mailbox), _quietly():
+        args, model_class = _check(sys.argv[1:])
+    watchdog = Watchdog(args["dualparal_hang_timeout"], mailbox)
     try:
-        was_stopped = _run(DualParalRunner(args, model_class, watch), args)
+        was_stopped = _run(DualParalRunner(args, model_class, watchdog), args)
     except Exception as error:
         try:
-            watch.failed(error)
+            watchdog.failed(error)
         finally:
-            if launcher.is_there:
-                os._exit(1)  # the launcher says why; other threads may wait for ranks that are gone
+            if mailbox.has_launcher:
+                os._exit(FAILED)  # the launcher prints why; other threads may wait for ranks that are gone
         raise
     sys.exit(STOPPED if was_stopped else 0)
+
+
+def _check(argv):
+    """(the parsed flags, the model's class). Raises ValueError when the command cannot work; nothing was made then.
+
+    All ranks come to the same verdict, before torch.distributed is initialized and before any weight is loaded.
+    """
+    args = vars(make_parser().parse_args(argv))
+    model_class = check_command(args, int(os.environ["WORLD_SIZE"]))
+    make_folders(args)
+    return args, model_class
+
+
+@contextmanager
+def _quietly():
+    """Without warnings: a refusal is one line, and a run repeats what it warns of."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _run(runner, args):

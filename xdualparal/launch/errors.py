@@ -1,0 +1,20 @@
+"""Exit codes of a run, and its error in one line.
+
+Knows: what a user sees when a run ends. Must not know: why a run ends.
+"""
+
+import sys
+
+FAILED, REFUSED = 1, 2
+STOPPED = 130  # what shells give a program that Ctrl-C ended
+
+
+def print_error(message):
+    """Writes ``message`` to stderr as one line."""
+    sys.stderr.write("xdit-dualparal: error: " + " ".join(str(message).split()) + "\n")
+
+
+def refuse(message):
+    """Prints why a command cannot run and ends the program with exit code 2."""
+    print_error(message)
+    sys.exit(REFUSED)
