@@ -136,4 +136,4 @@ class StageRun:
 
     def end(self):
         """Gives the transformer back as it was before the run."""
-        self._held_text.let_go()
+        self._held_text.restore()
