@@ -67,10 +67,10 @@ class DualParalPipeline:
         self.run, self.tell = None, lambda text: None
         self.model_name = str(getattr(wan_pipeline.config, "_name_or_path", ""))
         self._run_numbers = count()
-        if config.seen_latents > self.family.trained_latents:
+        if config.seen_latents > self.family.facts.trained_latents:
             logger.warning(
                 "a pass sees block_latents + 2 * context_latents = %d latent frames, the model was trained on %d: "
-                "expect worse motion, or choose smaller ones", config.seen_latents, self.family.trained_latents,
+                "expect worse motion, or choose smaller ones", config.seen_latents, self.family.facts.trained_latents,
             )
 
     def _place(self):

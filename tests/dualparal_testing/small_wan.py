@@ -20,13 +20,14 @@ SCHEDULERS = {
 }
 
 
-def small_transformer(rope_max_seq_len=1024):
-    """4 layers, 4 heads; weights from seed 0, with attention sharp enough for the context to matter."""
+def small_transformer(rope_max_seq_len=1024, **other):
+    """4 layers, 4 heads; weights from seed 0, with attention sharp enough for the context to matter. ``other``: settings."""
     torch.manual_seed(0)
-    transformer = WanTransformer3DModel(
+    settings = dict(
         num_attention_heads=4, attention_head_dim=12, in_channels=16, out_channels=16, text_dim=TEXT_DIM, freq_dim=32,
         ffn_dim=64, num_layers=4, rope_max_seq_len=rope_max_seq_len,
     )
+    transformer = WanTransformer3DModel(**settings | other)
     for block in transformer.blocks:
         block.attn1.norm_q.weight.data.fill_(2.0)
         block.scale_shift_table.data.normal_(std=0.5)

@@ -1,10 +1,16 @@
 """A stage reads its own weights and no others."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from dualparal_testing.small_wan import small_transformer
 
-from xdualparal.models.weights import load_transformer_stage
+import xdualparal
+from xdualparal.models import WanFamily
+from xdualparal.models.weights import load_stage, load_transformer_stage, read_configs
+
+TINY_WAN = Path(xdualparal.__file__).parent / "demo" / "tiny-wan"
 
 
 @pytest.mark.parametrize("shard_size", ["10GB", "50KB"])
@@ -13,7 +19,7 @@ def test_stages_together_are_the_model(tmp_path, shard_size):
     whole.save_pretrained(tmp_path, max_shard_size=shard_size)
     assert (tmp_path / "diffusion_pytorch_model.safetensors.index.json").exists() == (shard_size == "50KB")
     for index, layers in enumerate([range(0, 2), range(2, 3), range(3, 4)]):
-        stage = load_transformer_stage(tmp_path, index, 3, layers, torch.float32)
+        stage = load_transformer_stage(WanFamily(), tmp_path, index, 3, layers, torch.float32)
         assert not any(parameter.is_meta for parameter in stage.parameters())
         for own, n in zip(stage.blocks, layers, strict=True):
             assert all(map(torch.equal, own.state_dict().values(), whole.blocks[n].state_dict().values()))
@@ -24,7 +30,23 @@ def test_stages_together_are_the_model(tmp_path, shard_size):
 
 def test_dtype_is_the_one_diffusers_gives(tmp_path):
     small_transformer().save_pretrained(tmp_path)
-    ours = load_transformer_stage(tmp_path, 0, 1, range(4), torch.bfloat16).state_dict()
+    ours = load_transformer_stage(WanFamily(), tmp_path, 0, 1, range(4), torch.bfloat16).state_dict()
     theirs = type(small_transformer()).from_pretrained(tmp_path, dtype=torch.bfloat16).state_dict()
     assert {name: w.dtype for name, w in ours.items()} == {name: w.dtype for name, w in theirs.items()}
     assert all(torch.equal(w, theirs[name]) for name, w in ours.items())
+
+
+@pytest.mark.parametrize("index, with_vae", [(0, False), (1, True)])
+def test_a_stage_has_the_parts_that_it_uses(index, with_vae):
+    layers = [range(0, 3), range(3, 8)][index]
+    pipeline = load_stage(WanFamily(), TINY_WAN, index, 2, layers, torch.bfloat16, with_vae)
+    assert isinstance(pipeline, WanFamily.classes().pipeline)
+    assert len(pipeline.transformer.blocks) == len(layers)
+    assert (pipeline.text_encoder is None) == (pipeline.tokenizer is None) == (index > 0)
+    assert pipeline.vae.dtype == torch.float32 and pipeline.vae.config.z_dim == 8
+    assert any(parameter.is_meta for parameter in pipeline.vae.parameters()) != with_vae
+
+
+def test_configs_of_a_folder():
+    index, transformer, vae = read_configs(TINY_WAN)
+    assert index["_class_name"] == "WanPipeline" and transformer["num_layers"] == 8 and vae["z_dim"] == 8

@@ -160,6 +160,22 @@ def test_a_state_that_does_not_fit_is_warned_of_and_the_one_before_stays(tmp_pat
         checkpoint.save(STATE | {"wave": 9}, 9)
         checkpoint._saving.join()
     checkpoint.save(STATE | {"wave": 11}, 11, wait=False)
-    assert "could not be saved, the one before it stays: [Errno 28]" in caplog.text
+    assert "could not be saved, the one before it stays: OSError(28, 'No space left on device')" in caplog.text
     checkpoint._saving.join()
     assert checkpoint.load()["wave"] == 11 and {file.name for file in tmp_path.iterdir()} == {"checkpoint.json", "state-11.pt"}
+
+
+def test_running_out_of_memory_is_warned_of_or_raised(tmp_path, monkeypatch, caplog):
+    checkpoint = saved(tmp_path)
+
+    def no_memory(*_):
+        raise MemoryError
+
+    with monkeypatch.context() as memory:
+        memory.setattr("torch.save", no_memory)
+        checkpoint.save(STATE, 9)
+        checkpoint._saving.join()
+        with pytest.raises(MemoryError):
+            checkpoint.save(STATE, 11, wait=True)
+    assert "could not be saved, the one before it stays: MemoryError()" in caplog.text
+    assert checkpoint.load()["wave"] == 3

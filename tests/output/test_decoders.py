@@ -65,6 +65,26 @@ def test_what_the_thread_raises_is_raised_here():
     place.close()
 
 
+class OnAnAccelerator(torch.Tensor):
+    """A tensor that says so, and remembers which streams use it."""
+
+    device = torch.device("cuda", 1)
+
+    def record_stream(self, stream):
+        """Remembers it."""
+        self.streams = [*getattr(self, "streams", []), stream]
+
+
+def test_tensors_are_recorded_on_the_callers_stream(monkeypatch):
+    """The decode stream's allocator must not reuse their memory before the caller's stream has read them."""
+    monkeypatch.setattr("torch.accelerator.current_stream", lambda device: ("stream of", threading.get_ident(), device))
+    place = place_of(InThread, lambda latents: torch.zeros(2).as_subclass(OnAnAccelerator), meter())
+    place.add(0, 0)
+    [segment] = place.rest()
+    assert segment.streams == [("stream of", threading.get_ident(), torch.device("cuda", 1))]
+    place.close()
+
+
 def test_blocks_do_not_pile_up_before_a_slow_decoder():
     """One is decoded, so many wait, and the next one waits to be handed over."""
     go_on, handed = threading.Event(), []

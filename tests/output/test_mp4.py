@@ -4,12 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+from io import BytesIO
 
 import av
 import numpy as np
 import pytest
 
-from xdualparal.output.mp4 import COPIED_FRAMES, VideoWriter, frames_in, label_of
+from xdualparal.output.mp4 import COPIED_FRAMES, X264, VideoWriter, frames_in, label_of
 
 
 def read(path):
@@ -103,7 +104,7 @@ def test_a_segment_that_does_not_fit_is_not_there_at_all(tmp_path):
 @pytest.mark.parametrize("closed", [True, False])
 @pytest.mark.parametrize("lost_bytes", [0, 700])
 @pytest.mark.parametrize("piece", [1, 20, COPIED_FRAMES])
-def test_a_video_that_was_ended_goes_on_to_the_same_bytes(tmp_path, monkeypatch, whole, closed, lost_bytes, piece):
+def test_a_resumed_video_has_the_same_bytes(tmp_path, monkeypatch, whole, closed, lost_bytes, piece):
     """After a proper end, and after a kill that cut the last segment short; what is kept is copied in pieces."""
     monkeypatch.setattr("xdualparal.output.mp4.COPIED_FRAMES", piece)
     file = tmp_path / "a.mp4"
@@ -181,3 +182,61 @@ def test_nothing_written_leaves_what_was_there(tmp_path, whole):
     assert (tmp_path / "whole.mp4").read_bytes() == whole
     writer.close()
     assert (tmp_path / "whole.mp4").read_bytes() == whole and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("closed", [True, False])
+@pytest.mark.parametrize("settings, named", [
+    (dict(fps=16, quality=30), r"quality is 18.0 there and 30.0 here"),
+    (dict(fps=16, quality=19), r"quality is 18.0 there and 19.0 here"),
+    (dict(fps=24), "fps is 16 there and 24 here"),
+])
+def test_frames_of_another_encoding_are_refused(tmp_path, closed, settings, named):
+    """The file has one codec header: appended frames that need another one would be decoded to garbage."""
+    file = tmp_path / "a.mp4"
+    writer = VideoWriter(file, fps=16)
+    writer.write(SEGMENTS[0])
+    if closed:
+        writer.close()
+    before, files = file.read_bytes(), sorted(tmp_path.iterdir())
+    with pytest.raises(ValueError, match=f"a.mp4 has frames of another encoding.*{named}.*: give the same settings"):
+        VideoWriter(file, frames_kept=len(SEGMENTS[0]), **settings)
+    assert file.read_bytes() == before and sorted(tmp_path.iterdir()) == files
+
+
+def test_every_quality_and_size_has_a_codec_header_of_its_own():
+    """Else comparing headers would not show that a file was resumed with another quality."""
+    headers = set()
+    for quality in range(52):
+        with av.open(BytesIO(), "w", format="mp4") as container:
+            stream = container.add_stream("libx264", rate=16, options={"crf": str(quality), "x264-params": X264})
+            stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+            stream.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24"))
+            headers.add(stream.codec_context.extradata)
+            stream.encode()
+    assert len(headers) == 52
+
+
+def test_another_encoders_file_is_refused(tmp_path, monkeypatch):
+    file = tmp_path / "a.mp4"
+    with monkeypatch.context() as other:
+        other.setattr("xdualparal.output.mp4.X264", X264 + ":cabac=0")
+        with VideoWriter(file, fps=16) as writer:
+            writer.write(clip(5))
+    before = file.read_bytes()
+    with pytest.raises(ValueError, match="header is 0164.* there and 0164.* here"):
+        VideoWriter(file, fps=16, frames_kept=5)
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("frames_kept", [0, 10])
+def test_frames_of_another_size_are_refused(tmp_path, frames_kept):
+    file = tmp_path / "a.mp4"
+    with VideoWriter(file, fps=16) as writer:
+        writer.write(clip(10))
+    before = file.read_bytes()
+    with VideoWriter(file, fps=16, frames_kept=frames_kept) as writer:
+        if not frames_kept:
+            writer.write(clip(10))
+        with pytest.raises(ValueError, match="these frames are 32 x 48 pixels and those in .*a.mp4 32 x 32: write another"):
+            writer.write(np.zeros((5, 48, 32, 3)))
+    assert file.read_bytes() == before

@@ -29,7 +29,17 @@ def test_a_folder_says_its_own_sizes():
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="holds no Wan model .*transformer/config.json.*: give a folder in the layout of Wan-AI/"):
+    with pytest.raises(ValueError, match="holds no Wan model .*model_index.json.*: give a folder in the layout of Wan-AI/"):
+        at_path(DUALPARAL_MODELS["Wan2.1-T2V"], tmp_path)
+
+
+def test_a_folder_of_a_model_that_is_not_supported_is_refused(tmp_path):
+    for file in ("model_index.json", "transformer/config.json", "vae/config.json"):
+        config = json.loads((TINY_WAN_FOLDER / file).read_text())
+        config |= {"expand_timesteps": True} if file == "model_index.json" else {}
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="--model_path .*: this is no Wan2.1 .*expand_timesteps is True.*: give one"):
         at_path(DUALPARAL_MODELS["Wan2.1-T2V"], tmp_path)
 
 

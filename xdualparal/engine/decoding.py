@@ -6,7 +6,6 @@ made, or what becomes of segments.
 
 import torch
 
-from ..models.wan_vae import StreamingDecoder, decode_at_once
 from ..output.decoders import (
     DeferredDecoder,
     InlineDecoder,
@@ -37,7 +36,7 @@ def make_decoder(run, cleanup):
 
 def _segment_maker(run, cleanup):
     """The function that makes a block's latents a segment; it begins where the segments that the caller has end."""
-    decoder, missing = StreamingDecoder(run.pipe.vae), run.request.num_frames - run.frames_given
+    decoder, missing = run.stage.family.decoder(run.pipe.vae), run.request.num_frames - run.frames_given
     cleanup.callback(decoder.close)
     seen = run.snapshots.latents_before(run.segments_given) if run.segments_given else None
 
@@ -63,7 +62,7 @@ def _decode_together(run, latents):
     if not run.mesh.is_output:
         channels, height, width = run.request.latent_shape
         latents = torch.empty(1, channels, run.plan.layout.first_latent(blocks), height, width, device=run.device)
-    frames = decode_at_once(run.pipe.vae, run.mesh.share_in_replica(latents))
+    frames = run.stage.family.decode_at_once(run.pipe.vae, run.mesh.share_in_replica(latents))
     return _as_asked(run, frames[:, :, :run.request.num_frames]) if run.mesh.is_output else None
 
 

@@ -13,7 +13,6 @@ from itertools import islice
 import torch
 from tqdm.auto import tqdm
 
-from ..models.wan_vae import memory_latents
 from ..output.report import make_report
 from ..plan.messages import Messages
 from ..plan.progress import Progress
@@ -56,7 +55,7 @@ class VideoRun:
         self.device, self.vae_on_all_ranks = pipeline.device, pipeline.vae_on_all_ranks
         self.request, self.plan, self.spec, self.meter, self._stop_sign = request, plan, spec, meter, stop_sign
         self.shard = SpatialShard(request.latent_shape[1:], request.patch, *self.mesh.shard)
-        memory = memory_latents(self.pipe.vae) if plan.decode != NO_DECODE else 0
+        memory = self.stage.family.decoder_memory_latents(self.pipe.vae) if plan.decode != NO_DECODE else 0
         self.snapshots = Snapshots(checkpoint, self.mesh, self.shard, plan, memory, blocks_kept)
         self.progress = Progress(plan, self.snapshots.first_wave)
         self.blocks_finished = plan.finished(self.progress.first)

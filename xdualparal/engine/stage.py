@@ -88,7 +88,7 @@ class StageRun:
         self._held_text.use(branch)
         with self.context.during(spec, branch):
             for block in self._transformer.blocks:
-                hidden = block(hidden, self._text[branch:branch + 1], conditioning.blocks, rotary)
+                hidden = self._family.layer(block, hidden, self._text[branch:branch + 1], conditioning, rotary)
         return self._predict(spec, hidden, conditioning) if self._stage.is_last else hidden
 
     def _predict(self, spec, hidden, conditioning):
@@ -98,4 +98,4 @@ class StageRun:
 
     def end(self):
         """Gives the transformer back as it was before the run."""
-        self._held_text.let_go()
+        self._held_text.restore()

@@ -6,10 +6,13 @@ FAMILIES = (WanFamily,)
 
 
 def family_of(pipeline):
-    """The family of a diffusers pipeline's transformer. Raises ValueError when none is known."""
-    name = type(pipeline).__name__
+    """Returns the family that runs ``pipeline``, a diffusers pipeline.
+
+    Raises ValueError when there is none, or when the family would compute this pipeline wrongly.
+    """
     for family in FAMILIES:
-        if isinstance(pipeline, family.pipeline_class()):
+        if isinstance(pipeline, family.classes().pipeline):
+            family.check_pipeline(pipeline)
             return family()
-    known = ", ".join(family.pipeline_class().__name__ for family in FAMILIES)
-    raise ValueError(f"{name} has no DualParal support: give one of {known}")
+    known = ", ".join(family.classes().pipeline.__name__ for family in FAMILIES)
+    raise ValueError(f"{type(pipeline).__name__} has no DualParal support: give one of {known}")

@@ -1,11 +1,41 @@
-"""What a model family must tell us. A family is a few facts and functions, never a copied ``forward``.
+"""What a model family brings: a short table of facts and a few functions, never a copied ``forward``.
 
-Knows: nothing but the names. Must not know: any model.
+Knows: the names of the protocol. Must not know: any model, stages' processes, schedules, files.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What holds for every model of a family, whatever its size."""
+
+    name: str  # for messages
+    example: str  # a model of the family by its hub id, for messages
+    trained_latents: int  # latent frames of the clips that the models were trained on
+    frames_per_latent: int  # video frames of each latent frame but the first, which is 1 frame
+    patch: tuple[int, int, int]  # latent frames, rows and columns of one token
+    text_parts: tuple[str, ...]  # the parts of a pipeline that only the first stage uses
+    vae_dtype: torch.dtype  # of the VAE's weights, whatever the transformer's dtype
+
+
+class Classes(NamedTuple):
+    """The diffusers classes of a family."""
+
+    pipeline: type
+    transformer: type
+    vae: type
+
+
+class Sizes(NamedTuple):
+    """What the check of a command needs to know of one model before any weight is loaded."""
+
+    num_layers: int
+    num_heads: int
+    pixels_per_token: int  # along a side
 
 
 class Conditioning(NamedTuple):
@@ -16,33 +46,79 @@ class Conditioning(NamedTuple):
 
 
 class Family(Protocol):
-    """The questions that a stage asks about its model."""
+    """The questions that loading, stages and decoding ask about a model. Tokens are in (frame, row, column) order."""
 
-    trained_latents: int  # latent frames of the clips that the model was trained on
+    facts: Facts
 
     @staticmethod
-    def pipeline_class():
-        """The diffusers pipeline class of the family."""
+    def classes():
+        """Returns the family's Classes; imports diffusers' pipelines only when called."""
+
+    # Before any weight is loaded.
+
+    @classmethod
+    def check_pipeline(cls, pipeline):
+        """Raises ValueError for a pipeline of ``classes().pipeline`` that the family would compute wrongly."""
+
+    @classmethod
+    def check_configs(cls, model_index, transformer_config, vae_config):
+        """Raises ValueError for a model that the family would compute wrongly.
+
+        The arguments are the contents, dicts, of model_index.json, transformer/config.json and vae/config.json.
+        """
+
+    @staticmethod
+    def sizes(transformer_config, vae_config):
+        """Returns the Sizes of the model with these configs, dicts. Raises KeyError for a config that lacks one."""
+
+    # The transformer.
 
     def keep_stage(self, transformer, layers, is_first, is_last):
         """Drops from ``transformer`` what a stage with ``layers`` (a range) does not use."""
 
     def prepare_attention(self, blocks):
-        """Makes the self-attention of ``blocks`` go through xDiT's USP; returns the self-attention modules."""
+        """Routes the self-attention of ``blocks`` through xDiT's USP; returns the self-attention modules."""
 
     def condition(self, transformer, timesteps, text):
-        """(Conditioning per step, projected text): all that does not change from pass to pass."""
+        """Computes all that does not change from pass to pass.
+
+        ``timesteps``: (steps,). ``text``: prompt embeddings, (branches, length, text dim). Returns a list with the
+        Conditioning of each step, and the projected text, (branches, length, dim).
+        """
 
     def hold_text(self, blocks, text):
-        """Projects ``text``, (branches, length, dim), to the K/V of the cross-attention of ``blocks`` once. Returns
-        what has ``use(branch)``, which chooses the branch, an index, and ``let_go()``, which undoes it."""
+        """Projects ``text``, (branches, length, dim), to the K/V of the cross-attention of ``blocks`` once.
+
+        Returns an object with ``use(branch)``, which selects the branch by its index, and ``restore()``, which puts
+        the projections back.
+        """
 
     def rotary(self, transformer, start, grid, tokens=slice(None)):
-        """Rotary factors of a window at absolute latent position ``start``; ``grid``: its (frames, rows, columns),
-        ``tokens``: which ones of each frame."""
+        """Returns the rotary factors of a window.
+
+        ``start``: absolute latent position of its first frame. ``grid``: its (frames, rows, columns) in tokens.
+        ``tokens``: which tokens of each frame.
+        """
 
     def embed(self, transformer, latents):
-        """Latents (1, channels, frames, height, width) to tokens (1, tokens, dim)."""
+        """Embeds latents (1, channels, frames, height, width) as tokens (1, tokens, dim)."""
+
+    def layer(self, block, hidden, text, conditioning, rotary):
+        """Runs one transformer block: hidden states (1, tokens, dim) to the next ones.
+
+        ``text``: one branch's projected text, (1, length, dim). ``conditioning``: the step's Conditioning.
+        """
 
     def head(self, transformer, hidden, conditioning, grid):
-        """Tokens (branches, tokens, dim) to a prediction (branches, channels, frames, height, width)."""
+        """Turns tokens (branches, tokens, dim) into a prediction (branches, channels, frames, height, width)."""
+
+    # The VAE.
+
+    def decoder(self, vae):
+        """Returns a decoder of one video, which takes latents piece by piece, with ``decode``, ``warm_up``, ``close``."""
+
+    def decoder_memory_latents(self, vae):
+        """Returns how many latent frames back the decoder looks: as many warm it up."""
+
+    def decode_at_once(self, vae, latents):
+        """Decodes all of a video's latents in one call of ``vae``, to the frames that ``decoder`` gives."""

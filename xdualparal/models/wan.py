@@ -1,7 +1,9 @@
 """Wan2.1 text-to-video.
 
-Knows: diffusers' WanTransformer3DModel, part by part. Must not know: stages, schedules, processes.
-Facts are from diffusers 0.42.1, models/transformers/transformer_wan.py, and DESIGN section 3.
+Knows: diffusers' WanTransformer3DModel, part by part, and which Wan models are computed right. Must not know: stages'
+processes, schedules, files.
+Facts are from diffusers 0.42.1, models/transformers/transformer_wan.py and pipelines/wan/pipeline_wan.py, and DESIGN
+section 3.
 """
 
 from functools import lru_cache
@@ -10,54 +12,75 @@ import torch
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from torch import nn
 
-from .base import Conditioning
+from .base import Classes, Conditioning, Facts, Sizes
+from .wan_vae import StreamingDecoder, decode_at_once, memory_latents
 
 
-class Held(nn.Module):
-    """Stands in for a projection whose result does not change during a run. ``values``: a tensor a branch."""
+class CachedProjection(nn.Module):
+    """Replaces a projection whose result does not change during a run. ``values``: its result, a tensor per branch."""
 
     def __init__(self, values):
         super().__init__()
         self._values, self._in_use = values, values[0]
 
     def use(self, branch):
-        """From now on the tensor of ``branch`` is the result. Not an index: torch.compile would compile once for each."""
+        """Selects the result of ``branch``. Not by an index: torch.compile would compile once for each."""
         self._in_use = self._values[branch]
 
     def forward(self, _):
-        """The held tensor of the branch in use, whatever is asked."""
+        """Returns the result of the branch in use, whatever the input."""
         return self._in_use
 
 
-class HeldText:
-    """The text's keys and values, projected once for each cross-attention of ``blocks`` and branch of ``text``.
+class TextKV:
+    """The text's keys and values, projected once for each cross-attention of ``blocks`` and each branch of ``text``.
 
-    They take the place of the key and value projections and the key norm; ``let_go`` puts those back.
+    They replace the key and value projections and the key norm, and bypass a fused projection; ``restore`` puts those
+    back. ``text``: (branches, length, dim).
     """
 
     def __init__(self, blocks, text):
-        self._before = [(block.attn2, block.attn2.to_k, block.attn2.to_v, block.attn2.norm_k) for block in blocks]
-        for attention, to_k, to_v, norm_k in self._before:
-            attention.to_k = Held([norm_k(to_k(one)) for one in text.split(1)])
-            attention.to_v = Held([to_v(one) for one in text.split(1)])
-            attention.norm_k = nn.Identity()
+        self._before = [(block.attn2, _parts_of(block.attn2)) for block in blocks]
+        for attention, _ in self._before:
+            keys, values = zip(*(_project(attention, one) for one in text.split(1)))
+            attention.to_k, attention.to_v = CachedProjection(keys), CachedProjection(values)
+            attention.norm_k, attention.fused_projections = nn.Identity(), False
 
     def use(self, branch):
-        """From now on the cross-attentions see the text of ``branch``, an index."""
-        for attention, *_ in self._before:
+        """Selects the text of ``branch``, an index, in all cross-attentions."""
+        for attention, _ in self._before:
             attention.to_k.use(branch)
             attention.to_v.use(branch)
 
-    def let_go(self):
-        """The cross-attentions are as they were before."""
-        for attention, to_k, to_v, norm_k in self._before:
-            attention.to_k, attention.to_v, attention.norm_k = to_k, to_v, norm_k
+    def restore(self):
+        """Puts the projections and the key norm back."""
+        for attention, parts in self._before:
+            for name, part in parts.items():
+                setattr(attention, name, part)
+
+
+def _parts_of(attention):
+    return {name: getattr(attention, name) for name in ("to_k", "to_v", "norm_k", "fused_projections")}
+
+
+def _project(attention, text):
+    """Keys, after their norm, and values of one branch's text, as diffusers' and xDiT's attention processors do."""
+    if attention.fused_projections:
+        keys, values = attention.to_kv(text).chunk(2, dim=-1)
+    else:
+        keys, values = attention.to_k(text), attention.to_v(text)
+    return attention.norm_k(keys), values.contiguous()  # else a fused projection's whole result would be kept
 
 
 class WanFamily:
-    """See ``base.Family`` for what each function answers."""
+    """Wan2.1 text-to-video. See ``base.Family`` for what each function answers."""
 
-    trained_latents = 21  # 81 frames, DESIGN section 2
+    facts = Facts(
+        name="Wan2.1 text-to-video", example="Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
+        trained_latents=21, frames_per_latent=4, patch=(1, 2, 2),  # DESIGN sections 2 and 3: 81 frames, 1 + 20 * 4
+        text_parts=("text_encoder", "tokenizer"),
+        vae_dtype=torch.float32,  # as diffusers' page on Wan recommends
+    )
 
     def __init__(self):
         # Rows and columns are the same in every pass, a block's frames in each of its steps. 256 tables are
@@ -65,11 +88,55 @@ class WanFamily:
         self._angles = lru_cache(maxsize=256)(_angles)
 
     @staticmethod
-    def pipeline_class():
-        """diffusers' text-to-video pipeline of Wan."""
-        from diffusers import WanPipeline
+    def classes():
+        """diffusers' text-to-video pipeline of Wan and its parts."""
+        from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
 
-        return WanPipeline
+        return Classes(WanPipeline, WanTransformer3DModel, AutoencoderKLWan)
+
+    @classmethod
+    def check_pipeline(cls, pipeline):
+        """Refuses what ``check_configs`` refuses, a subclass with its own ``__call__``, and a step cache.
+
+        A cache keeps its state from call to call of a block: here those are different blocks of the video.
+        """
+        classes = cls.classes()
+        index = dict(
+            _class_name=_class_name(pipeline, classes.pipeline, "__call__"),
+            transformer=(None, _class_name(pipeline.transformer, classes.transformer)),
+            vae=(None, _class_name(pipeline.vae, classes.vae)),
+            transformer_2=(None, _class_name(pipeline.transformer_2)),
+            boundary_ratio=pipeline.config.boundary_ratio, expand_timesteps=pipeline.config.expand_timesteps,
+        )
+        configs = (getattr(part, "config", {}) for part in (pipeline.transformer, pipeline.vae))
+        cls.check_configs(index, *configs)
+        if pipeline.transformer.is_cache_enabled:
+            raise ValueError("a step cache is enabled and DualParal has none: call transformer.disable_cache() first")
+
+    @classmethod
+    def check_configs(cls, model_index, transformer_config, vae_config):
+        """Refuses other classes, a second expert, per-token timesteps, image conditions and unequal channels.
+
+        All of them would be ignored: stages run the first transformer on noisy latents, a text and one timestep.
+        """
+        wrong = [
+            f"{name} is {given}, not {allowed}"
+            for name, given, allowed in _compared(cls, model_index, transformer_config, vae_config) if given != allowed
+        ]
+        if wrong:
+            raise ValueError(
+                f"this is no {cls.facts.name} model ({'; '.join(wrong)}) and DualParal supports no other yet: give one, "
+                f"for example {cls.facts.example}"
+            )
+
+    @staticmethod
+    def sizes(transformer_config, vae_config):
+        """Wan's VAE makes 8 x 8 pixels a latent, unless its config says otherwise, and a token is a patch of them."""
+        pixels_per_latent = vae_config.get("scale_factor_spatial", 8)
+        return Sizes(
+            transformer_config["num_layers"], transformer_config["num_attention_heads"],
+            pixels_per_latent * transformer_config["patch_size"][1],
+        )
 
     def keep_stage(self, transformer, layers, is_first, is_last):
         """Keeps the blocks in ``layers``, the patch embedding on the first and the head on the last stage."""
@@ -80,7 +147,7 @@ class WanFamily:
             transformer.proj_out = nn.Identity()
 
     def prepare_attention(self, blocks):
-        """Gives ``blocks`` xDiT's attention processors where they have diffusers' own."""
+        """Gives ``blocks`` xDiT's attention processors where they have diffusers' own. Imports xfuser when called."""
         from xfuser.model_executor.layers.usp import USP
         from xfuser.model_executor.models.transformers.transformer_wan import xFuserWanAttnProcessor
 
@@ -97,9 +164,9 @@ class WanFamily:
         return [block.attn1 for block in blocks]
 
     def condition(self, transformer, timesteps, text):
-        """Per step the time embedding, (1, dim), and its projection, (1, 6, dim); the text, (branches, length, dim).
+        """Computes per step the time embedding, (1, dim), and its projection, (1, 6, dim), and projects the text.
 
-        One step and one branch at a time: the ordinary pipeline's arithmetic, to the bit.
+        One step and one branch at a time: the same bits as the ordinary pipeline.
         """
         embedder = transformer.condition_embedder
         no_text = text[:1, :0]
@@ -110,13 +177,13 @@ class WanFamily:
         return steps, torch.cat([embedder.text_embedder(one) for one in text.split(1)])
 
     def hold_text(self, blocks, text):
-        """A HeldText: the cross-attentions' keys and values of ``text``, (branches, length, dim)."""
-        return HeldText(blocks, text)
+        """Returns a TextKV."""
+        return TextKV(blocks, text)
 
     def rotary(self, transformer, start, grid, tokens=slice(None)):
-        """Cosines and sines, (1, tokens, 1, head_dim) float32, from float64 angles.
+        """Computes cosines and sines, (1, tokens, 1, head_dim) float32, from float64 angles.
 
-        The model's own table ends at ``rope_max_seq_len`` (1024) positions; these go on.
+        The model's own table ends at ``rope_max_seq_len`` (1024) positions; these have no end.
         """
         # Not transformer.device: diffusers looks for it through all modules, 0.4 ms a time.
         rope, device = transformer.rope, transformer.scale_shift_table.device
@@ -125,11 +192,15 @@ class WanFamily:
         return tuple(_spread([table[part] for table in tables], grid, tokens) for part in (0, 1))
 
     def embed(self, transformer, latents):
-        """The patch embedding, tokens in (frame, row, column) order."""
+        """Applies the patch embedding."""
         return transformer.patch_embedding(latents).flatten(2).transpose(1, 2).contiguous()
 
+    def layer(self, block, hidden, text, conditioning, rotary):
+        """Calls ``block``, a WanTransformerBlock."""
+        return block(hidden, text, conditioning.blocks, rotary)
+
     def head(self, transformer, hidden, conditioning, grid):
-        """Output norm, projection and unpatching."""
+        """Applies the output norm and projection, and puts the patches together."""
         table = transformer.scale_shift_table.to(hidden.device)
         shift, scale = (table + conditioning.head.unsqueeze(1)).chunk(2, dim=1)
         hidden = (transformer.norm_out(hidden.float()) * (1 + scale) + shift).type_as(hidden)
@@ -137,6 +208,48 @@ class WanFamily:
         # (branches, frames, rows, columns, p_t, p_h, p_w, channels)
         patches = patches.permute(0, 7, 1, 4, 2, 5, 3, 6)
         return patches.flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+    def decoder(self, vae):
+        """Returns a StreamingDecoder."""
+        return StreamingDecoder(vae)
+
+    def decoder_memory_latents(self, vae):
+        """See ``wan_vae.memory_latents``."""
+        return memory_latents(vae)
+
+    def decode_at_once(self, vae, latents):
+        """See ``wan_vae.decode_at_once``."""
+        return decode_at_once(vae, latents)
+
+
+def _class_name(part, base=None, *methods):
+    """The name of the class of ``part``, or of ``base`` where it is one and has these ``methods`` of it; None for None."""
+    own = type(part)
+    if base is not None and isinstance(part, base) and all(getattr(own, m) is getattr(base, m) for m in methods):
+        return base.__name__
+    return None if part is None else own.__name__
+
+
+def _compared(family, index, transformer, vae):
+    """(name, what is given, what is allowed) of all that a stage takes for granted.
+
+    Defaults are those of diffusers' classes. A pipeline without VAE makes latents only: nothing of it is compared.
+    """
+    facts, classes = family.facts, family.classes()
+    yield "the pipeline", index.get("_class_name"), classes.pipeline.__name__
+    yield "transformer", index["transformer"][1], classes.transformer.__name__
+    yield "transformer_2", index.get("transformer_2", (None, None))[1], None
+    yield "boundary_ratio", index.get("boundary_ratio"), None
+    yield "expand_timesteps", index.get("expand_timesteps", False), False
+    for name in ("image_dim", "added_kv_proj_dim", "pos_embed_seq_len"):
+        yield name, transformer.get(name), None
+    channels = transformer.get("in_channels", 16)
+    yield "out_channels", transformer.get("out_channels") or channels, channels
+    yield "patch_size", tuple(transformer.get("patch_size", facts.patch)), facts.patch
+    if index["vae"][1] is not None:
+        yield "vae", index["vae"][1], classes.vae.__name__
+        yield "in_channels", channels, vae.get("z_dim", 16)
+        yield "scale_factor_temporal", vae.get("scale_factor_temporal", 4), facts.frames_per_latent
 
 
 def _angles(dim, first, count, device):

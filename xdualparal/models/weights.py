@@ -1,6 +1,7 @@
 """Loads only what a rank needs.
 
-Knows: a diffusers checkpoint's files. Must not know: what is done with the weights.
+Knows: the files of a checkpoint in diffusers' layout. Must not know: a model, which is asked of its family, or what is
+done with the weights.
 """
 
 import json
@@ -8,46 +9,66 @@ from pathlib import Path
 
 import torch
 from accelerate import init_empty_weights
-from diffusers import AutoencoderKLWan, DiffusionPipeline, WanPipeline, WanTransformer3DModel
+from diffusers import DiffusionPipeline
 from safetensors import safe_open
 
-from ..models import WanFamily
-
-_NAME = "diffusion_pytorch_model.safetensors"
+_NAME = "diffusion_pytorch_model.safetensors"  # diffusers.utils.SAFETENSORS_WEIGHTS_NAME
 
 
 def checkpoint_folder(name_or_folder):
-    """The local folder of a checkpoint; one that is named by its hub id is downloaded first, if need be."""
+    """Returns the local folder of a checkpoint; downloads one that is named by its hub id, if need be."""
     if Path(name_or_folder).is_dir():
         return Path(name_or_folder)
     return Path(DiffusionPipeline.download(name_or_folder))
 
 
-def load_wan_stage(folder, index, count, layers, dtype, with_vae):
-    """A WanPipeline with only what stage ``index`` of ``count`` uses: its ``layers`` (a range), the text encoder on the
-    first stage and the VAE (float32, as diffusers recommends for Wan) where ``with_vae``. Other ranks know the VAE's
-    configuration, without weights."""
-    parts = {"transformer": load_transformer_stage(folder / "transformer", index, count, layers, dtype)}
+def read_configs(folder):
+    """Reads the dicts of model_index.json, transformer/config.json and vae/config.json in ``folder``, in this order.
+
+    Raises OSError where one is missing, ValueError where one is no JSON.
+    """
+    files = ("model_index.json", "transformer/config.json", "vae/config.json")
+    return [json.loads(Path(folder, file).read_text()) for file in files]
+
+
+def load_stage(family, folder, index, count, layers, dtype, with_vae):
+    """Loads a pipeline of ``family`` with only what stage ``index`` of ``count`` uses.
+
+    That is its ``layers`` (a range) in ``dtype``, the text encoder on the first stage, and the VAE in the family's dtype
+    where ``with_vae``; elsewhere the VAE has its configuration, without weights.
+    """
+    classes = family.classes()
+    parts = {"transformer": load_transformer_stage(family, folder / "transformer", index, count, layers, dtype)}
     if index > 0:
-        parts.update(text_encoder=None, tokenizer=None)
+        parts.update((name, None) for name in family.facts.text_parts)
     if with_vae:
-        parts["vae"] = AutoencoderKLWan.from_pretrained(folder / "vae", dtype=torch.float32)
+        parts["vae"] = classes.vae.from_pretrained(folder / "vae", dtype=family.facts.vae_dtype)
     else:
-        with init_empty_weights():
-            parts["vae"] = AutoencoderKLWan.from_config(AutoencoderKLWan.load_config(folder / "vae"))
-    return WanPipeline.from_pretrained(folder, dtype=dtype, **parts)
+        parts["vae"] = _empty(classes.vae, folder / "vae")
+    return classes.pipeline.from_pretrained(folder, dtype=dtype, **parts)
 
 
-def load_transformer_stage(folder, index, count, layers, dtype):
-    """A WanTransformer3DModel with the ``layers`` (a range) of stage ``index`` of ``count``; it reads no others."""
-    with init_empty_weights():
-        transformer = WanTransformer3DModel.from_config(WanTransformer3DModel.load_config(folder))
-    WanFamily().keep_stage(transformer, layers, index == 0, index == count - 1)
+def load_transformer_stage(family, folder, index, count, layers, dtype):
+    """Loads the transformer of ``family`` with the ``layers`` (a range) of stage ``index`` of ``count``.
+
+    It reads no other weights. Weights that diffusers keeps in float32 are in float32, the others in ``dtype``.
+    """
+    transformer = _empty(family.classes().transformer, folder)
+    family.keep_stage(transformer, layers, index == 0, index == count - 1)
     names = {name: _checkpoint_name(name, layers.start) for name in transformer.state_dict()}
     weights = _read(folder, names.values())
-    state = {name: _cast(name, weights[stored], dtype) for name, stored in names.items()}
+    in_float32 = set(transformer._keep_in_fp32_modules or ())  # whatever dtype is asked for, as from_pretrained does
+    state = {}
+    for name, stored in names.items():
+        state[name] = weights[stored].to(torch.float32 if in_float32.intersection(name.split(".")) else dtype)
     transformer.load_state_dict(state, assign=True)
     return transformer.eval().requires_grad_(False)
+
+
+def _empty(model_class, folder):
+    """A model of ``model_class`` with the configuration in ``folder``, without weights."""
+    with init_empty_weights():
+        return model_class.from_config(model_class.load_config(folder))
 
 
 def _checkpoint_name(name, first_layer):
@@ -56,12 +77,6 @@ def _checkpoint_name(name, first_layer):
         return name
     layer, _, rest = rest.partition(".")
     return f"blocks.{int(layer) + first_layer}.{rest}"
-
-
-def _cast(name, weight, dtype):
-    # The parts that diffusers keeps in float32 whatever dtype is asked for, as from_pretrained does.
-    keep = set(WanTransformer3DModel._keep_in_fp32_modules).intersection(name.split("."))
-    return weight.to(torch.float32 if keep else dtype)
 
 
 def _read(folder, names):

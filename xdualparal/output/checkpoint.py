@@ -50,13 +50,13 @@ class Checkpoint:
         return manifest is not None and is_finished(manifest) and not _spec_of(manifest).differences(self._spec)
 
     def save(self, state, wave, wait=False):
-        """Saves ``state`` as that before ``wave``. ``wait``: until it is on the disk; raises OSError if it cannot be."""
+        """Saves ``state`` as that before ``wave``. ``wait``: until it is on the disk; raises what kept it from there."""
         if self._saving is not None and self._saving.is_alive():
             if not wait:
                 return
             self._saving.join()
         if self._error is not None:
-            logger.warning("the checkpoint in %s could not be saved, the one before it stays: %s", self._folder, self._error)
+            logger.warning("the checkpoint in %s could not be saved, the one before it stays: %r", self._folder, self._error)
             self._error = None
         self._saving = threading.Thread(target=self._write, args=(state, wave), daemon=True)
         self._saving.start()
@@ -91,7 +91,7 @@ class Checkpoint:
             for old in self._folder.glob("state-*.pt"):
                 if old.name != name:
                     old.unlink()
-        except OSError as error:
+        except BaseException as error:  # MemoryError, say: the caller is warned of it, or raises it
             self._error = error
 
 

@@ -118,6 +118,9 @@ class ThreadedDecoder:
         self._pending -= 1
         if error is not None:
             raise error
+        if isinstance(segment, torch.Tensor) and segment.device.type != "cpu":
+            # Made on this place's stream: without this its memory could be reused there while the caller's stream reads.
+            segment.record_stream(torch.accelerator.current_stream(segment.device))
         return segment
 
     def _work(self):

@@ -1,16 +1,18 @@
-"""Frames to an mp4 file, as they come.
+"""Writes frames to an mp4 file, segment by segment.
 
-Knows: PyAV and the container. Must not know: where frames come from.
+Knows: PyAV, x264 and the mp4 container. Must not know: where frames come from.
 """
 
 import logging
 import os
+import re
 import threading
 from contextlib import contextmanager
 from fractions import Fraction
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -19,34 +21,42 @@ logger = logging.getLogger(__name__)
 
 # H.264's constant rate factor: 18 is close to visually lossless (x264's own guide: 17-18).
 QUALITY = 18
-# No macroblock trees: with them x264 reads memory that nothing wrote when a frame is a few macroblocks wide, and the same
-# 32 x 32 frames gave other bytes in 4 of 8 runs (test_the_same_frames_give_the_same_file). No B-frames: then every frame
-# is in the file in its own place, and a segment ends where the next one begins.
+# No macroblock trees: with them x264 reads uninitialised memory when a frame is a few macroblocks wide, and the same
+# 32 x 32 frames gave other bytes in 4 of 8 runs (test_the_same_frames_give_the_same_file). No B-frames: then frames are
+# stored in display order, and a segment ends where the next one begins.
 X264 = "mbtree=0:bframes=0"
 TICKS = 1024  # the container's unit of time is 1 / (fps * TICKS) s, as FFmpeg chooses for 16 frames a second
-COPIED_FRAMES = 256  # so many are in memory at once when a file is gone on with
+COPIED_FRAMES = 256  # encoded frames in memory at once when a file's frames are copied
 _LABEL = "comment"  # of the tags that FFmpeg writes into an mp4
 _FRAGMENTED = "empty_moov+default_base_moof+frag_keyframe+frag_discont"
 
 
 class VideoWriter:
-    """Writes ``path``, a segment of frames at a time. A context manager; the file is closed properly also after an error.
+    """Writes ``path``, a segment of frames at a time. A context manager; it closes the file properly after an error too.
 
     While it grows the mp4 is fragmented: it plays up to the last segment at every moment, also if the process is killed.
-    Closing makes it an ordinary one. Every segment is encoded on its own, so a video that was ended can be gone on with
-    after any of them, to the same bytes. ``fps``: frames a second. ``quality``: H.264's constant rate factor, 0 to 51.
-    ``label``: a text that the file carries, see ``label_of``. ``frames_kept``: so many frames of the file that is there stay, see ``frames_in``; they must end with a segment. A file
-    that is there stays as it is until the first segment is written.
+    Closing makes it an ordinary one. Every segment is encoded on its own, so a video can be resumed after any segment,
+    to the same bytes.
+
+    ``fps``: frames a second. ``quality``: H.264's constant rate factor, 0 to 51, lower is better. ``label``: a text that
+    the file carries, see ``label_of``. ``frames_kept``: how many frames of an existing file stay, see ``frames_in``; they
+    must end with a segment. An existing file is left as it is until the first segment is written.
+
+    Raises ValueError, and leaves the file as it is, when its frames to keep were encoded with other settings: a file has
+    one codec header, and frames that need another one would be decoded to garbage.
     """
 
     def __init__(self, path, fps, quality=QUALITY, frames_kept=0, label=""):
         self.path, self.fps, self.quality, self._label = Path(path), Fraction(fps), quality, label
         self.frames_written = 0
+        self._size = None  # (height, width) of all frames
         self._lock = threading.Lock()
         self._fragments = 0
         self._is_closed = False
+        if frames_kept:
+            self._check_same_encoding()
         self._unfinished = self.path.with_name(self.path.name + ".part")
-        self._growing = self._unfinished  # until something is in it: what is there stays till then
+        self._growing = self._unfinished  # an existing file stays until there is a segment
         self._growing.write_bytes(b"")
         if frames_kept:
             self._copy(frames_kept)
@@ -59,12 +69,19 @@ class VideoWriter:
         self.close()
 
     def write(self, frames):
-        """Appends a segment of ``frames``: (frames, height, width, 3), uint8, or floats in 0..1. It is in the file when
-        this returns. Raises ValueError after ``close``, OSError when it does not fit: then nothing of it is there."""
+        """Appends a segment of ``frames``: (frames, height, width, 3), uint8, or floats in 0..1.
+
+        It is in the file when this returns. Raises ValueError after ``close`` and for frames of another size, OSError
+        when there is no space: then nothing of the segment is in the file.
+        """
         frames = _as_uint8(frames)
         with self._lock:
             if self._is_closed:
                 raise ValueError(f"{self.path} is closed: nothing can be written any more")
+            self._size = self._size or frames.shape[1:3]
+            if frames.shape[1:3] != self._size:
+                sizes = ["{1} x {0}".format(*size) for size in (frames.shape[1:3], self._size)]
+                raise ValueError(f"these frames are {sizes[0]} pixels and those in {self.path} {sizes[1]}: write another file")
             with self._segment() as container:
                 self._encode(frames, container)
             if not self.frames_written:
@@ -72,11 +89,28 @@ class VideoWriter:
             self.frames_written += len(frames)
 
     def close(self):
-        """Makes the file an ordinary mp4; nothing can be written afterwards. From any thread; a second time is nothing."""
+        """Makes the file an ordinary mp4 and ends writing. May be called from any thread; a second call does nothing."""
         with self._lock:
             if not self._is_closed:
                 self._is_closed = True
                 self._finish()
+
+    def _check_same_encoding(self):
+        with av.open(str(self.path)) as source:
+            there = _encoding(source)
+        self._size = there.size
+        memory = BytesIO()
+        with self._fragmented(memory) as container:
+            self._encode(np.zeros((1, *self._size, 3), np.uint8), container)
+        memory.seek(0)
+        with av.open(memory) as source:
+            here = _encoding(source)
+        differences = [f"{name} is {old} there and {new} here" for name, old, new in zip(here._fields, there, here) if old != new]
+        if differences:
+            raise ValueError(
+                f"{self.path} has frames of another encoding, which new ones cannot follow ({differences[0]}): give the "
+                "same settings, or start anew without the frames that are there"
+            )
 
     def _take_place(self):
         os.replace(self._unfinished, self.path)
@@ -100,18 +134,24 @@ class VideoWriter:
 
     @contextmanager
     def _segment(self):
-        """A container; what is put into it is appended to the file."""
-        options = {  # else the muxer would let every segment start at 0
-            "movflags": _FRAGMENTED, "fragment_index": str(self._fragments + 1), "avoid_negative_ts": "disabled",
-        }
+        """Yields a container; what is put into it is appended to the file."""
         memory = BytesIO()
-        with av.open(memory, "w", format="mp4", options=options) as container:
-            container.metadata[_LABEL] = self._label
+        with self._fragmented(memory) as container:
             yield container
         self._append(memory.getvalue())
 
+    @contextmanager
+    def _fragmented(self, file):
+        """Yields a container that is written to ``file`` in fragments, which follow those written so far."""
+        options = {  # else the muxer would let every segment start at 0
+            "movflags": _FRAGMENTED, "fragment_index": str(self._fragments + 1), "avoid_negative_ts": "disabled",
+        }
+        with av.open(file, "w", format="mp4", options=options) as container:
+            container.metadata[_LABEL] = self._label
+            yield container
+
     def _append(self, mp4):
-        """Appends the fragments in ``mp4``, and what stands before them when they are the file's first."""
+        """Appends the fragments in ``mp4``, bytes, and the boxes before them when they are the file's first."""
         size = self._growing.stat().st_size
         wanted = (b"moof", b"mdat") if size else (b"ftyp", b"moov", b"moof", b"mdat")
         boxes = list(_boxes(mp4))
@@ -124,7 +164,7 @@ class VideoWriter:
         self._fragments += sum(kind == b"moof" for kind, _ in boxes)
 
     def _copy(self, frames):
-        """Appends the first ``frames`` frames of the file that is there, as they are encoded, a few seconds at a time."""
+        """Appends the first ``frames`` frames of the existing file without decoding them, some COPIED_FRAMES at a time."""
         with av.open(str(self.path)) as source:
             for packets in _in_pieces(islice(_whole_packets(source, self.path), frames)):
                 with self._segment() as container:
@@ -148,8 +188,28 @@ class VideoWriter:
         os.replace(self._unfinished, self.path)
 
 
+class _Encoding(NamedTuple):
+    """With what frames were encoded. ``header``: H.264's parameter sets, in hex; every other field changes them."""
+
+    size: tuple  # height, width
+    fps: Fraction
+    quality: str  # as x264 writes it, empty where another encoder was used
+    header: str
+
+
+def _encoding(source):
+    """The _Encoding of the first frame in ``source``, a container; x264 writes its options into the frame (SEI)."""
+    stream = source.streams.video[0]
+    packet = next(packet for packet in source.demux(stream) if packet.size)
+    quality = re.search(rb" crf=([0-9.]+)", bytes(packet))
+    return _Encoding(
+        (stream.height, stream.width), 1 / (packet.duration * packet.time_base), quality[1].decode() if quality else "",
+        stream.codec_context.extradata.hex(),
+    )
+
+
 def _in_pieces(packets):
-    """Lists of packets, at least COPIED_FRAMES where there are so many; each begins with a keyframe."""
+    """Yields lists of packets, at least COPIED_FRAMES where there are so many; each begins with a keyframe."""
     piece = []
     for packet in packets:
         if packet.is_keyframe and len(piece) >= COPIED_FRAMES:
@@ -161,14 +221,14 @@ def _in_pieces(packets):
 
 
 def _put(packet, container):
-    """Puts a packet of another container into ``container``, as it is."""
+    """Copies a packet of another container into ``container``."""
     stream = container.streams.video[0] if container.streams.video else container.add_stream_from_template(packet.stream)
     packet.stream = stream
     container.mux(packet)
 
 
 def label_of(path):
-    """The text that the mp4 at ``path`` carries, empty where there is none or no file."""
+    """Returns the text that the mp4 at ``path`` carries, empty where there is none or no file."""
     try:
         with av.open(str(path)) as source:
             return source.metadata.get(_LABEL, "")
@@ -177,7 +237,7 @@ def label_of(path):
 
 
 def frames_in(path):
-    """How many frames are whole in the mp4 at ``path``, which may have been left unfinished; 0 without a file."""
+    """Counts the whole frames in the mp4 at ``path``, which a killed process may have left; 0 without a file."""
     if not Path(path).exists():
         return 0
     try:
@@ -195,7 +255,7 @@ def _whole_packets(source, path):
 
 
 def _boxes(mp4):
-    """(kind, bytes) of the top-level boxes: 4 bytes of length, 4 of kind (ISO/IEC 14496-12)."""
+    """Yields (kind, bytes) of the top-level boxes: 4 bytes of length, 4 of kind (ISO/IEC 14496-12)."""
     start = 0
     while start < len(mp4):
         length = int.from_bytes(mp4[start:start + 4], "big")

@@ -24,7 +24,8 @@ from ..plan.partition import layer_ranges
 from ..output.mp4 import VideoWriter, frames_in, label_of
 from .flags import refuse
 from .settings import CommandSettings
-from ..models.weights import checkpoint_folder, load_wan_stage
+from ..models.wan import WanFamily
+from ..models.weights import checkpoint_folder, load_stage, read_configs
 
 class NumberedPrompt(str):
     """A prompt that knows its place among all prompts, by which its video's file is named, and its negative prompt:
@@ -53,8 +54,8 @@ class DualParalWanModel(xFuserWan21T2VModel):
         use_fp8_gemms=False, use_fp4_gemms=False, use_fp6_gemms=False, use_hybrid_attn_schedule=False,
         supports_sparge_attention_backends=False, supports_step_caching=False,
     )
+    family = WanFamily()
     num_layers, num_heads, pixels_per_token = 40, 40, 16  # DESIGN section 3: VAE factor 8, patch 2
-    frames_per_latent = 4  # DESIGN section 3
     dtype = torch.bfloat16
     dualparal_config, command = DualParalConfig(), CommandSettings()
     watchdog, was_stopped = None, False  # see launch/watchdog; whether the last video was stopped before its end
@@ -87,9 +88,8 @@ class DualParalWanModel(xFuserWan21T2VModel):
         stage = torch.distributed.get_rank() // parallel.sp_degree % parallel.pp_degree
         layers = layer_ranges(self.num_layers, self.dualparal_config, parallel.pp_degree)[stage]
         with_vae = stage == parallel.pp_degree - 1 or parallel.use_parallel_vae
-        return load_wan_stage(
-            checkpoint_folder(self.settings.model_name), stage, parallel.pp_degree, layers, self.dtype, with_vae
-        )
+        folder = checkpoint_folder(self.settings.model_name)
+        return load_stage(self.family, folder, stage, parallel.pp_degree, layers, self.dtype, with_vae)
 
     def _post_load_and_state_initialization(self, input_args):
         """Instead of xDiT's placement, which moves a whole pipeline to each device."""
@@ -150,7 +150,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
         label = self.dualparal.run_spec(**arguments).digest()
         kept = 0
         if self.dualparal.is_output_rank and label_of(path) == label:
-            kept = config.layout.whole_blocks(frames_in(path), input_args["num_frames"], self.frames_per_latent)
+            kept = config.layout.whole_blocks(frames_in(path), input_args["num_frames"], self.family.facts.frames_per_latent)
         return self.dualparal.stream(blocks_kept=kept, **arguments)
 
     def _config_of(self, prompt):
@@ -172,7 +172,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
         )
 
     def _write(self, path, run):
-        kept = run.plan.layout.frames_of(run.blocks_kept, run.request.num_frames, self.frames_per_latent)
+        kept = run.plan.layout.frames_of(run.blocks_kept, run.request.num_frames, self.family.facts.frames_per_latent)
         if self.dualparal.config.checkpoint is not None and not kept:
             path.unlink(missing_ok=True)  # another run's: resuming, its frames must not be taken for this one's
         writer = VideoWriter(path, self.settings.fps, self.command.quality, kept, run.spec.digest())
@@ -209,22 +209,22 @@ class DualParalWanModel(xFuserWan21T2VModel):
 def at_path(model, path):
     """``model``, a class, for the weights in the folder ``path``: their sizes are what the folder says.
 
-    Raises ValueError when it holds no Wan model in diffusers' layout.
+    Raises ValueError when it holds no Wan model in diffusers' layout, or one that is not supported.
     """
     try:
-        transformer, vae = (
-            json.loads(Path(path, part, "config.json").read_text()) for part in ("transformer", "vae")
-        )
-        return type(model.__name__, (model,), dict(
-            num_layers=transformer["num_layers"], num_heads=transformer["num_attention_heads"],
-            pixels_per_token=vae.get("scale_factor_spatial", 8) * transformer["patch_size"][1],
-            settings=replace(model.settings, model_name=str(path)),
-        ))
+        index, *configs = read_configs(path)
+        sizes = model.family.sizes(*configs)
     except (OSError, ValueError, KeyError) as problem:
         raise ValueError(
             f"--model_path {path} holds no Wan model ({problem}): give a folder in the layout of "
-            f"{model.settings.model_name}, with transformer/config.json and vae/config.json"
+            f"{model.settings.model_name}, with model_index.json, transformer/config.json and vae/config.json"
         ) from None
+    try:
+        model.family.check_configs(index, *configs)
+    except ValueError as error:
+        raise ValueError(f"--model_path {path}: {error}") from None
+    settings = replace(model.settings, model_name=str(path))
+    return type(model.__name__, (model,), dict(settings=settings, **sizes._asdict()))
 
 
 class Wan21T2VSmallModel(DualParalWanModel):
