@@ -78,7 +78,7 @@ class OnAnAccelerator(torch.Tensor):
 def test_tensors_are_recorded_on_the_callers_stream(monkeypatch):
     """The decode stream's allocator must not reuse their memory before the caller's stream has read them."""
     monkeypatch.setattr("torch.accelerator.current_stream", lambda device: ("stream of", threading.get_ident(), device))
-    place = place_of(InThread, lambda latents: torch.zeros(2).as_subclass(OnAnAccelerator), meter())
+    place = place_of(ThreadedDecoder, lambda latents: torch.zeros(2).as_subclass(OnAnAccelerator), meter())
     place.add(0, 0)
     [segment] = place.rest()
     assert segment.streams == [("stream of", threading.get_ident(), torch.device("cuda", 1))]
