@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.metadata
 import re
 import sys
 from configparser import ConfigParser
@@ -41,6 +42,11 @@ def test_all_that_is_declared_is_pinned_for_the_tests():
     pinned = {line.split("==")[0] for line in (ROOT / "tests" / "constraints.txt").read_text().splitlines()}
     extras = SETTINGS["options.extras_require"]
     assert declared(SETTINGS["options"]["install_requires"]) | declared(extras["test"]) <= pinned
+
+
+def test_xfuser_has_the_extras_that_ours_name():
+    named = re.findall(r"xfuser\[([\w-]+)\]", "".join(SETTINGS["options.extras_require"].values()))
+    assert named and set(named) <= set(importlib.metadata.metadata("xfuser").get_all("Provides-Extra"))
 
 
 def test_the_entry_points_are_there():
