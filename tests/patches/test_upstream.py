@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from dualparal_testing.processes import free_port
 
 from xdualparal.xdit.demo_model import TINY_WAN_FOLDER
 
@@ -102,7 +103,7 @@ def test_plain_xdit_refuses_in_one_line(patched, tmp_path):
         (["tiny-wan", "--dualparal_degree", "99"], "--dualparal_degree is 99: every stage needs a layer"),
         (["Wan2.1-T2V-DualParal", "--height", "99"], "height is 99"),
     ):
-        one = environment(patched, RANK="0", WORLD_SIZE="1")
+        one = environment(patched, RANK="0", WORLD_SIZE="1", MASTER_ADDR="localhost", MASTER_PORT=str(free_port()))
         done = subprocess.run([*command, *more], env=one, capture_output=True, text=True)
         [error] = [text for text in done.stderr.splitlines() if "error" in text]
         assert done.returncode == 2 and line in error
