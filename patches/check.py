@@ -6,7 +6,7 @@
 
 Exit code: 0 when every patch applies or is not needed, 1 when one needs work, 2 when there is nothing to look at.
 
-Knows: how to ask git and this package. Must not know: what the patches are for.
+Knows: how to ask git and needed.py. Must not know: what the patches are for.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from trees import PATCHES, apply, copy_installed, git_apply
 
-PACKAGE_HOME = Path(__file__).resolve().parent.parent
+HERE = Path(__file__).resolve().parent
 
 
 def main(argv=None):
@@ -66,8 +66,8 @@ def _state(patch, series, lacks):
 
 def _lacking(tree):
     """({number of a patch: what the xfuser in ``tree`` lacks}, or nothing with the reason why that is unknown)."""
-    path = os.pathsep.join([str(tree), str(PACKAGE_HOME)])
-    command = [sys.executable, "-m", "xdualparal.xdit.needed"]
+    path = os.pathsep.join([str(tree), str(HERE.parent)])
+    command = [sys.executable, str(HERE / "needed.py")]
     environment = dict(os.environ, PYTHONPATH=path, XDUALPARAL_WORKAROUNDS="on", RANK="0", WORLD_SIZE="1")
     asked = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
     if asked.returncode:

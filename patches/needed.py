@@ -11,15 +11,19 @@ import torch
 
 from xdualparal.compat import backports, host
 
+ADAPTER = "xfuser.model_executor.models.runner_models.dualparal"
+
 
 def lacking():
     """{number of a patch: what of it the xfuser on the path lacks, or None where this machine cannot tell}.
 
-    Changes this process's xfuser, as any run does: call it once, before xfuser is imported.
+    0007, documentation, is not in it. Changes this process's xfuser, as any run does: call it once, before xfuser is
+    imported.
     """
     host.enable_host_platform()
     import xfuser.runner  # noqa: F401  (what it imports is what host.py looks at)
     import xfuser.model_executor.layers.usp  # noqa: F401
+    from xfuser.model_executor.models.runner_models.base_model import MODEL_REGISTRY
 
     from xdualparal.xdit.flags import make_parser
 
@@ -32,8 +36,10 @@ def lacking():
     lacks = {number: [what for what in parts if what in backports.worked_around] for number, parts in found.items()}
     if torch.accelerator.is_available():
         lacks["0001"] = None  # host.py looks only where there is none
-    for number, module in (("0002", "xfuser.plugins"), ("0006", "xfuser.dualparal")):
-        lacks[number] = [] if importlib.util.find_spec(module) else [module]
+    small = "Wan2.1-T2V-1.3B"
+    lacks["0002"] = [] if importlib.util.find_spec("xfuser.plugins") else ["plugins"]
+    lacks["0006"] = [] if small in MODEL_REGISTRY else [small]
+    lacks["0008"] = lacks["0002"] and ([] if importlib.util.find_spec(ADAPTER) else [ADAPTER])  # plugins do its work, too
     return lacks
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 PATCHES = sorted(Path(__file__).parent.glob("0*.patch"))
 _PARTS = ("xfuser", "tests", "docs")  # the wheel holds them as the repository does
+_NOT_IN_THE_WHEEL = "pyproject.toml"  # a patch's change of it is left out where the tree has none
 
 
 def copy_installed(folder):
@@ -32,6 +33,8 @@ def git_apply(patch, tree, *options):
 
     The tree need not be a repository, and one around it is not looked at: there git apply would do nothing at all.
     """
+    if not Path(tree, _NOT_IN_THE_WHEEL).exists():
+        options = (*options, f"--exclude={_NOT_IN_THE_WHEEL}")
     outside = dict(os.environ, GIT_CEILING_DIRECTORIES=str(Path(tree).resolve().parent))
     command = ["git", "apply", *options, str(Path(patch).resolve())]
     done = subprocess.run(command, cwd=tree, env=outside, capture_output=True, text=True)

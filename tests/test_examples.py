@@ -31,14 +31,18 @@ def num_frames(folder):
         return sum(1 for _ in container.decode(video=0))
 
 
-@pytest.mark.parametrize("script", ["gpus2.sh", "gpus4.sh", "gpus8.sh"])
+@pytest.mark.parametrize("script", [
+    "gpus2.sh", pytest.param("gpus4.sh", marks=pytest.mark.upstream), pytest.param("gpus8.sh", marks=pytest.mark.upstream),
+])
 def test_the_shell_lines(tmp_path, script):
     run(["bash", str(ROOT / "examples" / script), *DEMO], tmp_path)
     assert num_frames(tmp_path) == 65
 
 
 @pytest.mark.parametrize("processes, degrees", [
-    (2, []), (4, ["--ulysses_degree", "2"]), (8, ["--ulysses_degree", "2", "--use_cfg_parallel"]),
+    (2, []),
+    pytest.param(4, ["--ulysses_degree", "2"], marks=pytest.mark.upstream),
+    pytest.param(8, ["--ulysses_degree", "2", "--use_cfg_parallel"], marks=pytest.mark.upstream),
 ])
 def test_the_python_script(tmp_path, processes, degrees):
     script = [str(ROOT / "examples" / "python_api.py"), "--model", str(ROOT / "xdualparal" / "demo" / "tiny-wan")]

@@ -1,12 +1,10 @@
-"""The plugin's hooks, without an xfuser that calls them (tests/test_patches.py has one)."""
+"""The plugin's hooks, without an xfuser that calls them (tests/patches has one)."""
 
-import importlib.util
 import os
 import threading
 
 import pytest
 
-from xdualparal.xdit import entry_point
 from xdualparal.xdit.models import DualParalWanModel
 from xdualparal.xdit.plugin import DualParalPlugin
 
@@ -56,11 +54,3 @@ def test_it_makes_a_model_that_is_watched():
     make = DualParalPlugin().select_model("tiny-wan", args)
     assert issubclass(make.func.__self__, DualParalWanModel)
     assert make.keywords["config"].block_latents == 6 and make.keywords["watch"].rank == int(os.environ["RANK"])
-
-
-def test_an_xfuser_that_has_dualparal_needs_no_plugin(monkeypatch):
-    assert isinstance(entry_point.make_plugin(), DualParalPlugin)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
-    nothing, args = entry_point.make_plugin(), dict(TINY)
-    assert nothing.runner_args(args) is args and nothing.select_model("tiny-wan", args) is None
-    assert nothing.degree_arguments == () and nothing.add_runner_args(None) is None

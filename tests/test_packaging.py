@@ -1,0 +1,61 @@
+"""setup.cfg declares what the package imports, and the README works on a package index."""
+
+import ast
+import importlib
+import importlib.metadata
+import re
+import sys
+from configparser import ConfigParser
+from pathlib import Path
+
+import xdualparal
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = Path(xdualparal.__file__).parent
+SETTINGS = ConfigParser(delimiters=("=",))
+SETTINGS.read(ROOT / "setup.cfg")
+NOT_IMPORTED = {"transformers", "ftfy", "triton"}  # setup.cfg says why they are needed
+OF_XFUSER = {"yunchang"}  # its own requirement, imported only where xfuser imports it
+
+
+def declared(text):
+    """The names of the distributions in a list of requirements."""
+    return {re.match(r"[\w-]+", line)[0] for line in text.splitlines() if line.strip() and not line.startswith("#")}
+
+
+def imported():
+    """The top-level names of all modules that the package imports, but for Python's and its own."""
+    for file in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                yield from (alias.name.split(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                yield node.module.split(".")[0]
+
+
+def test_all_that_is_imported_is_declared_and_nothing_else():
+    names = set(imported()) - set(sys.stdlib_module_names) - {"xdualparal", "__future__"}
+    assert names - OF_XFUSER == declared(SETTINGS["options"]["install_requires"]) - NOT_IMPORTED
+
+
+def test_all_that_is_declared_is_pinned_for_the_tests():
+    pinned = {line.split("==")[0] for line in (ROOT / "tests" / "constraints.txt").read_text().splitlines()}
+    extras = SETTINGS["options.extras_require"]
+    assert declared(SETTINGS["options"]["install_requires"]) | declared(extras["test"]) <= pinned
+
+
+def test_xfuser_has_the_extras_that_ours_name():
+    named = re.findall(r"xfuser\[([\w-]+)\]", "".join(SETTINGS["options.extras_require"].values()))
+    assert named and set(named) <= set(importlib.metadata.metadata("xfuser").get_all("Provides-Extra"))
+
+
+def test_the_entry_points_are_there():
+    points = [line for section in SETTINGS["options.entry_points"].values() for line in section.splitlines() if line.strip()]
+    for point in points:
+        module, attribute = point.split("=")[1].strip().split(":")
+        assert callable(getattr(importlib.import_module(module), attribute))
+
+
+def test_the_readme_needs_no_file_beside_it():
+    links = re.findall(r"\]\(([^)]+)\)", (ROOT / "README.md").read_text())
+    assert links and all(link.startswith("https://") for link in links)
