@@ -138,15 +138,18 @@ def test_numbers_that_are_none_end_the_run(tmp_path):
     assert "rank 1, stage 1, " in line and "the prediction of block 0 at step 0 has a NaN or an infinity" in line
 
 
-def test_when_a_node_fails_the_other_ends(tmp_path):
+@pytest.mark.parametrize("lost", ["worker", "launcher"])
+def test_when_a_node_fails_the_other_ends(tmp_path, lost):
     """Two launchers, as on two nodes."""
     nodes = ["--nnodes", "2", "--master_addr", "localhost", "--master_port", str(free_port())]
     with Started(tmp_path / "0", *nodes, "--node_rank", "0", checkpoint=False, num_frames=0) as first:
         with Started(tmp_path / "1", *nodes, "--node_rank", "1", checkpoint=False, num_frames=0) as second:
             second.wait_until(lambda: played(video(tmp_path / "1")) > 0)
-            kill(first.workers()[0], signal.SIGKILL)
-            assert first.ended(END_S) == second.ended(END_S) == 1
-            assert "rank 0, " in first.output() and "it was killed by SIGKILL" in first.output()
+            kill(first.workers()[0] if lost == "worker" else first.launcher.pid, signal.SIGKILL)
+            assert first.ended(END_S) == (1 if lost == "worker" else -signal.SIGKILL)
+            assert second.ended(END_S) == 1
+            if lost == "worker":
+                assert "rank 0, " in first.output() and "it was killed by SIGKILL" in first.output()
             assert re.search("error: rank 1, stage 1, .*Connection", second.output())
     assert played(video(tmp_path / "1")) in BLOCK_ENDS
 

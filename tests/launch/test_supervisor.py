@@ -8,13 +8,14 @@ import time
 
 import pytest
 
-from xdualparal.launch.watchdog import failure_line
+from xdualparal.launch.environment import MAX_PROCESSES, Node, shared_environment, worker_environments
+from xdualparal.launch.mailbox import failure_line
 
 SUPERVISE = """
-import sys
+import subprocess, sys
 from xdualparal.launch.supervisor import supervise
 ranks = [{"RANK": str(n), "PATH": "/usr/bin:/bin"} for n in range(int(sys.argv[1]))]
-sys.exit(supervise([sys.executable, "-c", sys.argv[2]], ranks))
+sys.exit(supervise(lambda env: subprocess.Popen([sys.executable, "-c", sys.argv[2]], env=env, start_new_session=True), ranks))
 """
 
 
@@ -76,6 +77,78 @@ time.sleep(60)
 def test_exit_code_2_has_said_why_itself():
     code, errors, _ = supervised("import os, sys, time; os.environ['RANK'] == '0' or time.sleep(60); sys.stderr.write('bad\\n'); sys.exit(2)")
     assert (code, errors) == (2, "bad\n")
+
+
+def test_a_refusal_is_printed_once_whichever_rank_reports_it_first():
+    program = """
+import json, os, pathlib, sys, time
+rank = int(os.environ["RANK"])
+time.sleep(0 if rank else 60)
+failure = dict(rank=rank, kind="refused", cause="the degree is 9", time=time.time())
+(pathlib.Path(os.environ["XDUALPARAL_FOLDER"]) / f"failure{rank}").write_text(json.dumps(failure))
+sys.exit(2)
+"""
+    code, errors, _ = supervised(program, 3)
+    assert (code, errors) == (2, "xdit-dualparal: error: the degree is 9\n")
+
+
+def test_a_worker_that_cannot_be_started_leaves_none_behind():
+    program = """
+import os, subprocess, sys
+from xdualparal.launch.supervisor import supervise
+started = []
+def start(environment):
+    if started:
+        raise OSError("no more processes")
+    started.append(subprocess.Popen(["sleep", "60"], start_new_session=True))
+    return started[0]
+try:
+    supervise(start, [{"RANK": "0"}, {"RANK": "1"}])
+except OSError as error:
+    print(error, started[0].poll())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "no more processes -9\n", done.stderr
+
+
+def test_nodes_number_their_processes():
+    node = Node(nnodes=2, node_rank=1, master_addr="host", master_port=1234)
+    workers = worker_environments(node, 4)
+    assert [worker["RANK"] for worker in workers] == ["4", "5", "6", "7"]
+    for name, value in dict(MASTER_ADDR="host", MASTER_PORT="1234", WORLD_SIZE="8", LOCAL_WORLD_SIZE="4").items():
+        assert all(worker[name] == value for worker in workers)
+    assert [worker["LOCAL_RANK"] for worker in workers] == ["0", "1", "2", "3"]
+
+
+def test_one_node_gets_a_free_port():
+    ports = {worker_environments(Node(), 1)[0]["MASTER_PORT"] for _ in range(3)}
+    assert "29500" not in ports
+    assert worker_environments(Node(nnodes=2), 1)[0]["MASTER_PORT"] == "29500"
+
+
+@pytest.mark.parametrize("node, world_size, processes", [
+    (Node(), 8, 8), (Node(nnodes=2), 8, 4), (Node(nnodes=2, nproc_per_node=1), 8, 1), (Node(), 0, 1), (Node(), -4, 1), (Node(nnodes=3), 2, 1),
+])
+def test_processes_of_a_node(node, world_size, processes):
+    assert node.processes(world_size) == processes
+
+
+def test_a_node_that_cannot_be():
+    with pytest.raises(ValueError, match="--nnodes is 0: give 1 or more"):
+        Node(nnodes=0)
+    with pytest.raises(ValueError, match="--node_rank is 2 and there are 2 nodes: give 0 to 1"):
+        Node(nnodes=2, node_rank=2)
+    with pytest.raises(ValueError, match=f"{MAX_PROCESSES} is the limit: lower a degree"):
+        Node().processes(MAX_PROCESSES + 1)
+
+
+@pytest.mark.parametrize("cores, processes, threads", [(8, 2, "4"), (2, 2, "1"), (2, 4, "1"), (None, 1, "1")])
+def test_cores_are_shared_out(monkeypatch, cores, processes, threads):
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert shared_environment(processes)["OMP_NUM_THREADS"] == threads
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert shared_environment(processes)["OMP_NUM_THREADS"] == "3"
 
 
 @pytest.mark.parametrize("kind, line", [

@@ -2,21 +2,20 @@
 
 import os
 import subprocess
-import sys
 import time
 
 import av
 import numpy as np
 import pytest
+from dualparal_testing.commands import LAUNCHER, LIMIT_S, run
 from dualparal_testing.hosts import ADDRESSES, INTERFACE, NoHosts, on_host, two_hosts
 
 pytestmark = pytest.mark.processes
 
-COMMAND = [sys.executable, "-m", "xdualparal.xdit.cli", "--model", "tiny-wan", "--dualparal_degree", "2",
-           "--num_frames", "33", "--num_inference_steps", "2", "--prompt", "a red circle on a dark background"]
+COMMAND = ["--model", "tiny-wan", "--dualparal_degree", "2", "--num_frames", "33", "--num_inference_steps", "2", "--prompt",
+           "a red circle on a dark background"]
 PORT = "29500"  # in a new namespace every port is free
 NODES = ["--nnodes", "2", "--master_addr", ADDRESSES[0], "--master_port", PORT]
-LIMIT_S = 240
 
 
 @pytest.fixture
@@ -60,13 +59,13 @@ def frames(folder):
 
 def test_two_hosts_make_the_video_of_one(hosts, tmp_path):
     nodes = [
-        start([*on_host(host, [*COMMAND, *NODES]), "--node_rank", str(rank)], tmp_path / str(rank))
+        start([*on_host(host, [*LAUNCHER, *COMMAND, *NODES]), "--node_rank", str(rank)], tmp_path / str(rank))
         for rank, host in enumerate(hosts)
     ]
     assert wait(nodes) == [0, 0], "".join((tmp_path / folder / "log").read_text() for folder in "01")
     assert not list((tmp_path / "0").glob("*.mp4"))  # the last process writes the video
-    one = start(on_host(hosts[0], COMMAND), tmp_path / "one")
-    assert wait([one]) == [0], (tmp_path / "one" / "log").read_text()
+    code, output = run([*COMMAND, "--output_directory", tmp_path / "one"], tmp_path / "log")
+    assert code == 0, output
     video = frames(tmp_path / "1")
     assert video.shape == (33, 32, 32, 3)
     assert np.array_equal(video, frames(tmp_path / "one"))

@@ -1,12 +1,14 @@
 """Commands that cannot work are refused before any weight is loaded."""
 
+import os
+
 import pytest
 
 from xdualparal.output.checkpoint import Checkpoint
 from xdualparal.run_spec import RunSpec
-from xdualparal.xdit.checks import check_command, num_processes
-from xdualparal.xdit.flags import make_parser
+from xdualparal.xdit.checks import check_command, make_folders
 from xdualparal.xdit.demo_model import TinyWanModel
+from xdualparal.xdit.flags import make_parser
 from xdualparal.xdit.registry import DUALPARAL_MODELS
 
 
@@ -55,6 +57,8 @@ def test_a_good_command_gives_its_model(tmp_path):
     (dict(extra=["--attention_backend", "FLEX_BLOCK_ATTN"]), "FLEX_BLOCK_ATTN picks keys by their place"),
     (dict(extra=["--enable_group_cpu_offload"]), "--enable_group_cpu_offload is given and DualParal keeps each stage's"),
     (dict(extra=["--use_fp8_gemms"]), "does not support use_fp8_gemms"),
+    (dict(extra=["--ulysses_degree", "0"]), "--ulysses_degree is 0: give 1 or more"),
+    (dict(extra=["--data_parallel_degree", "-2"]), "--data_parallel_degree is -2: give 1 or more"),
 ])
 def test_refuses(tmp_path, extra, message):
     arguments = dict(extra)
@@ -62,12 +66,46 @@ def test_refuses(tmp_path, extra, message):
         check_command(command(tmp_path, *arguments.pop("extra", []), **arguments), 2)
 
 
-def test_refuses_a_folder_that_cannot_be_written(tmp_path):
+def writing(folder):
+    """Flags for all that a run writes, in new folders."""
+    return ["--output_directory", str(folder / "a" / "b"), "--dualparal_checkpoint", str(folder / "c" / "d"),
+            "--dualparal_trace", str(folder / "e" / "t.json"), "--dualparal_latents_out", str(folder / "f" / "latents")]
+
+
+@pytest.mark.parametrize("flag, name", [
+    ("--output_directory", "--output_directory"), ("--dualparal_checkpoint", "--dualparal_checkpoint"),
+    ("--dualparal_trace", "the folder of --dualparal_trace"), ("--dualparal_latents_out", "the folder of --dualparal_latents_out"),
+])
+def test_refuses_a_folder_that_cannot_be_written(tmp_path, monkeypatch, flag, name):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="--output_directory .* cannot be written .*give a folder that can"):
-        check_command(command(tmp_path / "file" / "folder"), 2)
-    with pytest.raises(ValueError, match="the folder of --dualparal_trace .* cannot be written"):
-        check_command(command(tmp_path, "--dualparal_trace", str(tmp_path / "file" / "a.json")), 2)
+    with pytest.raises(ValueError, match=f"{name} .* cannot be written .Not a directory.: give a folder that can"):
+        check_command(command(tmp_path, flag, str(tmp_path / "file" / "a" / "b")), 2)
+    monkeypatch.setattr(os, "access", lambda path, mode: "closed" not in str(path))
+    (tmp_path / "closed").mkdir()
+    with pytest.raises(ValueError, match=f"{name} .* cannot be written .Permission denied.: give a folder that can"):
+        check_command(command(tmp_path, flag, str(tmp_path / "closed" / "a" / "b")), 2)
+
+
+@pytest.mark.parametrize("extra", [
+    ["--seed", "x"], ["--dualparal_stagger", "99"], ["--ulysses_degree", "2"], ["--use_fp8_gemms"], ["--dualparal_quality", "-1"],
+])
+def test_a_refused_command_makes_nothing(tmp_path, extra):
+    with pytest.raises(ValueError):
+        check_command(command(tmp_path, *writing(tmp_path), *extra), 2)
+    with pytest.raises(ValueError, match="cannot be written"):
+        check_command(command(tmp_path, *writing(tmp_path), "--dualparal_latents_out", f"{__file__}/x/y"), 2)
+    assert not list(tmp_path.iterdir())
+
+
+def test_folders_are_made_when_all_checks_have_passed(tmp_path):
+    args = command(tmp_path, *writing(tmp_path))
+    check_command(args, 2)
+    assert not list(tmp_path.iterdir())
+    make_folders(args)
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["a", "a/b", "c", "c/d", "e", "f"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="--output_directory .* cannot be written"):
+        make_folders(command(tmp_path / "file"))
 
 
 def test_refuses_to_compile_without_a_compiler(tmp_path, monkeypatch):
@@ -92,17 +130,6 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
             check_command(command(tmp_path, *flags, flag, value), 2)
     with pytest.raises(ValueError, match="model was 'tiny-wan' and is 'Wan2.1-T2V'"):
         check_command(command(tmp_path, *flags, model="Wan2.1-T2V"), 2)
-
-
-def test_the_folder_is_made(tmp_path):
-    check_command(command(tmp_path / "new" / "folder"), 2)
-    assert (tmp_path / "new" / "folder").is_dir()
-
-
-def test_processes_are_the_product_of_all_degrees(tmp_path):
-    extra = ["--ulysses_degree", "2", "--ring_degree", "3", "--data_parallel_degree", "5", "--use_cfg_parallel"]
-    assert num_processes(command(tmp_path, *extra)) == 2 * 2 * 3 * 5 * 2
-    assert num_processes(command(tmp_path, degree=None)) == 1
 
 
 @pytest.mark.parametrize("name", DUALPARAL_MODELS)

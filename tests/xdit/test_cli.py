@@ -5,24 +5,33 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from dualparal_testing import commands
+from dualparal_testing.commands import LAUNCHER, LIMIT_S
 from dualparal_testing.processes import free_port
 
-from xdualparal.xdit.cli import run_environment, split_launch_args, worker_environments
+from xdualparal.xdit import cli
 from xdualparal.xdit.demo_model import TINY_WAN_FOLDER
 
-LAUNCHER = [sys.executable, "-m", "xdualparal.xdit.cli"]
 DEMO = ["--model", "tiny-wan", "--prompt", "a red circle on a dark background", "--num_inference_steps", "2"]
-LIMIT_S = 240
 
 
 def run(*command):
     """The finished process; everything it started has ended with it."""
     environment = dict(os.environ, OMP_NUM_THREADS="1")
     return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, env=environment)
+
+
+def make_video(folder, *arguments):
+    """What the demo command prints. Its processes are warm."""
+    folder.mkdir(exist_ok=True)
+    code, output = commands.run([*DEMO, "--output_directory", folder, *arguments], folder / "log")
+    assert code == 0, output
+    return output
 
 
 def frames(folder):
@@ -34,13 +43,18 @@ def frames(folder):
 
 @pytest.mark.processes
 def test_a_video_from_one_command(tmp_path):
+    """With two stages as a user starts it."""
     videos = {}
     for degree in (1, 2):
         folder = tmp_path / str(degree)
-        done = run(*LAUNCHER, *DEMO, "--num_frames", "67", "--dualparal_degree", str(degree), "--output_directory",
-                   str(folder), "--dualparal_trace", str(folder / "trace.json"))
-        assert done.returncode == 0, done.stderr
-        assert re.search(r"4/4 \[.*<.*pass", done.stderr)  # the progress bar, with the time to go: 2 blocks, 2 steps
+        arguments = ["--num_frames", "67", "--dualparal_degree", str(degree), "--dualparal_trace", str(folder / "trace.json")]
+        if degree == 1:
+            errors = make_video(folder, *arguments)
+        else:
+            done = run(*LAUNCHER, *DEMO, *arguments, "--output_directory", str(folder))
+            assert done.returncode == 0, done.stderr
+            errors = done.stderr
+        assert re.search(r"4/4 \[.*<.*pass", errors)  # the progress bar, with the time to go: 2 blocks, 2 steps
         videos[degree] = frames(folder)
         [seconds] = json.loads((folder / "timings.json").read_text())
         assert seconds > 0
@@ -56,16 +70,18 @@ def test_weights_from_a_folder(tmp_path):
     weights = ["--model_path", str(TINY_WAN_FOLDER)]
     sizes = ["--height", "32", "--width", "32", "--num_frames", "9", "--num_inference_steps", "2", "--guidance_scale", "1.5"]
     latents = ["--dualparal_latents_out", str(tmp_path / "latents")]
-    done = run(*LAUNCHER, "--model", "Wan2.1-T2V-1.3B", *weights, "--prompt", "a red circle", *sizes, *latents, "--dualparal_degree",
-               "2", "--output_directory", str(tmp_path))
-    assert done.returncode == 0, done.stderr
+    code, output = commands.run(
+        ["--model", "Wan2.1-T2V-1.3B", *weights, "--prompt", "a red circle", *sizes, *latents, "--dualparal_degree", "2",
+         "--output_directory", tmp_path], tmp_path / "log")
+    assert code == 0, output
     made = frames(tmp_path)
     assert made.shape == (9, 32, 32, 3)
-    again = run(*LAUNCHER, "decode", str(tmp_path / "latents"), *weights, "--output", str(tmp_path / "again" / "a.mp4"))
-    assert again.returncode == 2 and "error" in again.stderr  # there is no such folder
+    decode = ["decode", tmp_path / "latents", *weights, "--output", tmp_path / "again" / "a.mp4"]
+    code, output = commands.run(decode, tmp_path / "log")
+    assert code == 2 and "error" in output  # there is no such folder
     (tmp_path / "again").mkdir()
-    again = run(*LAUNCHER, "decode", str(tmp_path / "latents"), *weights, "--output", str(tmp_path / "again" / "a.mp4"))
-    assert again.returncode == 0, again.stderr
+    code, output = commands.run(decode, tmp_path / "log")
+    assert code == 0, output
     assert np.array_equal(frames(tmp_path / "again"), made)
 
 
@@ -88,8 +104,8 @@ def test_a_file_of_prompts_over_two_replicas(tmp_path):
             "one": ["--batch_size", "2", "--negative_prompt", "", "a red square", ""]}
     videos = {}
     for name, flags in runs.items():
-        done = run(*LAUNCHER, *common, *flags, "--output_directory", str(tmp_path / name))
-        assert done.returncode == 0, done.stderr
+        code, output = commands.run([*common, *flags, "--output_directory", tmp_path / name], tmp_path / "log")
+        assert code == 0, output
         videos[name] = [file.read_bytes() for file in sorted((tmp_path / name).glob("*.mp4"))]
     assert [a == b for a, b in zip(videos["one"], videos["two"], strict=True)] == [True, False, True]
 
@@ -106,10 +122,53 @@ def test_plain_torchrun_and_two_prompts(tmp_path):
 
 @pytest.mark.processes
 def test_a_bad_command_is_one_line_and_exit_code_2(tmp_path):
-    done = run(*LAUNCHER, *DEMO, "--dualparal_degree", "9", "--output_directory", str(tmp_path))
+    """As a user gives it."""
+    done = run(*LAUNCHER, *DEMO, "--dualparal_degree", "2", "--dualparal_stagger", "9", "--output_directory", str(tmp_path / "new"))
     assert done.returncode == 2
-    assert done.stderr.count("\n") == 1 and done.stderr.startswith("xdit-dualparal: error: --dualparal_degree is 9")
+    assert done.stderr == "xdit-dualparal: error: stagger is 9 and there are 2 steps: give 1 to 2\n"
     assert done.stdout == "" and not list(tmp_path.iterdir())
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("extra, line", [
+    (["--dualparal_degree", "9"], "--dualparal_degree is 9: every stage needs a layer and tiny-wan has 8, give 1 to 8"),
+    (["--dualparal_degree", "0"], "--dualparal_degree is 0: every stage needs a layer and tiny-wan has 8, give 1 to 8"),
+    (["--dualparal_degree", "two"], "argument --dualparal_degree: invalid int value: 'two' (xdit-dualparal --help lists the flags)"),
+    (["--dualparal_degree", "2", "--wings"], "unrecognized arguments: --wings (xdit-dualparal --help lists the flags)"),
+    (["--dualparal_degree", "2", "--ulysses_degree", "-1"], "--ulysses_degree is -1: give 1 or more"),
+    (["--dualparal_degree", "2", "--use_fp8_gemms"], f"Model {TINY_WAN_FOLDER} does not support use_fp8_gemms"),
+    (["--dualparal_degree", "4", "--nproc_per_node", "2"],
+     "the degrees (dualparal_degree 4) make 4 processes and 2 were started: change a degree, or start 4"),
+])
+def test_a_refusal_comes_from_one_rank_and_makes_nothing(tmp_path, extra, line):
+    folders = ["--output_directory", tmp_path / "a" / "b", "--dualparal_checkpoint", tmp_path / "c"]
+    code, output = commands.run([*DEMO, *folders, *extra], tmp_path / "log")
+    assert code == 2 and output.count("\n") == 1 and output.startswith(f"xdit-dualparal: error: {line}"), output
+    assert [path.name for path in tmp_path.iterdir()] == ["log"]
+
+
+def test_help_and_version():
+    done = run(*LAUNCHER, "--model", "tiny-wan", "-h")
+    assert done.returncode == 0 and "--dualparal_degree N" in done.stdout and "--ulysses_degree" in done.stdout
+    done = run(*LAUNCHER, "--version")
+    assert done.returncode == 0 and re.fullmatch(r"xdit-dualparal \d+\.\d+\.\d+\n", done.stdout) and not done.stderr
+
+
+def test_the_launcher_imports_the_standard_library_only():
+    program = "import sys, xdualparal.xdit.cli; print(*{name.partition('.')[0] for name in sys.modules} - sys.stdlib_module_names)"
+    done = run(sys.executable, "-S", "-E", "-c", f"import sys; sys.path.insert(0, {str(Path(cli.__file__).parents[2])!r}); {program}")
+    assert set(done.stdout.split()) - {"__main__"} == {"xdualparal"}, done.stderr
+
+
+@pytest.mark.parametrize("argv, line", [
+    (["--nnodes", "0"], "--nnodes is 0: give 1 or more"), (["--master_port", "x"], "argument --master-port/--master_port: invalid int value: 'x'"),
+    (["--ulysses_degree", "100000"], "100000 processes would start on this node"),
+])
+def test_what_the_launcher_refuses_itself(argv, line, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*DEMO, *argv], start=None)
+    errors = capsys.readouterr().err
+    assert ended.value.code == 2 and errors.count("\n") == 1 and line in errors
 
 
 @pytest.mark.processes
@@ -124,76 +183,44 @@ def test_processes_that_do_not_fit_the_degrees(tmp_path):
 @pytest.mark.processes
 def test_two_nodes(tmp_path):
     """Two launchers, as on two machines, here on one; each starts its own process."""
-    port = str(free_port())
-    command = [*LAUNCHER, *DEMO, "--num_frames", "17", "--dualparal_degree", "2", "--nnodes", "2", "--master_addr",
-               "localhost", "--master_port", port, "--output_directory", str(tmp_path)]
-    environment = dict(os.environ, OMP_NUM_THREADS="1")
-    nodes = [
-        subprocess.Popen([*command, "--node_rank", str(rank)], env=environment, stderr=subprocess.PIPE, text=True)
-        for rank in (0, 1)
-    ]
-    try:
-        for node in nodes:
-            _, errors = node.communicate(timeout=LIMIT_S)
-            assert node.returncode == 0, errors
-    finally:
-        for node in nodes:
-            node.kill()
+    node = [*DEMO, "--num_frames", "17", "--dualparal_degree", "2", "--nnodes", "2", "--master_addr", "localhost",
+            "--master_port", free_port(), "--output_directory", tmp_path, "--node_rank"]
+    with commands.Run([*node, 0], tmp_path / "log0") as first, commands.Run([*node, 1], tmp_path / "log1") as second:
+        assert [first.ended(LIMIT_S), second.ended(LIMIT_S)] == [0, 0], first.output() + second.output()
     assert frames(tmp_path).shape == (17, 32, 32, 3)
 
 
 def test_launch_flags_are_torchruns_and_the_rest_the_runners():
-    launch, rest = split_launch_args(
+    flags, rest = cli.split_arguments(
         ["--model", "m", "--nnodes", "2", "--node-rank=1", "--master_addr", "host", "--master_port", "1234", "--seed", "3"]
     )
     assert rest == ["--model", "m", "--seed", "3"]
-    workers = worker_environments(launch, 4)
-    assert [worker["RANK"] for worker in workers] == ["4", "5", "6", "7"]
-    for name, value in dict(MASTER_ADDR="host", MASTER_PORT="1234", WORLD_SIZE="8", LOCAL_WORLD_SIZE="4").items():
-        assert all(worker[name] == value for worker in workers)
-    assert [worker["LOCAL_RANK"] for worker in workers] == ["0", "1", "2", "3"]
-
-
-@pytest.mark.parametrize("cores, processes, threads", [(8, 2, "4"), (2, 2, "1"), (2, 4, "1"), (None, 1, "1")])
-def test_cores_are_shared_out(monkeypatch, cores, processes, threads):
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert run_environment(processes)["OMP_NUM_THREADS"] == threads
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert run_environment(processes)["OMP_NUM_THREADS"] == "3"
-
-
-def test_one_node_gets_a_free_port():
-    launch, _ = split_launch_args([])
-    ports = {worker_environments(launch, 1)[0]["MASTER_PORT"] for _ in range(3)}
-    assert "29500" not in ports and launch.nnodes == 1
+    assert (flags.nnodes, flags.node_rank, flags.master_addr, flags.master_port, flags.nproc_per_node) == (2, 1, "host", 1234, None)
 
 
 @pytest.mark.processes
 def test_latents_are_kept_and_decoded_again_to_the_same_file(tmp_path):
     kept = tmp_path / "kept.latents"
-    done = run(*LAUNCHER, *DEMO, "--num_frames", "67", "--dualparal_degree", "1", "--output_directory", str(tmp_path / "run"),
-               "--dualparal_latents_out", str(kept), "--dualparal_quality", "23")
-    assert done.returncode == 0, done.stderr
+    make_video(tmp_path / "run", "--num_frames", "67", "--dualparal_degree", "1", "--dualparal_latents_out", kept, "--dualparal_quality", "23")
     done = run(*LAUNCHER, "decode", str(kept), "--quality", "23")
     assert done.returncode == 0 and "67 frames are in" in done.stdout, done.stderr
     [made] = (tmp_path / "run").glob("*.mp4")
     assert (tmp_path / "kept.mp4").read_bytes() == made.read_bytes()
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("content, part", [(None, "No such file"), (b"x" * 99, "has no finished block"), (b"", "no finished block")])
 def test_a_file_that_cannot_be_decoded(tmp_path, content, part):
     file = tmp_path / "file"
     if content is not None:
         file.write_bytes(content)
-    done = run(*LAUNCHER, "decode", str(file))
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and part in done.stderr, done.stderr
+    code, output = commands.run(["decode", file], tmp_path / "log")
+    assert code == 2 and output.count("\n") == 1 and part in output, output
 
 
 @pytest.mark.processes
 def test_the_report_is_beside_the_video(tmp_path):
-    done = run(*LAUNCHER, *DEMO, "--num_frames", "67", "--dualparal_degree", "2", "--output_directory", str(tmp_path))
-    assert done.returncode == 0, done.stderr
+    output = make_video(tmp_path, "--num_frames", "67", "--dualparal_degree", "2")
     [file] = [file for file in tmp_path.glob("*.json") if file.name != "timings.json"]
     report = json.loads(file.read_text())
     assert (report["frames"], report["passes"], report["blocks_finished"], len(report["ranks"])) == (67, 4, 2, 2)
@@ -201,7 +228,7 @@ def test_the_report_is_beside_the_video(tmp_path):
     assert report["ranks"][0]["sent_bytes"] == 4 * 12 * 16 * 2 * hidden_dim() * 4
     assert 0 < report["first_segment_s"] <= report["wall_s"] and 0 < report["bubble"] < 1 and report["decode_s"] > 0
     assert all(rank["peak_bytes"] > 2**27 for rank in report["ranks"])
-    assert re.search(r"waiting stages +\d+\.\d%, \d+\.\d% by the schedule", done.stderr + done.stdout)
+    assert re.search(r"waiting stages +\d+\.\d%, \d+\.\d% by the schedule", output)
 
 
 def hidden_dim():
