@@ -1,5 +1,7 @@
 """Measures demo clips against their prompts; `python -m xdualparal.demo.quality model | video FILE --prompt TEXT`.
 
+Knows: what demo clips show, and diffusers' stock pipeline. Must not know: DualParal.
+
 Backgrounds are grey and objects are not, so the chroma of a pixel (its largest channel minus its smallest) says how
 much of it the object covers, whatever the object's colour. Everything else follows from that coverage: how many
 objects there are, where they are, how they move, their colour and their shape. Videos are float32 arrays
@@ -32,7 +34,7 @@ ONE_OBJECT_SHARE = 0.95
 
 @dataclass(frozen=True)
 class Measures:
-    """One clip, or one segment of a video, against its prompt. Shares are of frames, speeds in pixels a frame."""
+    """One clip, or one segment of a video, against its prompt. All but `_px`, pixels a frame, are shares of frames, 0 to 1."""
 
     prompt: str
     one_object: float
@@ -45,13 +47,13 @@ class Measures:
 
     @property
     def all_right(self) -> bool:
-        """One object throughout that looks as asked in most frames and never jumps."""
+        """Whether one object is there throughout, looks as the prompt says in most frames, and never jumps."""
         looks = min(self.colour, self.shape, self.background) > 0.5
         return self.one_object >= ONE_OBJECT_SHARE and looks and self.longest_step_px <= LONGEST_STEP_PX
 
 
 def connected_labels(mask: np.ndarray) -> np.ndarray:
-    """(frames, h, w) bool -> int labels, 0 outside; pixels that touch by a side share one label within a frame."""
+    """Labels a mask (frames, h, w) bool: int, 0 outside; pixels with a common side get one label within a frame."""
     labels = np.where(mask, np.arange(1, mask[0].size + 1).reshape(mask[0].shape), 0)
     while True:
         padded = np.pad(labels, ((0, 0), (1, 1), (1, 1)))
@@ -63,12 +65,12 @@ def connected_labels(mask: np.ndarray) -> np.ndarray:
 
 
 def chroma(video: np.ndarray) -> np.ndarray:
-    """(frames, h, w) in 0..1."""
+    """Computes the chroma of each pixel, (frames, h, w) in 0..1."""
     return video.max(axis=-1) - video.min(axis=-1)
 
 
 def largest_objects(video: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How many objects each frame has, (frames,), and the coverage (frames, h, w) of its largest, in 0..1."""
+    """Counts the objects of each frame, (frames,); also the coverage (frames, h, w) of its largest, in 0..1."""
     colourful = chroma(video)
     labels = connected_labels(colourful > OBJECT_CHROMA)
     counts, coverage = np.zeros(len(video), dtype=int), np.zeros(colourful.shape, dtype=np.float32)
@@ -82,14 +84,14 @@ def largest_objects(video: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def grown(mask: np.ndarray) -> np.ndarray:
-    """The mask (h, w) and the pixels around it, where an antialiased edge ends."""
+    """Grows a mask (h, w) by a pixel on each side, where an antialiased edge ends."""
     padded = np.pad(mask, 1)
     height, width = mask.shape
     return np.max([padded[y : y + height, x : x + width] for y in range(3) for x in range(3)], axis=0)
 
 
 def centroids(coverage: np.ndarray) -> np.ndarray:
-    """(frames, 2), x and y in pixels; NaN where there is no object."""
+    """Computes the object's centre, (frames, 2), x and y in pixels; NaN where there is no object."""
     total = coverage.sum(axis=(1, 2))
     y, x = np.indices(coverage.shape[1:]) + 0.5
     sums = [(coverage * axis).sum(axis=(1, 2)) for axis in (x, y)]
@@ -97,7 +99,7 @@ def centroids(coverage: np.ndarray) -> np.ndarray:
 
 
 def looks_square(coverage: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """(frames,) bool, by the mixed fourth moment."""
+    """Tells squares from discs by the mixed fourth moment, (frames,) bool."""
     y, x = np.indices(coverage.shape[1:]) + 0.5
     dx2 = (x[None] - centres[:, 0, None, None]) ** 2
     dy2 = (y[None] - centres[:, 1, None, None]) ** 2
@@ -108,7 +110,7 @@ def looks_square(coverage: np.ndarray, centres: np.ndarray) -> np.ndarray:
 
 
 def right_colour(video: np.ndarray, coverage: np.ndarray, colour: str) -> np.ndarray:
-    """(frames,) bool: the object's mean colour is nearest to `colour` of the palette, and near it."""
+    """Checks that the object's mean colour is nearest to `colour` of the palette, and near it: (frames,) bool."""
     names, palette = list(demo.COLOURS), np.array(list(demo.COLOURS.values())) / 255
     core = (coverage > 0.8)[..., None]
     mean = (video * core).sum(axis=(1, 2)) / np.maximum(core.sum(axis=(1, 2)), 1)
@@ -117,7 +119,7 @@ def right_colour(video: np.ndarray, coverage: np.ndarray, colour: str) -> np.nda
 
 
 def right_background(video: np.ndarray, background: str) -> np.ndarray:
-    """(frames,) bool: the pixels without object are nearest to `background`, and near it."""
+    """Checks that the pixels without object are nearest to `background`, and near it: (frames,) bool."""
     names = list(demo.BACKGROUNDS)
     images = [demo.background_image(name, video.shape[1]).permute(1, 2, 0).numpy() for name in names]
     outside = (chroma(video) < 0.1)[..., None]
@@ -127,7 +129,7 @@ def right_background(video: np.ndarray, background: str) -> np.ndarray:
 
 
 def bounces(centres: np.ndarray, half_size_px: float, size: int) -> np.ndarray:
-    """(frames - 1, 2) bool: steps that a bounce shortens, per axis: the direction changes next to a wall."""
+    """Finds steps that a bounce shortens, per axis, (frames - 1, 2) bool: the direction changes next to a wall."""
     steps = np.diff(centres, axis=0)
     at_wall = (centres < half_size_px + WALL_ZONE_PX) | (centres > size - half_size_px - WALL_ZONE_PX)
     near = at_wall[:-1] | at_wall[1:]
@@ -137,7 +139,7 @@ def bounces(centres: np.ndarray, half_size_px: float, size: int) -> np.ndarray:
 
 
 def speeds(centres: np.ndarray, half_size_px: float, size: int = demo.FRAME_SIZE_PX) -> tuple[float, float, float]:
-    """Speed, its mean error and the longest step, pixels a frame.
+    """Computes speed, its mean error and the longest step, in pixels a frame; NaN for a clip of under two steps.
 
     Between bounces an object keeps |dx| and |dy|; the error is their mean absolute distance from their medians.
     """
@@ -153,7 +155,7 @@ def speeds(centres: np.ndarray, half_size_px: float, size: int = demo.FRAME_SIZE
 
 
 def measure(video: np.ndarray, prompt: str) -> Measures:
-    """All measures of one clip; video (frames, 32, 32, 3) float in 0..1."""
+    """Computes the Measures of one clip, (frames, 32, 32, 3) float in 0..1. Raises ValueError as `parse_prompt` does."""
     scene = demo.parse_prompt(prompt)
     counts, coverage = largest_objects(video)
     centres, seen = centroids(coverage), counts > 0
@@ -172,13 +174,13 @@ def measure(video: np.ndarray, prompt: str) -> Measures:
 
 
 def measure_segments(video: np.ndarray, prompt: str, segment_frames: int = 81) -> list[Measures]:
-    """The measures of consecutive segments, so that a long video's end can be compared with its start."""
+    """Measures consecutive segments, so that a long video's end can be compared with its start."""
     starts = range(0, max(1, len(video) - segment_frames // 2), segment_frames)
     return [measure(video[start : start + segment_frames], prompt) for start in starts]
 
 
 def summary(measured: list[Measures]) -> dict[str, float]:
-    """Accuracies are shares of clips that are right in most frames; the rest are means over clips."""
+    """Averages over clips; an accuracy is the share of clips that are right in most frames."""
 
     values = {
         "all_right": [m.all_right for m in measured],
@@ -193,14 +195,14 @@ def summary(measured: list[Measures]) -> dict[str, float]:
 
 
 def table(rows: list[dict], names: list[str]) -> str:
-    """One line per measure, one column per row; numbers with three decimals."""
+    """Formats one line per measure and one column per row; numbers with three decimals."""
     lines = [" " * 22 + "".join(f"{name:>16}" for name in names)]
     lines += [f"{key:<22}" + "".join(f"{row[key]:>16.3f}" for row in rows) for key in rows[0]]
     return "\n".join(lines)
 
 
 def read_video(path: Path) -> np.ndarray:
-    """(frames, 32, 32, 3) float32 in 0..1; larger frames are averaged down."""
+    """Reads a video file as (frames, 32, 32, 3) float32 in 0..1; averages larger frames. Raises as `to_demo_size`."""
     import av
 
     with av.open(str(path)) as container:
@@ -209,7 +211,7 @@ def read_video(path: Path) -> np.ndarray:
 
 
 def to_demo_size(video: np.ndarray) -> np.ndarray:
-    """Averages whole blocks of pixels so that the frames are FRAME_SIZE_PX wide and high."""
+    """Averages squares of pixels to FRAME_SIZE_PX a side; raises ValueError where that does not divide the side."""
     frames, height, width, _ = video.shape
     size = demo.FRAME_SIZE_PX
     if height != width or height % size:
@@ -219,7 +221,7 @@ def to_demo_size(video: np.ndarray) -> np.ndarray:
 
 
 def generate(pipeline, prompts: list[str], args: argparse.Namespace, batch: int = 10) -> list[np.ndarray]:
-    """Videos of a stock WanPipeline; prompt i is drawn with seed args.seed + i, whatever the batch."""
+    """Makes videos with a stock WanPipeline; prompt i has seed args.seed + i, whatever the batch."""
     videos = []
     for first in range(0, len(prompts), batch):
         chosen = prompts[first : first + batch]
@@ -276,6 +278,7 @@ def video_command(args: argparse.Namespace) -> dict:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Runs the command in `arguments`, by default the process's own."""
     parser = argparse.ArgumentParser(prog="python -m xdualparal.demo.quality", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(required=True)
     model = commands.add_parser("model", help="generate with a stock WanPipeline, measure, and measure the VAE")

@@ -1,7 +1,9 @@
-"""What a clip of the demo model shows: its words, its pictures and its fifty evaluation prompts.
+"""Draws the clips that the demo model was trained on; their prompts, and the evaluation prompts.
+
+Knows: scenes and motion. Must not know: models, parallelism.
 
 A clip is one coloured circle or square that moves in a straight line at a constant speed on a plain background and
-bounces off the walls. Nothing here knows of models or of parallelism.
+bounces off the walls.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ ARTICLES = {"dark": "a dark", "grey": "a grey", "light": "a light", "striped": "
 
 @dataclass(frozen=True)
 class Scene:
-    """What the words of a prompt fix; position, direction and speed are free."""
+    """What a prompt determines; position, direction and speed are random."""
 
     shape: str
     colour: str
@@ -51,7 +53,10 @@ class Scene:
 
 
 def parse_prompt(prompt: str) -> Scene:
-    """The scene that `prompt` describes; the inverse of `Scene.prompt`, forgiving about the other words."""
+    """Returns the scene that `prompt` describes: the inverse of `Scene.prompt`. Ignores words that it does not know.
+
+    Raises ValueError for a prompt that does not name exactly one shape, colour and background.
+    """
     words = re.findall(r"[a-z]+", prompt.lower())
     found = {}
     for part, known in (("shape", SHAPES), ("colour", tuple(COLOURS)), ("background", tuple(BACKGROUNDS))):
@@ -63,7 +68,7 @@ def parse_prompt(prompt: str) -> Scene:
 
 
 def all_scenes() -> list[Scene]:
-    """All 48 combinations, in a fixed order."""
+    """Returns all 48 combinations, in a fixed order."""
     return [Scene(s, c, b) for s in SHAPES for c in COLOURS for b in BACKGROUNDS]
 
 
@@ -79,18 +84,19 @@ HELD_OUT = (
 
 
 def training_scenes() -> list[Scene]:
+    """Returns all scenes but the held-out ones."""
     return [scene for scene in all_scenes() if scene not in HELD_OUT]
 
 
 def evaluation_scenes(count: int = 50) -> list[Scene]:
-    """`count` scenes: the held-out ones first, then the others spread evenly, starting over when all are used."""
+    """Returns `count` scenes: the held-out ones first, then the others spread evenly, repeated when all are used."""
     others = training_scenes()
     order = list(HELD_OUT) + [others[(i * 5) % len(others)] for i in range(len(others))]
     return [order[i % len(order)] for i in range(count)]
 
 
 def vocabulary() -> list[str]:
-    """Every word that a prompt can have, sorted."""
+    """Returns every word that a prompt can have, sorted."""
     return sorted({word for scene in all_scenes() for word in scene.prompt.split()})
 
 
@@ -106,7 +112,7 @@ class Motion:
 
 
 def random_motion(batch: int, generator: torch.Generator, size: int = FRAME_SIZE_PX) -> Motion:
-    """Uniform positions inside the walls, uniform directions, speeds uniform in SPEED_RANGE_PX."""
+    """Draws uniform positions inside the walls, uniform directions, speeds uniform in SPEED_RANGE_PX."""
     low, high = CIRCLE_RADIUS_PX, size - CIRCLE_RADIUS_PX  # a square's centre could go half a pixel further
     start = low + (high - low) * torch.rand(batch, 2, generator=generator)
     angle = 2 * torch.pi * torch.rand(batch, generator=generator)
@@ -116,7 +122,7 @@ def random_motion(batch: int, generator: torch.Generator, size: int = FRAME_SIZE
 
 
 def trajectory(motion: Motion, half_size_px: torch.Tensor, num_frames: int, size: int = FRAME_SIZE_PX) -> torch.Tensor:
-    """Centres (batch, num_frames, 2) in pixels, x and y: straight lines folded back at the walls.
+    """Computes centres (batch, num_frames, 2) in pixels, x and y: straight lines reflected at the walls.
 
     half_size_px: (batch,) half the object's extent; the centre stays that far from each wall.
     """
@@ -128,19 +134,21 @@ def trajectory(motion: Motion, half_size_px: torch.Tensor, num_frames: int, size
 
 
 def half_sizes(scenes: list[Scene]) -> torch.Tensor:
-    """(len(scenes),) float32, pixels."""
+    """Returns half of each object's extent, (len(scenes),) float32, pixels."""
     return torch.tensor([CIRCLE_RADIUS_PX if s.shape == "circle" else SQUARE_HALF_PX for s in scenes])
 
 
 def background_image(name: str, size: int = FRAME_SIZE_PX) -> torch.Tensor:
-    """(3, size, size) float32 in 0..1; the stripes are horizontal."""
+    """Draws a background, (3, size, size) float32 in 0..1; the stripes are horizontal."""
     greys = torch.tensor(BACKGROUNDS[name], dtype=torch.float32) / 255
     row = (torch.arange(size) // STRIPE_WIDTH_PX) % len(greys)
     return greys[row].T[:, :, None].expand(3, size, size).clone()
 
 
 def object_coverage(scenes: list[Scene], centres_px: torch.Tensor, size: int = FRAME_SIZE_PX) -> torch.Tensor:
-    """Share of each pixel that the object covers, (batch, frames, size, size) float32 in 0..1, edges antialiased.
+    """Computes the share of each pixel that the object covers, (batch, frames, size, size) float32 in 0..1.
+
+    Edges are antialiased.
 
     centres_px: (batch, frames, 2), x and y; pixel i spans i..i+1.
     """
@@ -157,7 +165,7 @@ def object_coverage(scenes: list[Scene], centres_px: torch.Tensor, size: int = F
 def render(
     scenes: list[Scene], centres_px: torch.Tensor, size: int = FRAME_SIZE_PX
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Clips (batch, 3, frames, size, size) float32 in -1..1 and coverage (batch, 1, frames, size, size) in 0..1."""
+    """Draws clips (batch, 3, frames, size, size) float32 in -1..1; coverage is (batch, 1, frames, size, size) in 0..1."""
     coverage = object_coverage(scenes, centres_px, size)[:, None]
     colour = torch.tensor([COLOURS[s.colour] for s in scenes], dtype=torch.float32)[:, :, None, None, None] / 255
     behind = torch.stack([background_image(s.background, size) for s in scenes])[:, :, None]
@@ -167,12 +175,12 @@ def render(
 def make_clips(
     scenes: list[Scene], num_frames: int, generator: torch.Generator, size: int = FRAME_SIZE_PX
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Clips of `scenes` with random motion: what `render` returns. Equal generators give equal clips."""
+    """Draws clips of `scenes` with random motion, as `render` returns them. Equal generators give equal clips."""
     motion = random_motion(len(scenes), generator, size)
     return render(scenes, trajectory(motion, half_sizes(scenes), num_frames, size), size)
 
 
 def random_scenes(batch: int, generator: torch.Generator, choices: list[Scene] | None = None) -> list[Scene]:
-    """`batch` scenes drawn from `choices`, by default the training ones."""
+    """Draws `batch` scenes from `choices`, by default the training ones."""
     choices = training_scenes() if choices is None else choices
     return [choices[i] for i in torch.randint(len(choices), (batch,), generator=generator).tolist()]

@@ -1,7 +1,7 @@
-"""Latents to frames, block after block.
+"""Decodes the latents of Wan's VAE piece by piece.
 
-Knows: Wan's causal VAE, what it remembers from one latent frame to the next, how far back that reaches, and how its
-frames are cut into tiles. Must not know: blocks in flight, files, processes.
+Knows: Wan's causal VAE, its feature cache, how many latent frames back that reaches, and its tiles. Must not know:
+blocks in flight, files, processes.
 Facts are from diffusers 0.42.1, models/autoencoders/autoencoder_kl_wan.py.
 """
 
@@ -12,14 +12,13 @@ import torch
 
 
 class StreamingDecoder:
-    """Decodes a video's latents piece by piece, to the same frames as decoding them at once, in tiles where
-    ``AutoencoderKLWan._decode`` does so.
+    """Decodes a video's latents piece by piece, to the same bits as ``vae.decode`` of all of them.
 
-    The VAE is causal: each causal convolution of its decoder remembers the last two frames that came in.
-    ``AutoencoderKLWan.decode`` has one memory, cleared for each video and each tile; this keeps one for each tile
-    from piece to piece, of constant size. So tiles save less than there: the default VAE remembers 9458 bytes per
-    pixel of a frame in float32 (measured, 64 x 64 pixels), and for up to (256 / 192)**2 = 1.8 times the pixels where
-    tiles overlap.
+    It uses tiles where ``AutoencoderKLWan._decode`` does. The VAE is causal: each causal convolution of its decoder
+    caches its last two input frames. ``AutoencoderKLWan.decode`` has one cache, cleared for each video and each tile;
+    this keeps one for each tile from piece to piece, of constant size. So tiles save less memory than there: the default
+    VAE caches 9458 bytes per pixel of a frame in float32 (measured, 64 x 64 pixels), for up to (256 / 192)**2 = 1.8
+    times the pixels where tiles overlap.
     """
 
     def __init__(self, vae):
@@ -29,9 +28,9 @@ class StreamingDecoder:
 
     @torch.no_grad()
     def decode(self, latents):
-        """The frames of the next latent frames.
+        """Decodes the next latent frames of the video.
 
-        ``latents``: (1, channels, latent frames, height, width), as the transformer leaves them. Returns
+        ``latents``: (1, channels, latent frames, height, width), as the transformer predicts them. Returns
         (1, 3, frames, height, width) in -1..1, the VAE's dtype: 1 frame for the video's first latent frame, 4 for
         each other one.
         """
@@ -45,11 +44,11 @@ class StreamingDecoder:
 
     @torch.no_grad()
     def warm_up(self, latents):
-        """Goes on in the middle of a video: what is decoded next is, to the bit, as if all before had been decoded.
+        """Fills the cache, to resume a video: ``decode`` then gives the same bits as after decoding all before.
 
-        ``latents``: the video's last latent frames so far, as for ``decode``, which get the next ones: at least
-        ``memory_latents(vae)``, or all that there are. Takes as long as decoding them. Raises ValueError where this
-        decoder remembers a video already.
+        ``latents``: the last latent frames before those that ``decode`` gets next, in its form: at least
+        ``memory_latents(vae)``, or all that there are. Takes as long as decoding them. Raises ValueError for a decoder
+        that is in the middle of a video.
         """
         if self._memories:
             raise ValueError("this decoder is in the middle of a video: warm up a new one, or close it first")
@@ -58,7 +57,7 @@ class StreamingDecoder:
             self._decode_tiles(unnormalised(self._vae, latents[:, :, n:n + 1]), *cuts)
 
     def _decode_tiles(self, latents, down, right):
-        """Rows of tiles' frames, not yet blended."""
+        """Decodes each tile; returns rows of tiles' frames, not yet blended."""
         height, width = latents.shape[-2:]
         return [
             [
@@ -74,19 +73,18 @@ class StreamingDecoder:
     def _decode_one(self, place, latent):
         is_first = place not in self._memories
         memory = self._memories.setdefault(place, [None] * self._vae._conv_num)
-        # One by one, so that pieces' lengths never show: on a CPU, several at once are rounded differently at some
+        # One by one, so that the bits do not depend on the pieces: on a CPU, several at once are rounded differently at some
         # sizes (measured in float32: 2 x 2 latents, and 44 x 80 of 48 channels; not 44 x 80 of 16).
         latent = self._vae.post_quant_conv(latent)
         return self._vae.decoder(latent, feat_cache=memory, feat_idx=[0], first_chunk=is_first)
 
     def close(self):
-        """Drops what is remembered of the video; the next latents are a new one's first."""
+        """Drops the cache; the next latents are the first ones of another video."""
         self._memories.clear()
 
 
 def memory_latents(vae):
-    """How many latent frames ``vae``'s decoder looks back: after so many, nothing of what it remembers depends on
-    earlier ones, nor on having started there.
+    """Returns how many latent frames ``vae``'s decoder looks back: its cache depends on no earlier ones.
 
     Each causal convolution looks back its kernel's length less one, in frames of its input; a ``time_conv``
     (WanResample) makes several frames of one thereafter. Their order among the modules is that of the data. A start
@@ -104,8 +102,10 @@ def memory_latents(vae):
 
 class _Cut(NamedTuple):
     """How height or width is cut into tiles. ``size`` of a tile and ``stride`` from one to the next: in latents.
-    ``blend``, how far a tile fades in, ``kept`` of each and ``total`` of all joined, None for all: in the decoder's
-    pixels, which unpatchify multiplies."""
+
+    In pixels of the decoder's output, before unpatchify: ``blend``, over which a tile is blended with the one before,
+    ``kept`` of each tile and ``total`` of all joined; None: all.
+    """
 
     size: int
     stride: int
@@ -115,7 +115,7 @@ class _Cut(NamedTuple):
 
 
 def _cuts(vae, height, width):
-    """The cuts of (height, width) latents, as AutoencoderKLWan._decode decides."""
+    """Returns the cuts of (height, width) latents, as AutoencoderKLWan._decode makes them."""
     down = _cut(vae, height, vae.tile_sample_min_height, vae.tile_sample_stride_height)
     right = _cut(vae, width, vae.tile_sample_min_width, vae.tile_sample_stride_width)
     if vae.use_tiling and (height > down.size or width > right.size):
@@ -124,14 +124,14 @@ def _cuts(vae, height, width):
 
 
 def _cut(vae, length, size, stride):
-    """``length`` latents in tiles of ``size`` pixels, ``stride`` apart, as AutoencoderKLWan.tiled_decode does."""
+    """Cuts ``length`` latents into tiles of ``size`` pixels, ``stride`` apart, as AutoencoderKLWan.tiled_decode does."""
     scale, patch = vae.spatial_compression_ratio, vae.config.patch_size or 1
     kept = stride // patch
     return _Cut(size // scale, stride // scale, size // patch - kept, kept, length * scale // patch)
 
 
 def _joined(vae, rows, down, right):
-    """One (1, channels, frames, height, width) of rows of tiles, which are changed: ``vae`` blends in place."""
+    """Joins rows of tiles to (1, channels, frames, height, width). Changes the tiles: ``vae`` blends in place."""
     for above, row in zip([None] + rows, rows):
         for n, tile in enumerate(row):
             if above is not None:
@@ -143,17 +143,19 @@ def _joined(vae, rows, down, right):
 
 
 def unnormalised(vae, latents):
-    """Latents as the transformer leaves them, (1, channels, frames, height, width), to what ``vae`` decodes."""
+    """Scales latents as the transformer predicts them, (1, channels, frames, height, width), to those ``vae`` decodes."""
     latents = latents.to(vae.device, vae.dtype)
     mean, std = (
         torch.tensor(values).view(1, -1, 1, 1, 1).to(latents)
         for values in (vae.config.latents_mean, vae.config.latents_std)
     )
-    return latents / (1.0 / std) + mean  # in the ordinary pipeline's form, to the bit
+    return latents / (1.0 / std) + mean  # in this form, for the same bits as the ordinary pipeline
 
 
 @torch.no_grad()
 def decode_at_once(vae, latents):
-    """All frames of a video's latents, as StreamingDecoder.decode, through ``vae.decode``, which xDiT's parallel VAE
-    changes; its memory grows with the video's length."""
+    """Decodes all of a video's latents, to the frames that StreamingDecoder gives, in one call of ``vae.decode``.
+
+    xDiT's parallel VAE replaces that. Its memory grows with the video's length.
+    """
     return vae.decode(unnormalised(vae, latents), return_dict=False)[0]

@@ -1,10 +1,10 @@
-"""Finished latents on disk, block after block, so that a video can be decoded again without denoising it again.
+"""Writes finished latents to a file, block by block, so that a video can be decoded again without denoising it again.
 
-Knows: the file's form. Must not know: how latents are made or decoded.
+Knows: the file's format. Must not know: how latents are made or decoded.
 
-The file is one safetensors text after another, one a block, so it is whole up to its last finished block at every moment.
-A text begins with 8 bytes, the length of its JSON header, little endian, and the header says where the data ends
-(safetensors' own format description).
+The file is a sequence of safetensors records, one per block, so it is valid up to its last finished block at every
+moment. A record begins with 8 bytes, the length of its JSON header, little endian, and the header says where the data
+ends (safetensors' own format description).
 """
 
 import json
@@ -19,13 +19,14 @@ _NAME = "latents"
 class LatentsFile:
     """Writes ``path``, a block at a time. A context manager.
 
-    ``facts``: what whoever decodes it must know, a dict of strings; stored with each block. ``blocks_kept``: how many
-    blocks of what is in the file already stay. Raises ValueError when it has fewer.
+    ``facts``: what decoding needs, a dict of strings, stored with each block; "run" tells one run's blocks from
+    another's. ``blocks_kept``: how many blocks of an existing file stay. Raises ValueError when it has fewer of this
+    run, OSError when it cannot be opened.
     """
 
     def __init__(self, path, facts, blocks_kept=0):
         self._facts = facts
-        ends = [end for _, end in _texts(path, facts.get("run"))] if blocks_kept else []
+        ends = [end for _, end in _records(path, facts.get("run"))] if blocks_kept else []
         if len(ends) < blocks_kept:
             raise ValueError(
                 f"{path} has {len(ends)} blocks of this run and the checkpoint goes on after {blocks_kept}: put the file "
@@ -42,31 +43,34 @@ class LatentsFile:
         self._file.close()
 
     def append(self, block, latents):
-        """``latents``: (1, channels, frames, height, width), the own ones of ``block``."""
+        """Appends ``latents``, the own ones of ``block``: (1, channels, frames, height, width), any device.
+
+        Raises OSError when there is no space.
+        """
         tensors = {_NAME: latents.detach().cpu().contiguous()}
         self._file.write(save(tensors, metadata={**self._facts, "block": str(block)}))
         self._file.flush()
 
 
 def read_latents(path):
-    """Yields (facts, latents) of each block in the file at ``path``; one that was not written to its end is left out.
+    """Yields (facts, latents) of each block in the file at ``path``; leaves out a block that is not whole.
 
-    Raises ValueError when there is none, OSError when there is no file.
+    Raises ValueError when there is no whole block, OSError when there is no file.
     """
     open(path, "rb").close()
     empty = True
-    for start, end in _texts(path):
+    for start, end in _records(path):
         with open(path, "rb") as file:
             file.seek(start)
-            text = file.read(end - start)
-        yield _header(text)["__metadata__"], load(text)[_NAME]
+            record = file.read(end - start)
+        yield _header(record)["__metadata__"], load(record)[_NAME]
         empty = False
     if empty:
         raise ValueError(f"{path} has no finished block: give a file that --dualparal_latents_out wrote")
 
 
-def _texts(path, run=None):
-    """(start, end) of each whole text in the file; only those of ``run``, where that is given."""
+def _records(path, run=None):
+    """Yields (start, end), in bytes, of each whole record in the file; where ``run`` is given, up to another run's."""
     size, start = Path(path).stat().st_size if Path(path).exists() else 0, 0
     while start + 8 <= size:
         with open(path, "rb") as file:
@@ -87,9 +91,9 @@ def _texts(path, run=None):
         start = end
 
 
-def _header(text):
-    length = struct.unpack("<Q", text[:8])[0]
+def _header(record):
+    length = struct.unpack("<Q", record[:8])[0]
     try:
-        return json.loads(text[8:8 + length])
+        return json.loads(record[8:8 + length])
     except ValueError:
         raise ValueError("this is no file of latents: give one that --dualparal_latents_out wrote") from None

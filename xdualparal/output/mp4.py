@@ -81,7 +81,9 @@ class VideoWriter:
             self._size = self._size or frames.shape[1:3]
             if frames.shape[1:3] != self._size:
                 sizes = ["{1} x {0}".format(*size) for size in (frames.shape[1:3], self._size)]
-                raise ValueError(f"these frames are {sizes[0]} pixels and those in {self.path} {sizes[1]}: write another file")
+                raise ValueError(
+                    f"these frames are {sizes[0]} pixels and those in {self.path} {sizes[1]}: write another file"
+                )
             with self._segment() as container:
                 self._encode(frames, container)
             if not self.frames_written:
@@ -105,7 +107,9 @@ class VideoWriter:
         memory.seek(0)
         with av.open(memory) as source:
             here = _encoding(source)
-        differences = [f"{name} is {old} there and {new} here" for name, old, new in zip(here._fields, there, here) if old != new]
+        differences = [
+            f"{name} is {old} there and {new} here" for name, old, new in zip(here._fields, there, here) if old != new
+        ]
         if differences:
             raise ValueError(
                 f"{self.path} has frames of another encoding, which new ones cannot follow ({differences[0]}): give the "
