@@ -44,7 +44,7 @@ def parts_and_whole(transformer):
 
     before = whole()
     [conditioning], projected = family.condition(transformer, [timestep], text)
-    text_kv = family.hold_text(transformer.blocks, projected)
+    text_kv = family.project_text(transformer.blocks, projected)
     hidden, rotary = family.embed(transformer, latents), family.rotary(transformer, 0, (5, 2, 2))
     for block in transformer.blocks:
         hidden = family.layer(block, hidden, projected, conditioning, rotary)

@@ -53,4 +53,4 @@ def test_it_makes_a_model_that_is_watched():
     args = TINY | {"dualparal_degree": 1, "dualparal_block_latents": 6}
     make = DualParalPlugin().select_model("tiny-wan", args)
     assert issubclass(make.func.__self__, DualParalWanModel)
-    assert make.keywords["config"].block_latents == 6 and make.keywords["watch"].rank == int(os.environ["RANK"])
+    assert make.keywords["config"].block_latents == 6 and make.keywords["watchdog"].rank == int(os.environ["RANK"])

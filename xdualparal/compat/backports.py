@@ -2,7 +2,7 @@
 that has it.
 
 Knows: xfuser's classes, before and after the patches. Must not know: DualParal. The CPU platform, which must be there
-before xfuser is imported, is xdit/host.py's.
+before xfuser is imported, is compat/host.py's.
 """
 
 import os

@@ -47,7 +47,7 @@ class StageRun:
         self._branches = text.shape[0]
         self.dtype = stage.transformer.dtype  # what travels between stages has the transformer's
         self._conditioning, self._text = self._family.condition(self._transformer, timesteps, text)
-        self._held_text = self._family.hold_text(self._transformer.blocks, self._text)
+        self._text_kv = self._family.project_text(self._transformer.blocks, self._text)
         self.context = ContextStore(stage.attentions, shard.frame_tokens, get_ulysses_parallel_world_size())
 
     def hidden_shape(self, spec, branch):
@@ -85,7 +85,7 @@ class StageRun:
     def _one_branch(self, spec, branch, hidden, rotary):
         [step] = spec.steps
         conditioning = self._conditioning[step]
-        self._held_text.use(branch)
+        self._text_kv.use(branch)
         with self.context.during(spec, branch):
             for block in self._transformer.blocks:
                 hidden = self._family.layer(block, hidden, self._text[branch:branch + 1], conditioning, rotary)
@@ -98,4 +98,4 @@ class StageRun:
 
     def end(self):
         """Gives the transformer back as it was before the run."""
-        self._held_text.restore()
+        self._text_kv.restore()

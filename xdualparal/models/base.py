@@ -86,7 +86,7 @@ class Family(Protocol):
         Conditioning of each step, and the projected text, (branches, length, dim).
         """
 
-    def hold_text(self, blocks, text):
+    def project_text(self, blocks, text):
         """Projects ``text``, (branches, length, dim), to the K/V of the cross-attention of ``blocks`` once.
 
         Returns an object with ``use(branch)``, which selects the branch by its index, and ``restore()``, which puts

@@ -176,7 +176,7 @@ class WanFamily:
             steps.append(Conditioning(head, blocks.unflatten(1, (6, -1))))
         return steps, torch.cat([embedder.text_embedder(one) for one in text.split(1)])
 
-    def hold_text(self, blocks, text):
+    def project_text(self, blocks, text):
         """Returns a TextKV."""
         return TextKV(blocks, text)
 

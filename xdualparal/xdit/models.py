@@ -71,7 +71,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
     def _customize_settings(self, config):
         super()._customize_settings(config)
         if (config.ring_degree or 1) > 1 and not torch.accelerator.is_available():
-            # On the CPU only this one returns the log-sum-exp that ring attention needs, see host.py.
+            # On the CPU only this one returns the log-sum-exp that ring attention needs, see compat/host.py.
             self.settings.default_attention_backend = "SDPA_FLASH"
 
     def preprocess_args(self, input_args):
