@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A 10,001-frame video with the demo model on two processes, far past the 4,093 frames of the model's table of positions, and
-# whether its last blocks are as good as its first. It can be stopped and gone on with. More flags can follow.
+# whether its last blocks are as good as its first. It can be stopped and resumed. More flags can follow.
 set -euo pipefail
 
 out="${OUT:-results/long}"

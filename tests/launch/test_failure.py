@@ -216,4 +216,4 @@ def test_latents_that_were_not_kept_from_the_start_cannot_be_kept(tmp_path):
     with Started(tmp_path / "run", "--dualparal_latents_out", str(tmp_path / "latents")) as run:
         assert run.ended() == 2, run.output()
     [line] = [line for line in run.output().splitlines() if "error" in line]
-    assert re.search("has 0 blocks of this run and the checkpoint goes on after [1-9]", line)
+    assert re.search("has 0 blocks of this run and the checkpoint continues after [1-9]", line)

@@ -46,14 +46,14 @@ def test_going_on_keeps_what_is_there(tmp_path):
 
 def test_blocks_that_are_missing_are_asked_for(tmp_path):
     write(tmp_path / "a", BLOCKS[:1])
-    with pytest.raises(ValueError, match="has 1 blocks of this run and the checkpoint goes on after 2: put the file back"):
+    with pytest.raises(ValueError, match="has 1 blocks of this run and the checkpoint continues after 2: put the file back"):
         LatentsFile(tmp_path / "a", {}, 2)
 
 
 def test_blocks_of_another_run_do_not_count(tmp_path):
     with LatentsFile(tmp_path / "a", {"run": "one"}) as file:
         file.append(0, BLOCKS[0])
-    with pytest.raises(ValueError, match="has 0 blocks of this run and the checkpoint goes on after 1"):
+    with pytest.raises(ValueError, match="has 0 blocks of this run and the checkpoint continues after 1"):
         LatentsFile(tmp_path / "a", {"run": "two"}, 1)
     LatentsFile(tmp_path / "a", {"run": "one"}, 1).__exit__()
 

@@ -1,4 +1,4 @@
-"""The state of a run on disk, from which it can go on.
+"""The state of a run on disk, from which it can be resumed.
 
 Knows: files, and how to replace them so that one whole state is always there. Must not know: what the state means.
 """
@@ -25,8 +25,9 @@ _FORMAT = 2
 class Checkpoint:
     """The latest saved state of one run, in ``folder``.
 
-    ``spec``: the run's RunSpec, which must be the same when it is resumed. A state is a dict of plain values and tensors. Saving happens in a thread; a state that comes while one is still being saved is left out.
-    One that cannot be saved is warned of: the one before it stays.
+    ``spec``: the run's RunSpec, which must be the same when it is resumed. A state is a dict of plain values and tensors.
+    Saving happens in a thread; a state that comes while one is still being saved is left out. One that cannot be saved is
+    warned of, and the one before it stays.
     """
 
     def __init__(self, folder, spec):
@@ -45,7 +46,7 @@ class Checkpoint:
         return torch.load(BytesIO(_checked_bytes(self._folder, manifest)), weights_only=True)
 
     def is_of_a_finished_run(self):
-        """Whether this very run left word that it was finished. Raises ValueError as ``load`` does."""
+        """Whether the folder says that this very run was finished. Raises ValueError as ``load`` does."""
         manifest = read_manifest(self._folder)
         return manifest is not None and is_finished(manifest) and not _spec_of(manifest).differences(self._spec)
 
@@ -66,7 +67,7 @@ class Checkpoint:
                 raise self._error
 
     def end(self):
-        """Leaves word that the run is finished, in place of the state; if it cannot be written, nothing is left."""
+        """Writes that the run is finished, in place of the state; if it cannot be written, nothing is left."""
         if self._saving is not None:
             self._saving.join()
         try:

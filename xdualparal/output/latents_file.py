@@ -29,7 +29,7 @@ class LatentsFile:
         ends = [end for _, end in _records(path, facts.get("run"))] if blocks_kept else []
         if len(ends) < blocks_kept:
             raise ValueError(
-                f"{path} has {len(ends)} blocks of this run and the checkpoint goes on after {blocks_kept}: put the file "
+                f"{path} has {len(ends)} blocks of this run and the checkpoint continues after {blocks_kept}: put the file "
                 "back, leave --dualparal_latents_out out, or delete the checkpoint to start anew"
             )
         self._file = open(path, "r+b" if blocks_kept else "wb")

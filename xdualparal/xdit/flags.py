@@ -65,7 +65,7 @@ def _two_numbers(text):
 _whole_numbers.__name__, _two_numbers.__name__ = "list of whole numbers", "pair of numbers"
 _FLAG_TYPES = {  # a field's type: how a flag's text becomes one, and what the help calls it
     int: (int, "N"),
-    str: (str, "WORD"),
+    str: (str, "PLACE"),
     float | None: (float, "S"),
     str | None: (str, "PATH"),
     tuple[float, float]: (_two_numbers, "A,B"),
