@@ -106,6 +106,11 @@ def test_refused_by_the_configs(name):
     assert [part.split(" is ")[0] for part in str(error.value).split("(")[1].split(")")[0].split("; ")][:len(named)] == named
 
 
+def test_a_folder_of_something_else_is_refused():
+    with pytest.raises(ValueError, match=r"the pipeline is FluxPipeline.*transformer is None"):
+        WanFamily.check_configs(dict(_class_name="FluxPipeline"), *wan21()[1:])
+
+
 def test_supported_by_the_configs():
     WanFamily.check_configs(*wan21())
     WanFamily.check_configs(*read_configs(TINY_WAN))

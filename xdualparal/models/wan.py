@@ -89,7 +89,7 @@ class WanFamily:
 
     @staticmethod
     def classes():
-        """diffusers' text-to-video pipeline of Wan and its parts."""
+        """Returns diffusers' text-to-video pipeline of Wan and the classes of its parts."""
         from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
 
         return Classes(WanPipeline, WanTransformer3DModel, AutoencoderKLWan)
@@ -236,9 +236,10 @@ def _compared(family, index, transformer, vae):
     Defaults are those of diffusers' classes. A pipeline without VAE makes latents only: nothing of it is compared.
     """
     facts, classes = family.facts, family.classes()
+    first, second, vae_class = (index.get(part, (None, None))[1] for part in ("transformer", "transformer_2", "vae"))
     yield "the pipeline", index.get("_class_name"), classes.pipeline.__name__
-    yield "transformer", index["transformer"][1], classes.transformer.__name__
-    yield "transformer_2", index.get("transformer_2", (None, None))[1], None
+    yield "transformer", first, classes.transformer.__name__
+    yield "transformer_2", second, None
     yield "boundary_ratio", index.get("boundary_ratio"), None
     yield "expand_timesteps", index.get("expand_timesteps", False), False
     for name in ("image_dim", "added_kv_proj_dim", "pos_embed_seq_len"):
@@ -246,8 +247,8 @@ def _compared(family, index, transformer, vae):
     channels = transformer.get("in_channels", 16)
     yield "out_channels", transformer.get("out_channels") or channels, channels
     yield "patch_size", tuple(transformer.get("patch_size", facts.patch)), facts.patch
-    if index["vae"][1] is not None:
-        yield "vae", index["vae"][1], classes.vae.__name__
+    if vae_class is not None:
+        yield "vae", vae_class, classes.vae.__name__
         yield "in_channels", channels, vae.get("z_dim", 16)
         yield "scale_factor_temporal", vae.get("scale_factor_temporal", 4), facts.frames_per_latent
 
