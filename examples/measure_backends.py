@@ -58,7 +58,7 @@ def make_latents(pipeline, size):
         num_inference_steps=STEPS, generator=torch.Generator().manual_seed(2), output_type="latent",
     )
     pipeline.mesh.synchronize()
-    passes = STEPS * pipeline.config.num_blocks(1 + (NUM_FRAMES - 1) // 4)
+    passes = STEPS * pipeline.config.layout.num_blocks(1 + (NUM_FRAMES - 1) // 4)
     return output.frames.float().cpu(), (time.perf_counter() - start) / passes
 
 

@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from xdualparal.plan.schedule import parse_action
+from xdualparal.plan.actions import parse_action
 from xdualparal.plan.simulate import Span, make_trace
 
 

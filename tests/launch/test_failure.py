@@ -146,9 +146,9 @@ def test_when_a_node_fails_the_other_ends(tmp_path, lost):
         with Started(tmp_path / "1", *nodes, "--node_rank", "1", checkpoint=False, num_frames=0) as second:
             second.wait_until(lambda: played(video(tmp_path / "1")) > 0)
             kill(first.workers()[0] if lost == "worker" else first.launcher.pid, signal.SIGKILL)
-            assert first.ended(END_S) == (1 if lost == "worker" else -signal.SIGKILL)
             assert second.ended(END_S) == 1
             if lost == "worker":
+                assert first.ended(END_S) == 1
                 assert "rank 0, " in first.output() and "it was killed by SIGKILL" in first.output()
             assert re.search("error: rank 1, stage 1, .*Connection", second.output())
     assert played(video(tmp_path / "1")) in BLOCK_ENDS

@@ -157,3 +157,20 @@ def test_cores_are_shared_out(monkeypatch, cores, processes, threads):
 def test_a_failure_in_a_line(kind, line):
     failure = dict(rank=3, stage=1, doing="action 1F0.0", kind=kind, cause="OSError:\nno space", time=0, details="")
     assert failure_line(json.loads(json.dumps(failure))) == line
+
+
+@pytest.mark.parametrize("ranks, started", [(8, 8), (9, 1)])
+def test_of_many_the_first_checks_the_command_alone(tmp_path, ranks, started):
+    """It refuses; of few the others have been started by then."""
+    program = f"import os, pathlib, sys, time; pathlib.Path({str(tmp_path)!r}, os.environ['RANK']).touch(); time.sleep(3); sys.exit(2)"
+    code, _, _ = supervised(program, ranks)
+    assert code == 2 and len(list(tmp_path.iterdir())) == started
+
+
+def test_of_many_the_others_follow(tmp_path):
+    program = f"""
+import os, pathlib
+pathlib.Path({str(tmp_path)!r}, os.environ["RANK"]).touch()
+pathlib.Path(os.environ["XDUALPARAL_FOLDER"], "rank" + os.environ["RANK"]).write_text("runs")
+"""
+    assert supervised(program, 9)[0] == 0 and len(list(tmp_path.iterdir())) == 9

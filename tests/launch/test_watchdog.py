@@ -53,7 +53,7 @@ def watchdog(monkeypatch, mailbox):
 
 def pipeline(**meter):
     """A DualParalPipeline as far as a watchdog knows it."""
-    return SimpleNamespace(meter=SimpleNamespace(longest_s=2.0, **meter), stage=SimpleNamespace(index=1), groups=SimpleNamespace(stage=(1, 2)))
+    return SimpleNamespace(meter=SimpleNamespace(longest_s=2.0, **meter), stage=SimpleNamespace(index=1), mesh=SimpleNamespace(stage=(1, 2)))
 
 
 def since(seconds, what, is_pass=True):
@@ -100,22 +100,3 @@ def test_the_thread_that_hangs_is_reported(watchdog, mailbox):
     with pytest.raises(Ended):
         watchdog._check_silence()
     assert [failure["cause"].partition(" for 101 s, more than 100 s")[0] for failure in mailbox.failures] == ["action 1D0"] * 2
-
-
-def test_a_meter_that_knows_one_thread_only(watchdog, mailbox):
-    watchdog.over(pipeline(doing=since(101, "waits for rank 1", is_pass=False)))
-    watchdog._check_silence()
-    watchdog._pipeline.meter.doing = since(101, "waits for rank 1")
-    with pytest.raises(Ended):
-        watchdog._check_silence()
-    assert mailbox.failures[0]["cause"].startswith("waits for rank 1 for 101 s") and mailbox.failures[0]["stage"] == 1
-
-
-def test_when_its_launcher_has_ended_a_worker_closes_its_files_and_ends(watchdog, mailbox):
-    closed = []
-    watchdog.closes(lambda: closed.append(True))
-    watchdog._check_launcher()
-    mailbox.has_ended = True
-    with pytest.raises(Ended, match="1"):
-        watchdog._check_launcher()
-    assert closed == [True]

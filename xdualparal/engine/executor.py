@@ -67,7 +67,7 @@ class Executor:
         Raises FloatingPointError when a prediction has a NaN or an infinity.
         """
         for wave in self._progress.waves():
-            self._meter.waits(f"for the first stage to say whether wave {wave} is to be done", self._at_wave, wave)
+            self._meter.waits(f"for rank 0 to say whether wave {wave} is to be done", self._at_wave, wave)
             self._feeds_back = self._messages.feeds_back(wave) if self._work.blocks and self._work.denoiser else {}
             for action in self._messages.actions(self._lane, wave):
                 self._do[action.kind](action)

@@ -1,4 +1,4 @@
-"""Where a rank stands among xDiT's groups, and what it shares with them.
+"""A rank's place in xDiT's process groups, and what it shares with them.
 
 Knows: xDiT's process groups. Must not know: the model, schedules, or what the tensors mean.
 """

@@ -19,6 +19,7 @@ FOLDER, PARENT = "XDUALPARAL_FOLDER", "XDUALPARAL_PARENT"  # PARENT: the launche
 FINISH, NOW = "finish", "now"  # how a run is asked to stop: finish the blocks that are nearly done, or end at once
 RAISED, HANG, LOST = "raised", "hang", "lost"  # kinds of failures; LOST: a connection to another rank broke
 REFUSAL = "refused"
+STARTS = "starts"  # the status of a worker that has not said any
 _STATUS_BYTES = 256
 
 logger = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ def read_failures(folder):
 
 def read_status(folder, rank):
     """What ``rank`` did last, in words."""
-    return _read(Path(folder) / f"rank{rank}").strip("\0 ") or "starts"
+    return _read(Path(folder) / f"rank{rank}").strip("\0 ") or STARTS
 
 
 def failure_line(failure):

@@ -12,13 +12,16 @@ import time
 from pathlib import Path
 
 from .errors import FAILED, REFUSED, STOPPED, print_error
-from .mailbox import FINISH, FOLDER, LOST, NOW, PARENT, REFUSAL, failure_line, read_failures, read_status, request_stop
+from .mailbox import FINISH, FOLDER, LOST, NOW, PARENT, REFUSAL, STARTS, failure_line, read_failures, read_status, request_stop
 
 _POLL_S = 0.1
 # How long the others may report why, or lose their connection, after the first process has failed.
 _REPORT_S = 2.0
 # How long a process that is asked to end at once may close its video before it is killed.
 _CLOSE_S = 5.0
+# Of more processes than a node usually has devices the first one is started alone, and the others when it has checked the
+# command: each imports 500 MB (measured), and with a slip of the finger, --dualparal_degree 99, they would fill the memory.
+_MOST_UNCHECKED = 8
 
 
 def supervise(start, environments):
@@ -34,12 +37,23 @@ def supervise(start, environments):
     signals = _pass_signals_on(folder)
     processes = []
     try:
-        for environment in environments:
-            processes.append(start(environment | {FOLDER: str(folder), PARENT: str(os.getpid())}))
+        own = [environment | {FOLDER: str(folder), PARENT: str(os.getpid())} for environment in environments]
+        processes.append(start(own[0]))
+        if len(own) <= _MOST_UNCHECKED or _has_checked(processes[0], own[0], signals):
+            for environment in own[1:]:
+                processes.append(start(environment))
         return _exit_code(processes, environments, folder, signals)
     finally:
         _end(processes, folder)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _has_checked(process, environment, signals):
+    """Waits until a worker says what it does, which it does once the command has passed its check. False where it ended
+    with an error before, or the user stopped the run."""
+    while read_status(environment[FOLDER], environment["RANK"]) == STARTS and process.poll() is None and not signals:
+        time.sleep(_POLL_S)
+    return process.poll() in (None, 0) and not signals
 
 
 def _pass_signals_on(folder):

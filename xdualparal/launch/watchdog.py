@@ -106,7 +106,7 @@ class Watchdog:
         if meter is None:
             return
         now, limit_s = time.monotonic(), self._limit_s(meter)
-        hanging = [activity for activity in _activities(meter) if activity.is_pass and now - activity.since > limit_s]
+        hanging = [activity for activity in meter.activities() if activity.is_pass and now - activity.since > limit_s]
         if hanging:
             longest = min(hanging, key=lambda activity: activity.since)
             self._report(
@@ -129,11 +129,6 @@ class Watchdog:
             cause=cause if isinstance(cause, str) else f"{type(cause).__name__}: {cause}",
         )
         self._mailbox.report(failure)
-
-
-def _activities(meter):
-    """What the threads of this rank do now."""
-    return meter.activities() if hasattr(meter, "activities") else [meter.doing]
 
 
 def _is_lost_connection(error):

@@ -5,8 +5,8 @@ Knows: who needs what of another lane, and when a receive must be posted. Must n
 A *slot* is a FORWARD of a lane with what follows it. Where a RECV stands (DESIGN section 4): in the slot before the message is
 expected. For hidden states that is the slot before their use. For latents that go back to the first stage it is N - 1 slots
 after that stage did the pass, or the slot before their use, whichever is earlier. Never later than a message that the
-sender sends after it. Then a sender has at most one message pending and nobody waits for somebody who waits for him, as the
-simulation of these lists shows.
+sender sends after it. Then a sender has at most one message pending, and no lanes wait for each other, as the simulation of
+these lists shows (plan/check.py, tests/plan/test_messages.py).
 """
 
 from itertools import accumulate
