@@ -125,8 +125,8 @@ class DualParalPipeline:
         is finished.
 
         Arguments as for a call, with one prompt. A segment is what ``output_type`` says, without the videos axis.
-        Every rank must iterate; only the output rank gets segments. With ``num_frames`` 0 it has no end until the run's ``stop``. Who
-        leaves the loop early stops the run, on all ranks.
+        Every rank must iterate; only the output rank gets segments. With ``num_frames`` 0 the video has no end until the
+        run's ``stop``. Who leaves the loop early stops the run, on all ranks.
 
         With ``config.checkpoint`` a run that was ended is resumed from what was saved. ``blocks_kept`` is how many segments
         of it the caller still has (on the output rank); the run's ``blocks_kept`` says how many of them come before those

@@ -72,8 +72,8 @@ class VideoRun:
         return self._segments
 
     def stop(self):
-        """Ends the run soon: blocks that are nearly done are finished (stop.waves_to_finish). From any thread of any rank; after the end it does
-        nothing."""
+        """Ends the run soon: blocks that are nearly done are finished (stop.waves_to_finish). From any thread of any rank;
+        after the end it does nothing."""
         self._stop_sign.ask()
 
     def status(self):

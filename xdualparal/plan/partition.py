@@ -30,8 +30,8 @@ class PartitionSettings(Settings):
 
 
 def layer_ranges(num_layers, settings, num_stages):
-    """A range of layers per stage: as ``settings.stage_layers`` (PartitionSettings) says, or so that the longest stage is as short as can be
-    when the ends have ``settings.end_costs`` besides their layers.
+    """A range of layers per stage: as ``settings.stage_layers`` (PartitionSettings) says, or so that the longest stage is as
+    short as can be when the ends have ``settings.end_costs`` besides their layers.
 
     Raises ValueError when the layers do not suit the stages.
     """

@@ -42,7 +42,8 @@ class DualParalPlugin:
             return None
         args = _complete(args)
         watchdog = Watchdog(args["dualparal_hang_timeout"])
-        return partial(_check_or_exit(args).configured, config=dualparal_config(args), command=command_settings(args), watchdog=watchdog)
+        settings = dict(config=dualparal_config(args), command=command_settings(args))
+        return partial(_check_or_exit(args).configured, watchdog=watchdog, **settings)
 
 
 def _check_or_exit(args):
