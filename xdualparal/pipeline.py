@@ -30,6 +30,7 @@ from .strategies.base import Lanes
 from .strategies.dualparal import DualParal
 
 logger = logging.getLogger(__name__)
+_run_numbers = count()  # of this process: all pipelines' stop signs are in one store
 
 
 class DualParalPipeline:
@@ -66,7 +67,6 @@ class DualParalPipeline:
         self._place()
         self.run, self.tell = None, lambda text: None
         self.model_name = str(getattr(wan_pipeline.config, "_name_or_path", ""))
-        self._run_numbers = count()
         if config.seen_latents > self.family.facts.trained_latents:
             logger.warning(
                 "a pass sees block_latents + 2 * context_latents = %d latent frames, the model was trained on %d: "
@@ -117,6 +117,8 @@ class DualParalPipeline:
         if request.is_endless or self.config.checkpoint:
             what = "num_frames is 0, for a video without end" if request.is_endless else "a checkpoint is asked for"
             raise ValueError(f"{what}: its frames must be kept as they come, use stream()")
+        if self.config.latents_out and request.num_videos > 1:
+            raise ValueError(f"latents_out is one file and {request.num_videos} videos are asked for: give one prompt")
         videos = [_join(list(self._new_run(one, self._spec(one))), output_type) for one in request.each_video()]
         return WanPipelineOutput(frames=_stack(videos, output_type)) if self.is_output_rank else None
 
@@ -153,6 +155,7 @@ class DualParalPipeline:
             run.stop()
 
     def _request(self, prompt, output_type, options):
+        self._check_free()  # before any collective: the ranks that wait for passes would not take part
         request = Request(self.pipe, prompt=prompt, output_type=output_type, **options)
         check_even_split(request.frame_tokens, self.mesh.shard[1])
         if self.mesh.branch[1] > request.branches:
@@ -207,7 +210,7 @@ class DualParalPipeline:
     def _check_free(self):
         if self.run is not None and not self.run.is_over:
             raise ValueError(
-                "a video of this pipeline is still being made: iterate over its stream to the end, or close it, before the next"
+                "a video of this pipeline is still being made: iterate over its stream to the end, or call its close(), before the next"
             )
         if self.run is not None and self.run.has_failed and self.mesh.is_shared:
             raise ValueError(
@@ -247,7 +250,7 @@ class DualParalPipeline:
 
     def _stop_sign(self, plan):
         store = torch.distributed.distributed_c10d._get_default_store()  # torch has no public way to it
-        name = f"dualparal {self.mesh.replica_name} run {next(self._run_numbers)}"
+        name = f"dualparal {self.mesh.replica_name} run {next(_run_numbers)}"
         return StopSign(store, name, self.mesh.decides, waves_to_finish(plan.num_steps, plan.num_stages), self.mesh.has_rank_0)
 
     def _checkpoint(self, spec):

@@ -1,5 +1,7 @@
 """A run has an outcome of its own: stopping, leaving and failing do nothing to the next one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from dualparal_testing.processes import run_ranks
@@ -34,10 +36,32 @@ def left(rank, degrees):
     pipeline = DualParalPipeline(small_pipeline(), engine_config(**degrees), CASE.config())
     run = pipeline.stream(**LONG)
     for _ in run:
-        iter(run).close()
         break
     status = run.status()
     return (status["outcome"], status["blocks_finished"] < run.plan.num_blocks), video(pipeline)
+
+
+def two_pipelines(rank):
+    """One's run is stopped; another one's is whole."""
+    first, second = (DualParalPipeline(small_pipeline(), engine_config(1), CASE.config()) for _ in range(2))
+    run = first.stream(**LONG)
+    for _ in run:
+        run.stop()
+    return run.outcome.value, video(second)
+
+
+def left_near_the_end(rank, folder):
+    """(outcome, blocks kept, segments of the whole video) of a run that is left with two segments to come, and resumed."""
+    config = replace(CASE.config(), checkpoint=folder, checkpoint_waves=2)
+    pipeline = DualParalPipeline(small_pipeline(), engine_config(1), config)
+    run, given = pipeline.stream(**CASE.arguments()), []
+    for segment in run:
+        given.append(segment)
+        if len(given) == run.plan.num_blocks - 2:
+            break
+    resumed = pipeline.stream(blocks_kept=len(given), **CASE.arguments())
+    kept, parts = resumed.blocks_kept, given + list(resumed)
+    return run.outcome.value, kept > 0, np.concatenate([part.numpy() for part in parts], axis=2), resumed.outcome.value
 
 
 def left_before_it_began(rank):
@@ -55,7 +79,7 @@ def two_at_once(rank):
     segments = iter(first)
     parts = [next(segments)]
     messages = []
-    for second in (lambda: pipeline.stream(**LONG), lambda: pipeline(**LONG)):
+    for second in (lambda: pipeline.stream(**LONG), lambda: pipeline(**LONG), lambda: pipeline.run_spec(**LONG)):
         with pytest.raises(ValueError) as caught:
             second()
         messages.append(str(caught.value))
@@ -101,6 +125,16 @@ def test_a_stream_that_is_left_ends_on_all_ranks(expected, degrees, ranks):
     assert is_right(results[-1][1], expected)
 
 
+def test_two_pipelines_do_not_share_a_stop(expected):
+    [(outcome, made)] = run_ranks(two_pipelines, 1)
+    assert outcome == "stopped" and is_right(made, expected)
+
+
+def test_a_run_that_is_left_near_its_end_can_be_resumed(expected, tmp_path):
+    [(outcome, is_kept, latents, resumed)] = run_ranks(left_near_the_end, 1, str(tmp_path))
+    assert outcome == "stopped" and is_kept and is_right((latents, resumed), expected)
+
+
 def test_a_stream_that_never_began(expected):
     [(outcome, made)] = run_ranks(left_before_it_began, 1)
     assert outcome == "ready" and is_right(made, expected)
@@ -108,7 +142,7 @@ def test_a_stream_that_never_began(expected):
 
 def test_two_runs_at_once_are_refused(expected):
     [(messages, latents, outcome)] = run_ranks(two_at_once, 1)
-    assert all("still being made: iterate over its stream to the end, or close it" in message for message in messages)
+    assert all("still being made: iterate over its stream to the end, or call its close()" in message for message in messages)
     assert is_right((latents, outcome), expected)
 
 

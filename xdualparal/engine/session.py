@@ -41,8 +41,8 @@ class Outcome(Enum):
 class VideoRun:
     """One video on one rank. Iterate over it, on every rank: the output rank gets the segments, the others none.
 
-    A run that is left before its end (its iterator is closed) is stopped as by ``stop``, and what is under way is finished,
-    so that the other ranks end too.
+    A run whose loop is left before its end is stopped as by ``stop``, and what is under way is finished, so that the other
+    ranks end too; a checkpoint stays as it was last saved.
 
     ``pipeline``: what the run is made with, see ``pipeline.DualParalPipeline``. ``request``: see request.Request. ``plan``: its
     passes. ``spec``: its RunSpec. ``stop_sign``: see stop.StopSign. ``checkpoint``: see output/checkpoint, or None.
@@ -66,10 +66,18 @@ class VideoRun:
         self.first_segment_s, self.started_s = None, time.monotonic()
         self.latents_sink = None  # a context with ``append(block, latents)`` for finished blocks, on the output rank
         self.at_start = self.at_end = lambda run: None  # called on every rank; what the first raises ends the run
+        self._was_left = False
         self._segments = self._run()
 
     def __iter__(self):
-        return self._segments
+        try:
+            yield from self._segments
+        finally:  # also when the loop is left, which drops this iterator
+            self.close()
+
+    def close(self):
+        """Ends a run under way as if its loop had been left; elsewhere it does nothing."""
+        self._segments.close()
 
     def stop(self):
         """Ends the run soon: blocks that are nearly done are finished (stop.waves_to_finish). From any thread of any rank;
@@ -104,6 +112,7 @@ class VideoRun:
                 try:
                     yield from self._given(made)
                 except GeneratorExit:  # the caller asks for no more: the other ranks must end, too
+                    self._was_left = True
                     self.stop()
                     deque(made, maxlen=0)
                 self._end_snapshots()
@@ -112,7 +121,7 @@ class VideoRun:
         except BaseException:
             self.outcome = Outcome.FAILED
             raise
-        self.outcome = Outcome.STOPPED if self.progress.was_stopped else Outcome.FINISHED
+        self.outcome = Outcome.STOPPED if self.progress.was_stopped or self._was_left else Outcome.FINISHED
 
     def _given(self, made):
         for segment in made:
@@ -262,5 +271,5 @@ class VideoRun:
             return
         if self.progress.was_stopped:
             self.snapshots.save(self.progress.end, self._denoiser.state(), self.segments_given, wait=True)
-        elif self.mesh.is_output:
+        elif self.mesh.is_output and not self._was_left:  # else the caller has not got all segments
             self.snapshots.end()

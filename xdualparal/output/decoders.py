@@ -9,7 +9,7 @@ all that is still to come. What they give are segments: what the caller of the p
 import queue
 import threading
 from collections import deque
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 
 import torch
 
@@ -109,8 +109,9 @@ class ThreadedDecoder:
 
     def close(self):
         """Ends the thread after the block that it decodes now."""
-        while self._pending and not self._blocks.empty():
-            self._blocks.get()
+        with suppress(queue.Empty):  # the thread may take one at the same time
+            while True:
+                self._blocks.get_nowait()
         self._blocks.put(None)
 
     def _next(self):

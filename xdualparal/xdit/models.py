@@ -78,7 +78,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
         """xDiT's, with the prompts numbered, each with its negative prompt."""
         args = super().preprocess_args(input_args)
         prompts, negative = (as_list(args[name]) for name in ("prompt", "negative_prompt"))
-        negative = negative * len(prompts) if len(negative) == 1 else negative
+        negative = (negative or [""]) * (len(prompts) if len(negative) <= 1 else 1)
         args["prompt"] = [NumberedPrompt(prompts[n], n, negative[n]) for n in range(len(prompts))]
         return args
 
