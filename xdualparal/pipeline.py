@@ -25,7 +25,7 @@ from .plan.partition import layer_ranges
 from .plan.render import chrome_trace
 from .plan.schedule import AT_END, NO_DECODE
 from .request import Request
-from .run_spec import RunSpec
+from .run_spec import RunSpec, upper_name
 from .strategies.base import Lanes
 from .strategies.dualparal import DualParal
 
@@ -54,11 +54,15 @@ class DualParalPipeline:
 
         self.pipe, self.config = wan_pipeline, config
         self.family = family_of(wan_pipeline)
-        parallel, self._attention_backend = engine_config.parallel_config, engine_config.runtime_config.attention_backend
+        parallel, runtime = engine_config.parallel_config, engine_config.runtime_config
+        self._backends = dict(
+            attention_backend=upper_name(runtime.attention_backend),
+            cross_attention_backend=upper_name(runtime.cross_attention_backend),
+        )
         _check_degrees(parallel)
         transformer = wan_pipeline.transformer
         check_heads(transformer.config.num_attention_heads, parallel.ulysses_degree)
-        check_backend(self._attention_backend, on_cpu=not torch.accelerator.is_available())
+        check_backend(runtime.attention_backend, on_cpu=not torch.accelerator.is_available())
         self.mesh = Mesh(wan_pipeline, engine_config)
         self.device, self.vae_on_all_ranks = self.mesh.device, parallel.use_parallel_vae
         index, count_of_stages = self.mesh.stage
@@ -183,7 +187,7 @@ class DualParalPipeline:
         return RunSpec(
             **request.identity(), **self._weight_digests(), **self.strategy.identity(self.config), **(file_spec or {}),
             model=self.model_name, precision=_dtype_name(pipe.transformer.dtype), compiled=self.stage.is_compiled,
-            attention_backend=self._attention_backend and str(self._attention_backend),
+            **self._backends,
             vae_precision=pipe.vae and _dtype_name(pipe.vae.dtype), tiling=_tiling(pipe.vae),
         )
 

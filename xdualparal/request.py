@@ -69,13 +69,13 @@ class Request:
 
     def identity(self):
         """The fields of a RunSpec that the call decides."""
-        names = ("prompt", "negative_prompt", "height", "width", "num_frames", "num_inference_steps", "guidance_scale",
+        names = ("prompt", "negative_prompt", "height", "width", "num_frames", "num_inference_steps",
                  "max_sequence_length", "output_type")
         embeds = [rows for rows in (self.prompt_embeds, self.negative_prompt_embeds) if rows is not None]
         scheduler = self.pipe.scheduler
         settings = repr(sorted((name, value) for name, value in scheduler.config.items() if not name.startswith("_")))
         return dict(
-            {name: getattr(self, name) for name in names}, seed=self.generator.initial_seed(),
+            {name: getattr(self, name) for name in names}, guidance_scale=float(self.guidance_scale), seed=self.generator.initial_seed(),
             embeds=tuple(short_digest(rows.float().cpu().numpy().tobytes()) for rows in embeds),
             generator=short_digest(self.generator.get_state().numpy().tobytes()),
             scheduler=f"{type(scheduler).__name__} {short_digest(settings.encode())}",

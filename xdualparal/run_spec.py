@@ -19,7 +19,7 @@ class RunSpec:
     ``num_frames`` (0: endless), ``num_inference_steps``, ``guidance_scale``, ``max_sequence_length``, ``seed``, ``generator``
     (digest of its state). Model: ``model`` (name), ``scheduler`` (class, and digest of its settings), ``transformer``,
     ``text_encoder``, ``vae`` (digests of configuration and weights), ``precision`` (the transformer's dtype),
-    ``attention_backend`` (as asked for), ``compiled``. Method: ``strategy`` and its settings. Frames: ``output_type``,
+    ``attention_backend``, ``cross_attention_backend`` (names as asked for), ``compiled``. Method: ``strategy`` and its settings. Frames: ``output_type``,
     ``vae_precision``, ``tiling`` (the tiles' sizes in pixels). File: ``quality`` (H.264's rate factor), ``fps``.
     """
 
@@ -41,6 +41,7 @@ class RunSpec:
     vae: str | None = None
     precision: str | None = None
     attention_backend: str | None = None
+    cross_attention_backend: str | None = None
     compiled: bool | None = None
     strategy: str | None = None
     block_latents: int | None = None
@@ -87,3 +88,8 @@ _AFTER_LATENTS = ("output_type", "vae", "vae_precision", "tiling", "quality", "f
 def short_digest(content):
     """A short text that tells bytes apart."""
     return hashlib.sha256(content).hexdigest()[:16]
+
+
+def upper_name(name):
+    """The name of a backend as xDiT's enumeration has it, None for None: ``sdpa`` and ``SDPA`` are one."""
+    return None if name is None else str(name).upper()

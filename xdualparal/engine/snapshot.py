@@ -46,6 +46,8 @@ class Snapshots:
                 was_finished = blocks_kept == self._plan.num_blocks and self._checkpoint.is_of_a_finished_run()
             except (ValueError, OSError) as problem:
                 error = str(problem)
+            except Exception as problem:  # the other ranks wait for what is found
+                error = f"the checkpoint cannot be read ({type(problem).__name__}: {problem}): delete its folder to start anew"
         found, was_finished, error = self._mesh.share_object((found, was_finished, error))
         if error is not None:
             raise ValueError(error)

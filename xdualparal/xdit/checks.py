@@ -20,7 +20,7 @@ from ..compat.backends import check_backend
 from ..output.checkpoint import check_same, is_finished, read_manifest
 from ..config import DualParalConfig
 from ..request import check_at_least_one, check_size
-from ..run_spec import RunSpec
+from ..run_spec import RunSpec, upper_name
 from ..strategies.dualparal import DualParal, DualParalPlan
 from ..engine.sharding import check_even_split, check_heads
 from ..plan.partition import layer_ranges
@@ -143,7 +143,8 @@ def _known_spec(args, model, config, prompt, negative_prompt):
     return RunSpec(
         **{name: _value(args, model, name) for name in names}, **DualParal().identity(config),
         prompt=prompt, negative_prompt=negative_prompt, model=args["model"], precision=str(model.dtype).removeprefix("torch."),
-        attention_backend=args["attention_backend"], compiled=args["use_torch_compile"],
+        attention_backend=upper_name(args["attention_backend"]),
+        cross_attention_backend=upper_name(args["cross_attention_backend"]), compiled=args["use_torch_compile"],
         quality=command_settings(args).quality, fps=model.settings.fps,
     )
 
