@@ -2,8 +2,8 @@
 
 Knows: modules' parameters and buffers. Must not know: families, or what is compared.
 
-A tensor is told by the sum of its bits as whole numbers: exact and the same on every device and for every split over stages,
-and as fast as the memory is read. It is no defence against somebody who wants two models to look the same.
+A tensor is told by the sum of its bits as whole numbers: exact, and the same on every device and for every split over
+stages. It is no defence against somebody who wants two models to look the same.
 """
 
 import re
