@@ -25,9 +25,10 @@ class Meter:
 
     ``synchronize``: waits for the device. It is called after each action and each wait, before the clock is read: a device's
     work is only queued by then, and NCCL's ``Work.wait`` returns at once and lets the device wait. Else neither durations nor
-    what hangs would be known. The price: the next action's kernels are
-    launched only then, which no pass of many milliseconds notices (not measured on a GPU yet). Profilers of torch show actions and waits by their names (5 us each, measured). ``keeps_spans``: whether every action's Span is
-    remembered (their memory grows with the video). ``tell``: is told what is being done.
+    what hangs would be known. The price: the next action's kernels are launched only then, which no pass of many milliseconds
+    notices (not measured on a GPU yet). Profilers of torch show actions and waits by their names (5 us each, on a CPU).
+    ``keeps_spans``: whether every action's Span is remembered (their memory grows with the video). ``tell``: is told what is
+    being done.
     """
 
     def __init__(self, synchronize, keeps_spans=False, tell=lambda text: None):
