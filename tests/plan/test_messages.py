@@ -4,10 +4,10 @@ import random
 from collections import Counter
 
 import pytest
+from dualparal_testing.layouts import random_layout
 
 from xdualparal.plan.actions import FORWARD, RECV, SEND, Action, parse_action
 from xdualparal.plan.check import check_schedule
-from xdualparal.plan.layout import Layout
 from xdualparal.plan.messages import Messages, schedule_with_messages
 from xdualparal.plan.progress import Progress
 from xdualparal.plan.schedule import Schedule, whole_schedule
@@ -32,10 +32,10 @@ def test_it_prints_and_parses_back():
 
 def random_plan(numbers):
     """A plan of the sizes of the issue."""
-    steps, context = numbers.randint(1, 12), numbers.randint(0, 3)
+    steps, blocks = numbers.randint(1, 12), numbers.randint(1, 15)
     return DualParalPlan(
-        numbers.randint(1, 15), steps, numbers.randint(1, 4), numbers.randint(1, min(5, steps)), numbers.random() < 0.5,
-        numbers.choice(["none", "inline", "thread", "end"]), numbers.randint(1, 3), Layout(numbers.randint(max(1, context), 4), context),
+        blocks, steps, numbers.randint(1, 4), numbers.randint(1, min(5, steps)), numbers.random() < 0.5,
+        numbers.choice(["none", "inline", "thread", "end"]), numbers.randint(1, 3), random_layout(numbers, blocks),
     )
 
 

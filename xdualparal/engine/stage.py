@@ -28,8 +28,11 @@ class Stage:
         self.attentions = family.prepare_attention(transformer.blocks)
 
     def compile(self, **options):
-        """Compiles each of the stage's blocks when it first runs. ``options``: torch.compile's."""
+        """Compiles each of the stage's blocks for each window size, when it first runs. ``options``: torch.compile's."""
         self.is_compiled = True
+        # torch's default makes the second size's kernels serve all sizes from then on: other bits for the windows after it,
+        # so that a resumed run would differ.
+        options.setdefault("dynamic", False)
         for block in self.transformer.blocks:
             block.compile(**options)
 
