@@ -23,6 +23,7 @@ from ..engine.session import Outcome
 from ..plan.partition import layer_ranges
 from ..output.mp4 import VideoWriter, frames_in, label_of
 from .flags import refuse
+from .prompts import as_list
 from .settings import CommandSettings
 from ..models.wan import WanFamily
 from ..models.weights import checkpoint_folder, load_stage, read_configs
@@ -38,11 +39,6 @@ class NumberedPrompt(str):
 
     def __getnewargs__(self):
         return str(self), self.number, self.negative_prompt
-
-
-def as_list(prompts):
-    """One prompt or a list of them as a list."""
-    return prompts if isinstance(prompts, list) else [prompts]
 
 
 class DualParalWanModel(xFuserWan21T2VModel):
