@@ -11,6 +11,7 @@ import json
 import os
 import statistics
 import time
+from dataclasses import replace
 
 import torch
 
@@ -58,7 +59,7 @@ def make_latents(pipeline, size):
         num_inference_steps=STEPS, generator=torch.Generator().manual_seed(2), output_type="latent",
     )
     pipeline.mesh.synchronize()
-    passes = STEPS * pipeline.config.layout.num_blocks(1 + (NUM_FRAMES - 1) // 4)
+    passes = STEPS * replace(pipeline.config.layout, latent_frames=1 + (NUM_FRAMES - 1) // 4).num_blocks
     return output.frames.float().cpu(), (time.perf_counter() - start) / passes
 
 

@@ -71,11 +71,6 @@ class DualParalPipeline:
         self._place()
         self.run, self.tell = None, lambda text: None
         self.model_name = str(getattr(wan_pipeline.config, "_name_or_path", ""))
-        if config.seen_latents > self.family.facts.trained_latents:
-            logger.warning(
-                "a pass sees block_latents + 2 * context_latents = %d latent frames, the model was trained on %d: "
-                "expect worse motion, or choose smaller ones", config.seen_latents, self.family.facts.trained_latents,
-            )
 
     def _place(self):
         """Moves what this rank uses to its device."""
@@ -96,7 +91,7 @@ class DualParalPipeline:
         return self.run and self.run.meter
 
     def compile(self, **options):
-        """Compiles the stage's blocks, when a video is first made: one compilation serves all windows of a video size.
+        """Compiles the stage's blocks, when a video is first made: once for whole windows and once for a short last block's.
 
         ``options``: torch.compile's, for example ``mode="max-autotune-no-cudagraphs"``.
         """
@@ -110,7 +105,7 @@ class DualParalPipeline:
         the CPU), ``prompt_embeds`` and ``negative_prompt_embeds`` (videos, length, dim), ``max_sequence_length``;
         ``output_type`` is "np" (videos, frames, height, width, 3) in 0..1, "pt" (videos, frames, 3, height, width),
         "pil" (a list of images a video) or "latent" (videos, channels, latent frames, height, width) before VAE
-        scaling, all whole blocks.
+        scaling.
 
         Returns diffusers' WanPipelineOutput on the output rank, None on the others. Raises ValueError for
         arguments that cannot work.
@@ -174,6 +169,14 @@ class DualParalPipeline:
         self._plan(request)  # refuses what does not suit
         return request
 
+    def _warn_of_length(self, plan):
+        seen, trained = plan.layout.seen_latents, self.family.facts.trained_latents
+        if seen > trained and self.mesh.decides:
+            logger.warning(
+                "a pass sees %d latent frames and the model was trained on %d: expect worse motion, or lower block_latents or "
+                "context_latents", seen, trained,
+            )
+
     def _plan(self, request):
         decode = AT_END if self.vae_on_all_ranks else self.config.decode
         decode = NO_DECODE if request.output_type == "latent" else decode
@@ -207,6 +210,7 @@ class DualParalPipeline:
         self._check_free()
         meter = Meter(self.mesh.synchronize, self.config.trace is not None, self.tell)
         plan = self._plan(request)
+        self._warn_of_length(plan)
         run = VideoRun(self, request, plan, spec, meter, self._stop_sign(plan), self._checkpoint(spec), blocks_kept)
         run.latents_sink, run.at_start, run.at_end = self._latents_file(run), self._begin, self._write_trace
         return run

@@ -44,8 +44,10 @@ class Case:
 
     def sequential(self, **broken):
         """The sequential program's latents."""
-        blocks = self.config().layout.num_blocks(1 + -(-(self.num_frames - 1) // 4))
-        noise = initial_noise(blocks, self.block, self.context, (16, 4, 4), torch.Generator().manual_seed(SEED))
+        latent_frames = 1 + -(-(self.num_frames - 1) // 4)
+        blocks = 1 + max(0, -(-(latent_frames - self.block - self.context) // self.block))
+        generator = torch.Generator().manual_seed(SEED)
+        noise = initial_noise(blocks, self.block, self.context, (16, 4, 4), generator, latent_frames)
         branches = texts() if self.guidance_scale > 1 else texts()[:1]
         return sequential_latents(
             small_transformer(), SCHEDULERS[self.scheduler], self.num_steps, noise, branches, self.guidance_scale,
@@ -62,6 +64,10 @@ CASES = [
     Case("no guidance", num_frames=77, num_steps=4, guidance_scale=1.0),
     Case("dpm++", num_frames=77, num_steps=5, scheduler="dpm++"),
     Case("one block", num_frames=21, num_steps=5),
+    Case("one block, not whole", num_frames=13, num_steps=5),
+    Case("last block shorter than the context", num_frames=61, num_steps=6, context=3),
+    Case("last block of one latent frame, no context", num_frames=45, num_steps=3, context=0),
+    Case("last block as long as the context", num_frames=69, num_steps=4, stagger=2),
     Case("more blocks in flight than messages on an edge", num_frames=260, num_steps=13),
     Case("stagger 2", num_frames=77, num_steps=5, stagger=2),
     Case("stagger 3, not a divisor of the steps", num_frames=120, num_steps=4, stagger=3),

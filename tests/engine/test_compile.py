@@ -11,7 +11,8 @@ from xdualparal import DualParalPipeline
 
 pytestmark = pytest.mark.processes
 ONE_WINDOW = Case("one window", num_frames=21, num_steps=1)
-MANY = Case("with and without a next context", num_frames=77, num_steps=3)
+MANY = Case("with and without a next context", num_frames=85, num_steps=3)
+SHORT = Case("with a short last block", num_frames=77, num_steps=3)
 
 
 def compiled_graphs(rank):
@@ -22,28 +23,29 @@ def compiled_graphs(rank):
     engine = engine_config(1)
     pipeline = DualParalPipeline(small_pipeline(), engine, MANY.config())
     pipeline.compile(backend=counter)
-    for case in (ONE_WINDOW, MANY):
+    for case in (ONE_WINDOW, MANY, SHORT, ONE_WINDOW, SHORT):
         pipeline(**case.arguments())
         counts.append(counter.frame_count)
     return counts
 
 
-def test_one_compilation_for_all_windows():
-    [[after_one_window, after_all]] = run_ranks(compiled_graphs, 1)
+def test_one_compilation_for_all_windows_of_a_size():
+    [[after_one_window, after_all, with_short, again, short_again]] = run_ranks(compiled_graphs, 1)
     assert after_one_window == after_all > 0
+    assert with_short == again == short_again == 2 * after_one_window
 
 
 def latents(rank, stages, **degrees):
     """The latents of the compiled pipeline, by torch.compile's default backend."""
-    pipeline = DualParalPipeline(small_pipeline(), engine_config(stages, **degrees), MANY.config())
+    pipeline = DualParalPipeline(small_pipeline(), engine_config(stages, **degrees), SHORT.config())
     pipeline.compile()
-    output = pipeline(**MANY.arguments())
+    output = pipeline(**SHORT.arguments())
     return torch._dynamo.utils.counters["stats"]["unique_graphs"], None if output is None else output.frames.numpy()
 
 
 @pytest.mark.parametrize("stages, ulysses", [(1, 1), (2, 2)])
 def test_compiled_is_the_sequential_program(stages, ulysses):
     *_, (graphs, compiled) = run_ranks(latents, stages * ulysses, stages, ulysses_degree=ulysses)
-    expected = MANY.sequential().numpy()
+    expected = SHORT.sequential().numpy()
     assert graphs > 0
     assert np.abs(compiled - expected).max() / np.abs(expected).max() <= 1e-5

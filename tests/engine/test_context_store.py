@@ -83,6 +83,61 @@ def test_what_is_not_dropped_stays_and_several_are_read_in_order():
     assert not cache._kept
 
 
+def joined_by(cache, layer, frames, reads):
+    """What USP would hand to attention for random K and V of ``layer``, and the concatenation that it must be."""
+    generator = torch.Generator().manual_seed(frames)
+    key, value = (torch.randn(1, frames, 3, 5, generator=generator) for _ in range(2))
+    read = [cache._kept[name, 0][layer] for name in reads]
+    wanted = [torch.cat([own, *(pair[n] for pair in read)], dim=1) for n, own in enumerate((key, value))]
+    with cache.during(spec(reads=reads, drops=()), 0):
+        return cache.extend(layer, key, value), wanted
+
+
+def test_window_and_context_are_written_once_into_memory_that_all_layers_share():
+    """Windows of several lengths; USP's transpose and contiguous() of it copy nothing."""
+    cache = ContextStore([LAYER, OTHER], frame_tokens=1)
+    with cache.during(spec(keeps=[(NEWER, 0, 2), (OLDER, 1, 1)]), 0):
+        for layer in (LAYER, OTHER):
+            cache.extend(layer, *torch.randn(2, 1, 4, 3, 5))
+    addresses = []
+    for frames, reads in ((6, (NEWER, OLDER)), (2, (NEWER,)), (5, (OLDER,))):
+        for layer in (LAYER, OTHER):
+            given, wanted = joined_by(cache, layer, frames, reads)
+            assert all(map(torch.equal, given, wanted))
+            assert all(one.transpose(1, 2).is_contiguous() for one in given)
+            addresses.append(tuple(one.data_ptr() for one in given))
+    assert len(set(addresses)) == 1 and len(set(addresses[0])) == 2
+
+
+def test_memory_grows_with_the_longest_window():
+    cache = ContextStore([LAYER], frame_tokens=1)
+    with cache.during(spec(keeps=[(NEWER, 0, 1)]), 0):
+        cache.extend(LAYER, *torch.randn(2, 1, 4, 3, 5))
+    for frames in (2, 9, 3):
+        given, wanted = joined_by(cache, LAYER, frames, (NEWER,))
+        assert all(map(torch.equal, given, wanted))
+    assert [joined._memory.numel() for joined in cache._joined] == [10 * 3 * 5] * 2
+
+
+def test_a_layers_old_context_goes_before_its_new_one_comes():
+    cache = ContextStore([LAYER, OTHER], frame_tokens=1)
+    with cache.during(spec(keeps=[(NEWER, 0, 1)]), 0):
+        for layer in (LAYER, OTHER):
+            cache.extend(layer, *torch.randn(2, 1, 4, 3, 5))
+    with cache.during(spec(reads=(NEWER,), keeps=[(OLDER, 0, 1)]), 0):
+        cache.extend(LAYER, *torch.randn(2, 1, 4, 3, 5))
+        assert list(cache._kept[NEWER, 0]) == [OTHER] and list(cache._kept[OLDER, 0]) == [LAYER]
+        cache.extend(OTHER, *torch.randn(2, 1, 4, 3, 5))
+    assert set(cache._kept) == {(OLDER, 0)}
+
+
+def test_what_is_kept_holds_no_more_memory_than_its_frames():
+    cache = ContextStore([LAYER], frame_tokens=2, ulysses_degree=2)
+    with cache.during(spec(keeps=[(NEWER, 1, 1)]), 0):
+        cache.extend(LAYER, *torch.randn(2, 1, 16, 3, 5))
+    assert [one.untyped_storage().nbytes() for one in cache._kept[NEWER, 0][LAYER]] == [4 * 3 * 5 * 4] * 2
+
+
 def test_serves_its_own_layers_and_leaves_as_it_came():
     manager, cache = get_cache_manager(), ContextStore([LAYER], 1)
     with cache.installed():

@@ -3,6 +3,8 @@
 import time
 
 import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
 
 from xdualparal.engine.meter import Meter
 from xdualparal.plan.actions import parse_action
@@ -15,7 +17,7 @@ def test_actions_and_waits_are_told_and_counted():
     assert meter.does(parse_action("0F1.2"), lambda a: a + 1, 2) == 3
     assert meter.waits("for rank 1", time.sleep, 0.02) is None
     meter.does(parse_action("0S1.2"), time.sleep, 0.01)
-    assert told == ["action 0F1.2", "waits for rank 1", "action 0S1.2"] and len(waits_for_device) == 2
+    assert told == ["action 0F1.2", "waits for rank 1", "action 0S1.2"] and len(waits_for_device) == 3
     assert meter.count == {"F": 1, "S": 1} and meter.busy_s["S"] >= 0.01 and meter.waited_s >= 0.02
     assert meter.longest_s == max(meter.busy_s.values())
     assert meter.spans == []  # nobody asked for them
@@ -42,3 +44,56 @@ def test_what_another_thread_measured_counts():
     meter = Meter(lambda: None, keeps_spans=True)
     meter.add(Span(parse_action("1D0.1"), 1.0, 3.5))
     assert meter.busy_s == {"D": 2.5} and len(meter.spans) == 1
+
+
+class LateDevice:
+    """Work is queued on it and done when somebody waits for it; the clock is moved by that only, in seconds."""
+
+    def __init__(self):
+        self.now, self._queue, self.log = 100.0, [], []
+
+    def queue(self, name, takes_s):
+        """Returns at once, as a kernel's launch and NCCL's Work.wait() do."""
+        self.log.append(f"queue {name}")
+        self._queue.append((name, takes_s))
+
+    def synchronize(self):
+        """Does what is queued."""
+        for name, takes_s in self._queue:
+            self.now += takes_s
+            self.log.append(f"done {name}")
+        self._queue.clear()
+
+
+def test_durations_are_those_of_the_device(monkeypatch):
+    """Waits and actions that only queue work are charged to themselves, not to what comes after."""
+    device = LateDevice()
+    monkeypatch.setattr("xdualparal.engine.meter.time.monotonic", lambda: device.now)
+    meter = Meter(device.synchronize, keeps_spans=True)
+    meter.waits("for rank 0", device.queue, "message", 5.0)
+    meter.does(parse_action("1F1.2"), device.queue, "pass", 2.0)
+    meter.waits("for rank 2", device.queue, "send", 0.5)
+    meter.decodes(parse_action("2D1.2"), device.queue, "decode", 3.0)
+    names = ["message", "pass", "send", "decode"]
+    assert device.log == [f"{event} {name}" for name in names for event in ("queue", "done")]
+    assert (meter.waited_s, meter.busy_s, meter.longest_s) == (5.5, {"F": 2.0, "D": 3.0}, 3.0)
+    assert [(span.start, span.end) for span in meter.spans] == [(105.0, 107.0), (107.5, 110.5)]
+
+
+def test_what_hangs_on_the_device_is_known_by_its_name():
+    """The watchdog's thread looks while the device is waited for."""
+    seen = []
+    meter = Meter(lambda: seen.append(meter.doing))
+    meter.waits("for rank 0 to send", lambda: None)
+    meter.does(parse_action("1F1.2"), lambda: None)
+    assert [(doing.what, doing.is_pass) for doing in seen] == [("waits for rank 0 to send", True), ("action 1F1.2", True)]
+
+
+def test_profilers_show_actions_and_waits():
+    meter = Meter(lambda: None)
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        meter.does(parse_action("0F1.2"), torch.ones, 2)
+        meter.waits("for rank 1", torch.ones, 2)
+        meter.decodes(parse_action("2D1.2"), torch.ones, 2)
+    names = [event.name for event in profiler.events()]
+    assert {"0F1.2", "waits for rank 1", "2D1.2"} <= set(names)

@@ -4,16 +4,18 @@ from itertools import islice
 
 import pytest
 import torch
+from diffusers.utils.torch_utils import randn_tensor
 
 from xdualparal import initial_noise
 from xdualparal.engine.noise import noise_blocks
+from xdualparal.plan.layout import Layout
 
 SHAPE = (3, 2, 2)
 
 
-def noise(blocks, block, context, seed=0):
+def noise(blocks, block, context, seed=0, latent_frames=None):
     """initial_noise with a fresh generator."""
-    return initial_noise(blocks, block, context, SHAPE, torch.Generator().manual_seed(seed))
+    return initial_noise(blocks, block, context, SHAPE, torch.Generator().manual_seed(seed), latent_frames)
 
 
 @pytest.mark.parametrize("block, context", [(4, 2), (3, 3), (5, 0), (1, 1)])
@@ -43,12 +45,33 @@ def test_rule_step_by_step():
 
 
 def test_same_seed_same_noise_and_lazily_too():
-    again = islice(noise_blocks(4, 2, SHAPE, torch.Generator().manual_seed(0)), 5)
-    assert all(map(torch.equal, noise(5, 4, 2), again))
+    endless = noise_blocks(Layout(4, 2), SHAPE, torch.Generator().manual_seed(0))
+    assert all(map(torch.equal, noise(5, 4, 2), islice(endless, 5)))
     assert not torch.equal(noise(1, 4, 2, seed=0)[0], noise(1, 4, 2, seed=1)[0])
 
 
 def test_blocks_do_not_share_memory():
     first, second, *_ = noise(3, 4, 2)
     second.zero_()
-    assert torch.equal(first, noise(1, 4, 2)[0])
+    assert torch.equal(first, noise(3, 4, 2)[0])
+
+
+@pytest.mark.parametrize("latent_frames, own", [(15, [6, 4, 4, 1]), (17, [6, 4, 4, 3]), (18, [6, 4, 4, 4]), (7, [6, 1])])
+def test_a_short_last_block_has_the_first_part_of_a_whole_ones(latent_frames, own):
+    short, whole = noise(len(own), 4, 2, latent_frames=latent_frames), noise(len(own), 4, 2)
+    assert [block.shape[2] for block in short] == own
+    assert all(torch.equal(some, all_of_it[:, :, :some.shape[2]]) for some, all_of_it in zip(short, whole))
+
+
+@pytest.mark.parametrize("latent_frames", [1, 5, 6])
+def test_one_block_alone_is_drawn_as_diffusers_draws(latent_frames):
+    drawn = randn_tensor((1, 3, latent_frames, 2, 2), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(noise(1, 4, 2, latent_frames=latent_frames)[0], drawn)
+
+
+@pytest.mark.parametrize("blocks, latent_frames, words", [
+    (0, None, "num_blocks is 0"), (1, 7, "give 1 to 6"), (1, 0, "give 1 to 6"), (3, 10, "give 11 to 14"), (3, 15, "give 11 to 14"),
+])
+def test_what_does_not_suit_is_refused(blocks, latent_frames, words):
+    with pytest.raises(ValueError, match=words):
+        noise(blocks, 4, 2, latent_frames=latent_frames)

@@ -70,7 +70,7 @@ def test_a_missing_state_and_another_format_are_refused(tmp_path):
     with pytest.raises(ValueError, match="is damaged"):
         Checkpoint(tmp_path, SPEC).load()
     (tmp_path / "checkpoint.json").write_text(json.dumps(read_manifest(tmp_path) | {"format": 7}))
-    with pytest.raises(ValueError, match="has format 7, this is 2"):
+    with pytest.raises(ValueError, match="has format 7, this is 3"):
         Checkpoint(tmp_path, SPEC).load()
 
 

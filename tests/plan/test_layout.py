@@ -1,5 +1,7 @@
 """Which latent frames and video frames a block owns."""
 
+from dataclasses import replace
+
 import pytest
 
 from xdualparal.plan.layout import Layout
@@ -15,8 +17,36 @@ def test_sizes():
 
 @pytest.mark.parametrize("latent_frames, blocks", [(1, 1), (12, 1), (13, 2), (20, 2), (21, 3), (65, 8)])
 def test_blocks_hold_all_latent_frames(latent_frames, blocks):
-    assert LAYOUT.num_blocks(latent_frames) == blocks
-    assert sum(map(LAYOUT.own_latents, range(blocks))) >= latent_frames
+    layout = replace(LAYOUT, latent_frames=latent_frames)
+    assert layout.num_blocks == blocks and LAYOUT.num_blocks is None
+    owned = list(map(layout.own_latents, range(blocks)))
+    assert sum(owned) == latent_frames == layout.first_latent(blocks) and min(owned) > 0
+    assert owned[:-1] == list(map(LAYOUT.own_latents, range(blocks - 1)))
+
+
+@pytest.mark.parametrize("latent_frames, shortest", [(None, 20), (5, 5), (12, 12), (13, 13), (20, 20), (65, 17), (67, 19), (68, 20)])
+def test_the_shortest_video_with_windows_of_the_same_sizes(latent_frames, shortest):
+    layout = replace(LAYOUT, latent_frames=latent_frames)
+    alike = layout.shortest_alike()
+    assert alike.latent_frames == shortest and alike.shortest_alike() == alike
+    if latent_frames is not None:
+        assert window_sizes(alike) == window_sizes(layout)
+
+
+def window_sizes(layout):
+    """Latent frames of the windows: every block but the first sees the last C of the one before it."""
+    return {layout.own_latents(block) + (layout.context_latents if block else 0) for block in range(layout.num_blocks)}
+
+
+@pytest.mark.parametrize("latent_frames, seen", [(None, 16), (65, 16), (16, 16), (14, 14), (12, 12), (3, 3)])
+def test_how_much_a_pass_sees(latent_frames, seen):
+    assert replace(LAYOUT, latent_frames=latent_frames).seen_latents == seen
+
+
+def test_the_first_blocks_alone():
+    layout = replace(LAYOUT, latent_frames=30)
+    assert [layout.of_blocks(n).latent_frames for n in (1, 3, 4)] == [12, 28, 30]
+    assert LAYOUT.of_blocks(3).num_blocks == 3
 
 
 @pytest.mark.parametrize("num_frames", [0, 45, 77, 100, 257])

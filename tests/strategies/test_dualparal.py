@@ -4,6 +4,7 @@ import itertools
 import random
 
 import pytest
+from dualparal_testing.layouts import random_layout
 
 from xdualparal.plan.actions import FORWARD, STEP, Pass
 from xdualparal.plan.layout import Layout
@@ -56,7 +57,7 @@ def test_without_context_nothing_is_shared():
 
 def test_the_strategy_makes_a_plan():
     plan = DualParal().plan(DualParalSettings(4, 2, stagger=2), 21, 5, Lanes(3, "thread", True))
-    assert plan == DualParalPlan(5, 5, 3, 2, True, "thread", layout=Layout(4, 2))
+    assert plan == DualParalPlan(5, 5, 3, 2, True, "thread", layout=Layout(4, 2, 21))
     assert DualParal().plan(DualParalSettings(), None, 5, Lanes(1, "none", False)).num_blocks is None
     assert DualParal().identity(DualParalSettings(4, 2)) == dict(
         strategy="dualparal", block_latents=4, context_latents=2, stagger=1,
@@ -66,10 +67,10 @@ def test_the_strategy_makes_a_plan():
 # Over sizes: stages 1 to 4, blocks 1 to 15, steps 1 to 12, stagger 1 to 5, split, videos 1 to 3, resumed.
 
 def random_plan(numbers):
-    steps, context = numbers.randint(1, 12), numbers.randint(0, 3)
+    steps, blocks = numbers.randint(1, 12), numbers.randint(1, 15)
     return DualParalPlan(
-        numbers.randint(1, 15), steps, numbers.randint(1, 4), numbers.randint(1, min(5, steps)), numbers.random() < 0.5,
-        "none", numbers.randint(1, 3), Layout(numbers.randint(max(1, context), 4), context),
+        blocks, steps, numbers.randint(1, 4), numbers.randint(1, min(5, steps)), numbers.random() < 0.5,
+        "none", numbers.randint(1, 3), random_layout(numbers, blocks),
     )
 
 

@@ -6,9 +6,10 @@ import pytest
 
 from xdualparal.output.checkpoint import Checkpoint
 from xdualparal.run_spec import RunSpec
-from xdualparal.xdit.checks import check_command, make_folders
+from xdualparal.xdit.checks import check_command
 from xdualparal.xdit.demo_model import TinyWanModel
 from xdualparal.xdit.flags import make_parser
+from xdualparal.xdit.folders import make_folders
 from xdualparal.xdit.registry import DUALPARAL_MODELS
 
 

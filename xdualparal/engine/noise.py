@@ -3,33 +3,55 @@
 Knows: how the noise of block after block is drawn. Must not know: blocks in flight, schedulers, processes.
 """
 
-from itertools import islice
+from itertools import count
 
 import torch
 
+from ..plan.layout import Layout
+from ..plan.settings import check_whole
 
-def noise_blocks(block_latents, context_latents, latent_shape, generator):
-    """Yields the initial noise of block 0, 1, 2, ... without end; see ``initial_noise`` for the form.
+
+def noise_blocks(layout, latent_shape, generator):
+    """Yields the initial noise of the blocks of ``layout`` (plan.layout.Layout), without end where it has none; see
+    ``initial_noise`` for the form.
 
     Paper section 3.3 and DESIGN section 2: the first B frames of the pool, which exclude the previous block's
-    last C, are permuted behind the others, so every window's noise is a permutation of the same pool.
+    last C, are permuted behind the others, so every window's noise is a permutation of the same pool, and a short last
+    block's a part of it. A video of one block is no long video: its noise is drawn as diffusers' pipeline draws it.
     """
-    channels, height, width = latent_shape
-    frames = block_latents + context_latents
-    pool = torch.randn((1, channels, frames, height, width), generator=generator)
-    own = frames
-    while True:
+    if layout.num_blocks == 1:
+        yield _normal(layout.latent_frames, latent_shape, generator)
+        return
+    block_latents = layout.block_latents
+    pool = _normal(layout.window_latents, latent_shape, generator)
+    for block in count() if layout.num_blocks is None else range(layout.num_blocks):
         order = torch.randperm(block_latents, generator=generator)
         pool = torch.cat([pool[:, :, block_latents:], pool[:, :, order]], dim=2)
-        yield pool[:, :, frames - own:].clone()
-        own = block_latents
+        first = layout.context_latents if block else 0
+        yield pool[:, :, first:first + layout.own_latents(block)].clone()
 
 
-def initial_noise(num_blocks, block_latents, context_latents, latent_shape, generator):
+def _normal(frames, latent_shape, generator):
+    channels, height, width = latent_shape
+    return torch.randn((1, channels, frames, height, width), generator=generator)
+
+
+def initial_noise(num_blocks, block_latents, context_latents, latent_shape, generator, latent_frames=None):
     """The initial noise of ``num_blocks`` blocks.
 
     ``latent_shape``: (channels, height, width) of one latent frame. ``generator``: a CPU ``torch.Generator``.
+    ``latent_frames``: of the video, where its last block is short; by default all blocks are whole.
     Returns a list of float32 CPU tensors (1, channels, frames, height, width) in block order, where frames is
-    B + C for block 0 and B for the others. The same generator state gives the same noise on every rank.
+    B + C for block 0, B for the others, and what is left for the last one. The same generator state gives the same noise
+    on every rank. One block alone has what diffusers' pipeline draws from that generator. Raises ValueError for
+    ``latent_frames`` that make another number of blocks.
     """
-    return list(islice(noise_blocks(block_latents, context_latents, latent_shape, generator), num_blocks))
+    check_whole("num_blocks", num_blocks, at_least=1)
+    endless = Layout(block_latents, context_latents)
+    least, most = endless.first_latent(num_blocks - 1) + 1, endless.first_latent(num_blocks)
+    if latent_frames is not None and not least <= latent_frames <= most:
+        raise ValueError(
+            f"latent_frames is {latent_frames} and num_blocks is {num_blocks}: give {least} to {most}, or another num_blocks"
+        )
+    layout = Layout(block_latents, context_latents, most if latent_frames is None else latent_frames)
+    return list(noise_blocks(layout, latent_shape, generator))

@@ -191,14 +191,12 @@ class VideoRun:
         return noise
 
     def _noise_of(self, generator):
-        layout = self.plan.layout
-        sizes = layout.block_latents, layout.context_latents
-        return map(self.shard.take, noise_blocks(*sizes, self.request.latent_shape, generator))
+        return map(self.shard.take, noise_blocks(self.plan.layout, self.request.latent_shape, generator))
 
     def _draw_all_noise(self):
         """Leaves the user's own generator as if it had drawn the noise of all blocks, where their number is known."""
         if self.plan.num_blocks is not None:
-            deque(islice(self._noise_of(self.request.generator), self.plan.num_blocks), maxlen=0)
+            deque(self._noise_of(self.request.generator), maxlen=0)
 
     def _text(self):
         """Prompt embeddings (branches, length, dim), encoded on the first stage and sent to the others."""

@@ -21,6 +21,10 @@ class Facts:
     text_parts: tuple[str, ...]  # the parts of a pipeline that only the first stage uses
     vae_dtype: torch.dtype  # of the VAE's weights, whatever the transformer's dtype
 
+    def latent_frames(self, num_frames):
+        """Latent frames that hold ``num_frames`` video frames: the first is 1 frame (DESIGN section 2)."""
+        return 1 + -(-(num_frames - 1) // self.frames_per_latent)
+
 
 class Classes(NamedTuple):
     """The diffusers classes of a family."""

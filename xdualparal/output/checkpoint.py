@@ -19,7 +19,7 @@ from ..run_spec import RunSpec
 logger = logging.getLogger(__name__)
 
 _MANIFEST = "checkpoint.json"
-_FORMAT = 2
+_FORMAT = 3  # 3: the last block is short; states of whole ones do not suit
 
 
 class Checkpoint:

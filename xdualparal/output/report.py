@@ -5,7 +5,6 @@ Knows: what the ranks of a run measured. Must not know: how they are shown or st
 
 import resource
 import time
-from dataclasses import replace
 
 import torch
 
@@ -66,7 +65,7 @@ def _predicted(run, stages):
             return a_decode
         return 0 if action.kind == STEP else a_pass[action.lane] / (1 if action.branch == "" else 2)
 
-    return simulate(whole_schedule(replace(run.plan, num_blocks=blocks)), cost).bubble()
+    return simulate(whole_schedule(run.plan.first_blocks(blocks)), cost).bubble()
 
 
 def as_text(report):

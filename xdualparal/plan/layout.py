@@ -3,36 +3,58 @@
 Knows: the sizes of blocks (DESIGN section 2). Must not know: steps, waves, tensors.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A video cut into blocks: block 0 owns B + C latent frames, every other block B.
+    """A video cut into blocks: block 0 owns B + C latent frames, every other block B, and the last one what is left.
 
-    ``block_latents``: B. ``context_latents``: C, 0 to B.
+    ``block_latents``: B. ``context_latents``: C, 0 to B. ``latent_frames``: of the video, at least 1; None: it has no end.
     """
 
     block_latents: int
     context_latents: int
+    latent_frames: int | None = None
 
     @property
     def window_latents(self):
-        """Latent frames in every window, B + C."""
+        """Latent frames in the largest windows, B + C."""
         return self.block_latents + self.context_latents
+
+    @property
+    def num_blocks(self):
+        """How many blocks hold the video; None where it has no end."""
+        if self.latent_frames is None:
+            return None
+        beyond_first = max(0, self.latent_frames - self.window_latents)
+        return 1 + -(-beyond_first // self.block_latents)
 
     def own_latents(self, block):
         """Latent frames that ``block`` owns."""
-        return self.window_latents if block == 0 else self.block_latents
+        return self.first_latent(block + 1) - self.first_latent(block)
 
     def first_latent(self, block):
-        """The video's latent frame with which ``block`` begins."""
-        return 0 if block == 0 else self.context_latents + block * self.block_latents
+        """The video's latent frame with which ``block`` begins; of the block behind the last one, the video's end."""
+        first = 0 if block == 0 else self.context_latents + block * self.block_latents
+        return first if self.latent_frames is None else min(first, self.latent_frames)
 
-    def num_blocks(self, latent_frames):
-        """Whole blocks that hold ``latent_frames`` (at least 1) latent frames."""
-        beyond_first = max(0, latent_frames - self.window_latents)
-        return 1 + -(-beyond_first // self.block_latents)
+    @property
+    def seen_latents(self):
+        """The most latent frames that one pass attends to: its window, B + C, and up to C of the next block."""
+        beyond = self.context_latents if self.num_blocks is None else self.latent_frames - self.own_latents(0)
+        return self.own_latents(0) + min(self.context_latents, beyond)
+
+    def shortest_alike(self):
+        """The Layout of the shortest video whose windows have the same sizes: what a warm-up should make."""
+        if self.num_blocks == 1:
+            return self
+        last = self.block_latents if self.num_blocks is None else self.own_latents(self.num_blocks - 1)
+        return replace(self, latent_frames=self.window_latents + last)
+
+    def of_blocks(self, count):
+        """The Layout of the first ``count`` blocks as a video of their own: whole ones, up to this video's end."""
+        return replace(self, latent_frames=self.first_latent(count))
 
     def frames_of(self, blocks, num_frames, frames_per_latent):
         """Video frames in the first ``blocks`` blocks of a video of ``num_frames`` (0: endless). A latent frame is

@@ -4,7 +4,7 @@ Knows: which passes a wave has, and what each sees and leaves. Must not know: te
 """
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from ..plan.actions import Pass
 from ..plan.layout import Layout
@@ -48,18 +48,14 @@ class DualParalSettings(Settings):
         """Which latent frames a block owns."""
         return Layout(self.block_latents, self.context_latents)
 
-    @property
-    def seen_latents(self):
-        """Latent frames that one pass attends to, B + 2C: the window and the next block's context."""
-        return self.block_latents + 2 * self.context_latents
-
 
 @dataclass(frozen=True)
 class DualParalPlan(PipelinePlan):
     """Blocks that start ``stagger`` (D) waves after each other and then take one step a wave.
 
-    ``videos``: how many run side by side, all of ``num_blocks`` blocks. ``layout``: B and C. The other fields: see
-    PipelinePlan. Raises ValueError for numbers and places that cannot be.
+    ``videos``: how many run side by side, all of ``num_blocks`` blocks. ``layout``: B, C and the length of the videos, which
+    where it is not given is that of ``num_blocks`` whole blocks. The other fields: see PipelinePlan. Raises ValueError for
+    numbers and places that cannot be.
     """
 
     num_blocks: int | None
@@ -81,6 +77,15 @@ class DualParalPlan(PipelinePlan):
             )
         if self.decode not in DECODE_PLACES:
             raise ValueError(f"decode is {self.decode!r}: give one of {', '.join(DECODE_PLACES)}")
+        if self.layout.latent_frames is not None and self.layout.num_blocks != self.num_blocks:
+            raise ValueError(
+                f"num_blocks is {self.num_blocks} and {self.layout.latent_frames} latent frames make "
+                f"{self.layout.num_blocks} blocks: give this number"
+            )
+
+    def first_blocks(self, count):
+        """The plan of the first ``count`` blocks alone."""
+        return replace(self, num_blocks=count, layout=self.layout.of_blocks(count))
 
     def wave_of(self, one):
         """The wave of the pass ``one``: block i's step s is in wave i * D + s."""
@@ -127,7 +132,7 @@ class DualParalPlan(PipelinePlan):
         return (KVKey(Pass(one.video, one.block + 1, one.step - self.stagger), HEAD),)
 
     def _keeps(self, one, own_first):
-        count = self.layout.context_latents
+        count = min(self.layout.context_latents, self.layout.own_latents(one.block))
         if not count or not one.block or one.step + self.stagger >= self.num_steps:
             return ()
         return (Kept(KVKey(one, HEAD), own_first, count),)
@@ -152,10 +157,10 @@ class DualParal:
     Settings = DualParalSettings
 
     def plan(self, settings, latent_frames, num_steps, lanes):
-        """Whole blocks that hold the latent frames, on the stages of ``lanes``."""
-        num_blocks = None if latent_frames is None else settings.layout.num_blocks(latent_frames)
+        """The blocks that hold the latent frames, on the stages of ``lanes``."""
+        layout = replace(settings.layout, latent_frames=latent_frames)
         return DualParalPlan(
-            num_blocks, num_steps, lanes.stages, settings.stagger, lanes.split_guidance, lanes.decode, layout=settings.layout
+            layout.num_blocks, num_steps, lanes.stages, settings.stagger, lanes.split_guidance, lanes.decode, layout=layout
         )
 
     def identity(self, settings):

@@ -1,33 +1,28 @@
 """Refuses a command that cannot work, before any weight is loaded.
 
 Knows: what the flags mean together. Must not know: processes, or how a run is made. The checks make no file and no
-folder: ``make_folders`` does, when all have passed.
+folder: folders.make_folders does, when all have passed.
 """
 
-import difflib
-import errno
 import os
 import shutil
-import tempfile
-from pathlib import Path
 
 import torch
 from xfuser import xFuserArgs
-from xfuser.core.utils.runner_utils import load_dataset_prompts
-from xfuser.model_executor.models.runner_models.base_model import MODEL_REGISTRY
 
 from ..compat.backends import check_backend
-from ..output.checkpoint import check_same, is_finished, read_manifest
 from ..config import DualParalConfig
 from ..request import check_at_least_one, check_size
-from ..run_spec import RunSpec, upper_name
-from ..strategies.dualparal import DualParal, DualParalPlan
+from ..strategies.dualparal import DualParalPlan
 from ..engine.sharding import check_even_split, check_heads
 from ..plan.partition import layer_ranges
 from .degrees import DEGREES, num_processes
-from .flags import command_settings, dualparal_config, xdit_args
-from .models import as_list, at_path
-from .registry import DUALPARAL_MODELS
+from .flags import command_settings, dualparal_config, value_of, xdit_args
+from .folders import check_folders
+from .models import at_path
+from .prompts import check_prompts, prompts_of
+from .registry import model_class
+from .resume import check_checkpoint
 from .settings import CommandSettings
 
 # diffusers' WanPipeline.check_inputs asks for multiples of 16 whatever the VAE and the patch are.
@@ -42,7 +37,7 @@ def check_command(args, world_size):
 
     Raises ValueError, with what was given, what is allowed and what to do, for a command that cannot work.
     """
-    model = _check_model(args["model"], args["dualparal_degree"])
+    model = model_class(args["model"], args["dualparal_degree"])
     if args["model_path"] and args["dualparal_degree"] is not None:
         model = at_path(model, args["model_path"])
     if not args["prompt"] and not args["dataset_path"]:
@@ -54,43 +49,10 @@ def check_command(args, world_size):
         raise ValueError("a --dualparal_ flag is given and DualParal is off: add --dualparal_degree 1 (or more)")
     _check_world(args, world_size)
     model(xFuserArgs.from_runner_args(xdit_args(args)))  # xDiT's own checks of what the model supports
-    for folder, name in _folders(args):
-        _check_can_be_made(folder, name)
+    check_folders(args)
     if args["dualparal_degree"] is not None and args["dualparal_checkpoint"]:
-        _check_checkpoint(args, model, dualparal_config(args))
+        check_checkpoint(args, model, dualparal_config(args))
     return model
-
-
-def make_folders(args):
-    """Makes the folders that a run writes to. Raises ValueError for one that cannot be written after all."""
-    for folder, name in _folders(args):
-        try:
-            os.makedirs(folder, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError as error:
-            raise _cannot_be_written(folder, name, error.strerror) from None
-
-
-def _check_model(name, degree):
-    known = {**MODEL_REGISTRY, **DUALPARAL_MODELS}
-    if name not in known:
-        raise ValueError(f"model {name!r} is not known: give one of {', '.join(_nearest_first(name, known))}")
-    if degree is None and name not in MODEL_REGISTRY:
-        raise ValueError(f"model {name} runs with DualParal only: add --dualparal_degree 1 (or more)")
-    if degree is not None and name not in DUALPARAL_MODELS:
-        supported = ", ".join(_nearest_first(name, DUALPARAL_MODELS))
-        raise ValueError(
-            f"model {name} has no DualParal support: give one of {supported}, or leave --dualparal_degree out"
-        )
-    return known[name] if degree is None else DUALPARAL_MODELS[name]
-
-
-def _nearest_first(name, known):
-    def likeness(other):
-        return difflib.SequenceMatcher(None, str(name).lower(), other.lower()).ratio()
-
-    return sorted(known, key=likeness, reverse=True)
 
 
 def _check_dualparal(args, model):
@@ -98,14 +60,14 @@ def _check_dualparal(args, model):
     command_settings(args)
     _check_stages(args, model, config)
     _check_video(args, model)
-    _check_prompts(args)
+    check_prompts(args)
     if args["use_torch_compile"]:
         _check_compiler()
     for name in ("attention_backend", "cross_attention_backend"):
         check_backend(args[name], on_cpu=not torch.accelerator.is_available())
-    DualParalPlan(1, _value(args, model, "num_inference_steps"), args["dualparal_degree"], config.stagger)  # checks the stagger
+    DualParalPlan(1, value_of(args, model, "num_inference_steps"), args["dualparal_degree"], config.stagger)  # checks the stagger
     _check_endless(args, config)
-    if config.latents_out and len(_prompts(args)) > 1:
+    if config.latents_out and len(prompts_of(args)) > 1:
         raise ValueError("--dualparal_latents_out is one file and there are several prompts: give one prompt")
     if config.checkpoint and args["use_parallel_vae"]:
         raise ValueError(
@@ -116,37 +78,13 @@ def _check_dualparal(args, model):
 def _check_endless(args, config):
     if args["num_frames"] != 0:
         return
-    if len(_prompts(args)) > 1:
+    if len(prompts_of(args)) > 1:
         raise ValueError("--num_frames is 0, for a video without end, and there are several prompts: give one")
     if config.decode == "end" or args["use_parallel_vae"]:
         raise ValueError(
             "--num_frames is 0, for a video without end, and it would be decoded at the end: give --dualparal_decode "
             "thread or inline, without --use_parallel_vae"
         )
-
-
-def _check_checkpoint(args, model, config):
-    """The settings of a checkpoint that is there already, as far as they can be known before the model is loaded."""
-    negative = as_list(_value(args, model, "negative_prompt"))
-    for number, prompt in enumerate(_prompts(args)):
-        folder = Path(config.checkpoint, str(number))
-        manifest = read_manifest(folder)
-        if manifest is None or is_finished(manifest):
-            continue
-        negative_prompt = negative[number if len(negative) > 1 else 0] if negative else ""
-        check_same(folder, manifest, _known_spec(args, model, config, prompt, negative_prompt))
-
-
-def _known_spec(args, model, config, prompt, negative_prompt):
-    """The run's RunSpec as far as it is known before the model is loaded."""
-    names = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale", "seed")
-    return RunSpec(
-        **{name: _value(args, model, name) for name in names}, **DualParal().identity(config),
-        prompt=prompt, negative_prompt=negative_prompt, model=args["model"], precision=str(model.dtype).removeprefix("torch."),
-        attention_backend=upper_name(args["attention_backend"]),
-        cross_attention_backend=upper_name(args["cross_attention_backend"]), compiled=args["use_torch_compile"],
-        quality=command_settings(args).quality, fps=model.settings.fps,
-    )
 
 
 def _check_compiler():
@@ -181,7 +119,7 @@ def _check_stages(args, model, config):
 
 
 def _check_video(args, model):
-    height, width, guidance_scale = (_value(args, model, name) for name in ("height", "width", "guidance_scale"))
+    height, width, guidance_scale = (value_of(args, model, name) for name in ("height", "width", "guidance_scale"))
     check_size(height, width, PIXEL_MULTIPLE)
     check_heads(model.num_heads, args["ulysses_degree"])
     frame_tokens = (height // model.pixels_per_token) * (width // model.pixels_per_token)
@@ -191,41 +129,9 @@ def _check_video(args, model):
             f"--guidance_scale is {guidance_scale}, so there is one branch, and --use_cfg_parallel computes two: leave "
             "it out, or give a guidance scale above 1"
         )
-    check_at_least_one("--num_inference_steps", _value(args, model, "num_inference_steps"))
+    check_at_least_one("--num_inference_steps", value_of(args, model, "num_inference_steps"))
     if args["num_frames"] != 0:
-        check_at_least_one("--num_frames", _value(args, model, "num_frames"))
-
-
-def _value(args, model, name):
-    """What ``--name`` gives, or the model's default."""
-    return args[name] if args[name] is not None else getattr(model.default_input_values, name)
-
-
-def _check_prompts(args):
-    prompts, negative = len(_prompts(args)), len(as_list(args["negative_prompt"]))
-    replicas = args["data_parallel_degree"]
-    if negative not in (0, 1, prompts):
-        raise ValueError(
-            f"{negative} negative prompts are given and there are {prompts} prompts: give one for all, in quotes, or "
-            "one for each"
-        )
-    if prompts < replicas:
-        raise ValueError(
-            f"--data_parallel_degree is {replicas} and there are {prompts} prompts: every replica needs one, give "
-            f"{replicas} prompts or a degree of {prompts}"
-        )
-
-
-def _prompts(args):
-    path = args["dataset_path"]
-    if not path:
-        return as_list(args["prompt"])
-    try:
-        return load_dataset_prompts(path)
-    except OSError as error:
-        raise ValueError(f"--dataset_path {path} cannot be read ({error.strerror}): give a csv file") from None
-    except KeyError:
-        raise ValueError(f"--dataset_path {path} has no column 'prompt': name the prompts' column so") from None
+        check_at_least_one("--num_frames", value_of(args, model, "num_frames"))
 
 
 def _check_world(args, world_size):
@@ -242,26 +148,3 @@ def _check_degrees(args):
     for name in DEGREES[1:]:  # the first one has a limit above, too: _check_stages
         if args[name] is not None and args[name] < 1:
             raise ValueError(f"--{name} is {args[name]}: give 1 or more")
-
-
-def _folders(args):
-    """(folder, how a message names it) of all folders that the command writes to."""
-    yield Path(args["output_directory"]), "--output_directory"
-    if args["dualparal_checkpoint"]:
-        yield Path(args["dualparal_checkpoint"]), "--dualparal_checkpoint"
-    for name in ("dualparal_trace", "dualparal_latents_out"):
-        if args[name]:
-            yield Path(args[name]).parent, f"the folder of --{name}"
-
-
-def _check_can_be_made(folder, name):
-    """Judges by the nearest folder that exists."""
-    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.exists(path))
-    if not nearest.is_dir():
-        raise _cannot_be_written(folder, name, os.strerror(errno.ENOTDIR))
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise _cannot_be_written(folder, name, os.strerror(errno.EACCES))
-
-
-def _cannot_be_written(folder, name, why):
-    return ValueError(f"{name} {folder} cannot be written ({why}): give a folder that can")

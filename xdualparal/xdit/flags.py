@@ -83,6 +83,11 @@ def command_settings(args):
     return CommandSettings(**{field.name: args[f"dualparal_{field.name}"] for field in fields(CommandSettings)})
 
 
+def value_of(args, model, name):
+    """What ``--name`` gives, or the model's default."""
+    return args[name] if args[name] is not None else getattr(model.default_input_values, name)
+
+
 def xdit_args(args):
     """``args`` with DualParal's degree where xDiT has its own pipeline's, as its configuration expects it.
 

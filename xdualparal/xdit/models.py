@@ -23,6 +23,7 @@ from ..engine.session import Outcome
 from ..plan.partition import layer_ranges
 from ..output.mp4 import VideoWriter, frames_in, label_of
 from .flags import refuse
+from .prompts import as_list
 from .settings import CommandSettings
 from ..models.wan import WanFamily
 from ..models.weights import checkpoint_folder, load_stage, read_configs
@@ -38,11 +39,6 @@ class NumberedPrompt(str):
 
     def __getnewargs__(self):
         return str(self), self.number, self.negative_prompt
-
-
-def as_list(prompts):
-    """One prompt or a list of them as a list."""
-    return prompts if isinstance(prompts, list) else [prompts]
 
 
 class DualParalWanModel(xFuserWan21T2VModel):
@@ -104,12 +100,17 @@ class DualParalWanModel(xFuserWan21T2VModel):
             self.watchdog.over(self.dualparal)
 
     def _compile_model(self, input_args):
-        """Compiles the stage's blocks and makes one window, which needs all that is compiled."""
-        self.dualparal.compile(mode=self._get_compile_mode(), dynamic=self._get_compile_dynamic())
+        """Compiles the stage's blocks and makes a short video with windows of all sizes, which needs all that is compiled."""
+        self.dualparal.compile(mode=self._get_compile_mode())
         config = replace(self.dualparal_config, checkpoint=None, latents_out=None, trace=None)
-        warm_up = dict(input_args, num_frames=1, num_inference_steps=config.stagger)
+        warm_up = dict(input_args, num_frames=self._warm_up_frames(input_args), num_inference_steps=config.stagger)
         self.dualparal.config = config
         deque(self.dualparal.stream(**self._arguments(input_args["prompt"][0], warm_up), output_type="latent"), maxlen=0)
+
+    def _warm_up_frames(self, input_args):
+        latent_frames = self.family.facts.latent_frames(input_args["num_frames"]) if input_args["num_frames"] else None
+        layout = replace(self.dualparal_config.layout, latent_frames=latent_frames).shortest_alike()
+        return layout.frames_of(layout.num_blocks, 0, self.family.facts.frames_per_latent)
 
     def _run_pipe(self, input_args):
         paths = []

@@ -12,8 +12,9 @@ from xfuser.model_executor.models.runner_models.base_model import MODEL_REGISTRY
 from ..config import DualParalConfig
 from ..launch.mailbox import NoMailbox, refusing
 from ..launch.watchdog import Watchdog
-from .checks import check_command, make_folders
+from .checks import check_command
 from .flags import add_dualparal_args, command_settings, dualparal_config, make_parser, xdit_args
+from .folders import make_folders
 from .registry import DUALPARAL_MODELS
 from .settings import CommandSettings
 

@@ -18,8 +18,9 @@ from xfuser.runner import xFuserModelRunner  # noqa: E402  (after the platform)
 from ..launch.errors import FAILED, STOPPED  # noqa: E402
 from ..launch.mailbox import mailbox_of, refusing  # noqa: E402
 from ..launch.watchdog import Watchdog  # noqa: E402
-from .checks import check_command, make_folders  # noqa: E402
+from .checks import check_command  # noqa: E402
 from .flags import command_settings, dualparal_config, make_parser, xdit_args  # noqa: E402
+from .folders import make_folders  # noqa: E402
 
 
 class DualParalRunner(xFuserModelRunner):
