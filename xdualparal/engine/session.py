@@ -11,17 +11,17 @@ from enum import Enum
 from itertools import islice
 
 import torch
-from tqdm.auto import tqdm
 
 from ..output.report import make_report
 from ..plan.messages import Messages
-from ..plan.progress import Progress
+from ..plan.progress import Progress, pass_costs
 from ..plan.schedule import AT_END, NO_DECODE
 from .blocks import BlockStore, Denoiser, apply_guidance
 from .decoding import make_decoder
 from .executor import Edges, Executor, Work
 from .noise import noise_blocks
 from .p2p import Receiver, Sender
+from .progress_bar import ProgressBar, progress_text, time_left
 from .sharding import SpatialShard
 from .snapshot import Snapshots
 from .stage import StageRun
@@ -136,32 +136,49 @@ class VideoRun:
         self._decoder = make_decoder(self, cleanup)
         self._backlog = iter(self.snapshots.undecoded(self.segments_given) if self.mesh.is_output else ())
         executor = self._make_executor(cleanup)
-        progress_bar = cleanup.enter_context(self._progress_bar())
+        self._begin_progress(cleanup)
         for _ in executor.run():
-            progress_bar.update()
             self.passes_done += 1
             # Blocks that an earlier run left: one a pass, lest the ranks that wait meanwhile take it for a hang.
             self._decode_backlog(1)
             yield from self._decoder.ready()
-            progress_bar.set_postfix_str(f"{self.blocks_finished} blocks, {self.frames_given} frames", refresh=False)
+            self._show_progress()
         self._decode_backlog()
-        yield from self._decoder.rest()
+        for segment in self._decoder.rest():
+            yield segment
+            self._show_progress("decoding")
+        self._show_progress("stopped" if self.progress.was_stopped else "")
 
     @property
     def frames_given(self):
         """Video frames in the segments that the caller has."""
-        per_latent = self.pipe.vae_scale_factor_temporal
-        return self.plan.layout.frames_of(self.segments_given, self.request.num_frames, per_latent)
+        return self.plan.layout.frames_of(self._blocks_given, self.request.num_frames, self.pipe.vae_scale_factor_temporal)
 
-    def _progress_bar(self):
-        """The pipeline's own as configured, but on the last process, which prints in xDiT; diffusers' is on the first."""
-        own = dict(getattr(self.pipe, "_progress_bar_config", {}))
-        elsewhere = not (self.mesh.is_output and self.mesh.is_last_of_all)
-        total = None if self.plan.num_blocks is None else self.plan.num_blocks * self.plan.num_steps
-        done = sum(len(self.plan.passes(wave)) for wave in range(self.progress.first))
-        return tqdm(
-            total=total, initial=done, unit="pass", disable=own.pop("disable", False) or elsewhere, **own
-        )
+    @property
+    def _blocks_given(self):
+        """A segment is a block, but the parallel VAE's is all of them."""
+        return self.blocks_finished if self.vae_on_all_ranks and self.segments_given else self.segments_given
+
+    # What is said on the way.
+
+    def _begin_progress(self, cleanup):
+        """With the pipeline's own options, but on the last process, which prints in xDiT; diffusers' is on the first."""
+        options = dict(getattr(self.pipe, "_progress_bar_config", {}))
+        is_shown = not options.pop("disable", False) and self.mesh.is_output and self.mesh.is_last_of_all
+        self._costs, self._cost_done, self._cost, total = pass_costs(self.plan, self.progress.first), 0, None, None
+        if self.plan.num_blocks is not None:
+            total, self._cost = sum(pass_costs(self.plan)), sum(pass_costs(self.plan, self.progress.first))
+        self._cost_before = (total or 0) - (self._cost or 0)
+        self._bar = cleanup.enter_context(ProgressBar(total, is_shown, **options))
+        self._passes_started_s = time.monotonic()
+
+    def _show_progress(self, rest=None):
+        """``rest``: what is said last; None: after a pass, and the time that is left is said."""
+        if rest is None:
+            self._cost_done += next(self._costs)
+            rest = time_left(time.monotonic() - self._passes_started_s, self._cost_done, self._cost)
+        numbers = self._blocks_given, self.plan.num_blocks, self.frames_given, self.request.num_frames
+        self._bar.show(self._cost_before + self._cost_done, progress_text(*numbers, rest))
 
     # What a run is made of.
 

@@ -103,7 +103,8 @@ def _failed(processes, environments, folder):
     line, details = _cause(codes, environments, folder)
     if details:
         line += f" (traceback in {_keep(details)})"
-    sys.stderr.write("\n")  # ends the line of the progress bar
+    if sys.stderr.isatty():
+        sys.stderr.write("\n")  # ends the line of the progress bar
     print_error(f"{line}: all processes were ended")
     return FAILED
 

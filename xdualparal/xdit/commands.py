@@ -10,14 +10,16 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKLWan
 from diffusers.video_processor import VideoProcessor
-from tqdm.auto import tqdm
+from xfuser.core.utils.runner_utils import log
 
+from ..engine.progress_bar import ProgressBar, frames_text
 from ..launch.errors import refuse
 from ..models.wan_vae import StreamingDecoder
 from ..models.weights import checkpoint_folder
 from ..output.latents_file import read_latents
 from ..output.mp4 import QUALITY, VideoWriter
 from ..output.tags import tags_of
+from . import screen
 from .models import at_path
 from .registry import DUALPARAL_MODELS
 
@@ -25,6 +27,7 @@ from .registry import DUALPARAL_MODELS
 def main(argv):
     """Decodes the file in ``argv``. Ends with exit code 2, and one line, when it cannot."""
     arguments = _parser().parse_args(argv)
+    screen.set_up(with_dualparal=True)
     output = arguments.output or Path(arguments.file).with_suffix(".mp4")
     try:
         facts, _ = next(read_latents(arguments.file))  # what is wrong shows before the VAE is loaded
@@ -33,7 +36,8 @@ def main(argv):
         frames = decode(arguments, model, facts, output)
     except (OSError, ValueError) as error:
         refuse(error)
-    tqdm.write(f"{frames} frames are in {output}")
+    log(f"{frames} frames saved to {output}", log_from_all_processes=True)
+    print(output)
 
 
 def _parser():
@@ -66,9 +70,11 @@ def decode(arguments, model, facts, output):
     decoder, missing = StreamingDecoder(vae), int(facts["num_frames"]) or None
     tags = tags_of({**json.loads(facts.get("spec", "{}")), "quality": arguments.quality})
     with VideoWriter(output, model.settings.fps, arguments.quality, label=facts.get("label", ""), tags=tags) as writer:
-        for _, latents in tqdm(read_latents(arguments.file), unit="block"):
-            frames = decoder.decode(latents.to(device))
-            if missing is not None:
-                frames = frames[:, :, :missing - writer.frames_written]
-            writer.write(processor.postprocess_video(frames, output_type="np")[0])
+        with ProgressBar(missing) as bar:
+            for _, latents in read_latents(arguments.file):
+                frames = decoder.decode(latents.to(device))
+                if missing is not None:
+                    frames = frames[:, :, :missing - writer.frames_written]
+                writer.write(processor.postprocess_video(frames, output_type="np")[0])
+                bar.show(writer.frames_written, frames_text(writer.frames_written, missing))
     return writer.frames_written

@@ -5,6 +5,7 @@ Knows: xDiT's model classes and what DualParal changes in them. Must not know: l
 
 import json
 import sys
+import textwrap
 from collections import deque
 from dataclasses import replace
 from pathlib import Path
@@ -85,6 +86,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
         stage = torch.distributed.get_rank() // parallel.sp_degree % parallel.pp_degree
         layers = layer_ranges(self.num_layers, self.dualparal_config, parallel.pp_degree)[stage]
         with_vae = stage == parallel.pp_degree - 1 or parallel.use_parallel_vae
+        log(f"loading the weights of {self.settings.model_name}")
         folder = checkpoint_folder(self.settings.model_name)
         return load_stage(self.family, folder, stage, parallel.pp_degree, layers, self.dtype, with_vae)
 
@@ -102,6 +104,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
 
     def _compile_model(self, input_args):
         """Compiles the stage's blocks and makes a short video with windows of all sizes, which needs all that is compiled."""
+        log("compiling: makes a short video first, which may take minutes")
         self.dualparal.compile(mode=self._get_compile_mode())
         config = replace(self.dualparal_config, checkpoint=None, latents_out=None, trace=None)
         warm_up = dict(input_args, num_frames=self._warm_up_frames(input_args), num_inference_steps=config.stagger)
@@ -116,8 +119,8 @@ class DualParalWanModel(xFuserWan21T2VModel):
     def _run_pipe(self, input_args):
         paths = []
         for prompt in input_args["prompt"]:
-            path, outcome = self._make_video(prompt, input_args)
-            paths.append(path)
+            path, outcome, has_frames = self._make_video(prompt, input_args)
+            paths += [path] if has_frames else []
             self.was_stopped = outcome is Outcome.STOPPED
             if self.was_stopped:
                 break
@@ -125,8 +128,8 @@ class DualParalWanModel(xFuserWan21T2VModel):
         return DiffusionOutput(videos=paths if self.dualparal.stage.is_last else [], pipe_args=input_args)
 
     def _make_video(self, prompt, input_args):
-        """(the path of the prompt's video, which the output rank writes; the run's outcome). Every prompt starts from the same
-        seed."""
+        """(the path of the prompt's video, which the output rank writes; the run's outcome; whether there are frames in it).
+        Every prompt starts from the same seed."""
         path = Path(self.config.output_directory, f"{self.get_output_name(input_args)}_{prompt.number}.mp4")
         try:
             run = self._start(prompt, input_args, path)
@@ -134,14 +137,15 @@ class DualParalWanModel(xFuserWan21T2VModel):
             if self.dualparal.mesh.decides:
                 refuse(error)
             sys.exit(2)
-        if run.outcome is Outcome.ALREADY_FINISHED:
-            self._say_finished(path)
+        self._say_start(prompt, run, path)
+        if run.is_over:
+            pass
         elif self.dualparal.is_output_rank:
             self._write(path, run)
         else:
             deque(run, maxlen=0)
         self._made.add(prompt.number)
-        return str(path), run.outcome
+        return str(path), run.outcome, run.blocks_finished > 0
 
     def _start(self, prompt, input_args, path):
         """The VideoRun of a prompt; what the file at ``path`` has of it already is kept, where there is a checkpoint."""
@@ -185,14 +189,33 @@ class DualParalWanModel(xFuserWan21T2VModel):
             self._if_ended_at_once(None)
         report = dict(run.report, frames=writer.frames_written)
         path.with_suffix(".json").write_text(json.dumps(report, indent=2))
-        log(f"{path.name}: {writer.frames_written} frames\n{as_text(report)}")
+        log(as_text(report))
+        self._say_end(path, run, writer.frames_written)
 
-    def _say_finished(self, path):
-        if self.dualparal.is_output_rank:
-            log(
-                f"{path} was finished by an earlier run: delete {self.dualparal.config.checkpoint} to make it anew",
-                log_from_all_processes=True,
+    def _say_start(self, prompt, run, path):
+        """On one rank of each replica, so that another replica's videos are not taken for missing."""
+        if run.outcome is Outcome.ALREADY_FINISHED:
+            text = f"{path} was finished by an earlier run: delete {self.dualparal.config.checkpoint} to make it anew"
+        else:
+            frames = f"{run.request.num_frames} frames" if run.request.num_frames else "frames until it is stopped"
+            text = (
+                f'"{textwrap.shorten(prompt, 60)}": {frames} of {run.request.width} x {run.request.height}, '
+                f"{run.request.num_inference_steps} steps, seed {run.spec.seed}; encoding the prompt"
             )
+        if self.dualparal.is_output_rank:
+            log(text, log_from_all_processes=True)
+
+    def _say_end(self, path, run, frames):
+        wanted = f" of {run.request.num_frames}" if run.request.num_frames else ""
+        if not frames:
+            text = "stopped before a block was finished: nothing is saved"
+        elif run.outcome is Outcome.STOPPED:
+            text = f"stopped: {frames}{wanted} frames saved to {path}"
+        else:
+            text = f"{frames} frames saved to {path}"
+        if run.outcome is Outcome.STOPPED and self.dualparal.config.checkpoint and wanted:
+            text += " (the same command resumes)"
+        log(text, log_from_all_processes=True)
 
     def _if_ended_at_once(self, function):
         if self.watchdog is not None:
@@ -203,9 +226,9 @@ class DualParalWanModel(xFuserWan21T2VModel):
         return f"{super().get_output_name(input_args)}_dualparal{self.config.pipefusion_parallel_degree}"
 
     def save_output(self, output):
-        """The frames are in the file already: they were written as they came."""
+        """Prints the paths of the videos that have frames on stdout, where nothing else is: they were written as they came."""
         for path in output.videos:
-            log(f"Output video saved to {path}")
+            print(path, flush=True)
 
 
 def at_path(model, path):

@@ -13,11 +13,13 @@ from ..compat.host import enable_host_platform
 
 enable_host_platform()
 
+from xfuser.core.utils.runner_utils import log  # noqa: E402
 from xfuser.runner import xFuserModelRunner  # noqa: E402  (after the platform)
 
 from ..launch.errors import FAILED, STOPPED  # noqa: E402
 from ..launch.mailbox import mailbox_of, refusing  # noqa: E402
 from ..launch.watchdog import Watchdog  # noqa: E402
+from . import screen  # noqa: E402
 from .checks import check_command  # noqa: E402
 from .flags import command_settings, dualparal_config, make_parser, xdit_args  # noqa: E402
 from .folders import make_folders  # noqa: E402
@@ -47,11 +49,13 @@ def main():
 
     Exit code 2: the command cannot work; 1: something failed; 130: it was stopped before the end.
     """
-    logging.basicConfig(level=logging.INFO)
     mailbox = mailbox_of(os.environ["RANK"])
     with refusing(mailbox), _quietly():
         args, model_class = _check(sys.argv[1:])
+    screen.set_up(args["dualparal_degree"] is not None)
     watchdog = Watchdog(args["dualparal_hang_timeout"], mailbox)
+    if int(os.environ["WORLD_SIZE"]) > 1:
+        log(f"connecting {os.environ['WORLD_SIZE']} processes")
     try:
         was_stopped = _run(DualParalRunner(args, model_class, watchdog), args)
     except Exception as error:

@@ -1,0 +1,73 @@
+"""What a command says: plain lines and one progress bar on stderr, and on stdout the paths of videos.
+
+Knows: how the loggers of xfuser, diffusers and transformers print. Must not know: what is said about a run, and when.
+"""
+
+import logging
+import os
+import re
+import sys
+
+from diffusers.utils import logging as diffusers_logging
+from tqdm.auto import tqdm
+from transformers.utils import logging as transformers_logging
+from xfuser import logger as xfuser_logging
+
+# What xDiT says on the way of a run with DualParal: about its own inside, or what a line of ours says better.
+_SAYS_NOTHING = re.compile("|".join([
+    "Distributed environment is not initialized", "Model parallel is not initialized", "Using [A-Z0-9_]+ as attention backend",
+    "Parameter '.*' not specified. Using model-specific default value", "Initializing model: ", "Loading model pipeline",
+    "Initializing runtime state", "Model initialization complete", "Running model", "Running iteration 1/1$",
+    "Iteration 1 completed in", "Average time over 1 runs", "Total time spent", "Timings saved to", "Cleaned up resources",
+    "Warming up torch compiler",
+]))
+
+
+def set_up(with_dualparal):
+    """Makes log lines plain, without the names of modules, all on stderr; LOG_LEVEL=DEBUG leaves them as they are.
+
+    ``with_dualparal``: without it, the run is xDiT's own, and all its lines stay.
+    """
+    handler = xfuser_logging._default_handler
+    handler.setStream(_AboveTheBar())
+    handler.flush = handler.stream.flush  # xfuser set stdout's
+    root = logging.StreamHandler(handler.stream)
+    logging.basicConfig(level=logging.WARNING, handlers=[root], force=True)
+    logging.getLogger(__name__.partition(".")[0]).setLevel(logging.INFO)
+    if wants_details():
+        root.setFormatter(handler.formatter)
+        return
+    for one in (handler, root):
+        one.setFormatter(_PlainFormatter())
+        one.setLevel(logging.INFO)
+    if with_dualparal:
+        handler.addFilter(_says_something)
+        diffusers_logging.disable_progress_bar()  # each rank would draw its own
+        transformers_logging.disable_progress_bar()
+
+
+def wants_details():
+    """Whether the user wants to see all."""
+    return os.environ.get("LOG_LEVEL", "").upper() == "DEBUG"
+
+
+def _says_something(record):
+    return not _SAYS_NOTHING.match(record.getMessage())
+
+
+class _PlainFormatter(logging.Formatter):
+    def format(self, record):
+        text = super().format(record)
+        return text if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {text}"
+
+
+class _AboveTheBar:
+    """stderr, where a line does not break the progress bar."""
+
+    def write(self, text):
+        """Writes ``text``, a line."""
+        tqdm.write(text, file=sys.stderr, end="")
+
+    def flush(self):
+        """Writes what is left."""
+        sys.stderr.flush()
