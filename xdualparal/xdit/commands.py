@@ -12,6 +12,7 @@ from diffusers.video_processor import VideoProcessor
 from tqdm.auto import tqdm
 
 from ..launch.errors import refuse
+from ..limits import RATE_FACTOR
 from ..models.wan_vae import StreamingDecoder
 from ..models.weights import checkpoint_folder
 from ..output.latents_file import read_latents
@@ -25,6 +26,7 @@ def main(argv):
     arguments = _parser().parse_args(argv)
     output = arguments.output or Path(arguments.file).with_suffix(".mp4")
     try:
+        RATE_FACTOR.of("--quality", arguments.quality)
         facts, _ = next(read_latents(arguments.file))  # what is wrong shows before the VAE is loaded
         model = _model(arguments.model or facts["model"])
         model = at_path(model, arguments.model_path) if arguments.model_path else model

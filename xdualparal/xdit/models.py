@@ -20,10 +20,12 @@ from ..config import DualParalConfig
 from ..pipeline import DualParalPipeline
 from ..output.report import as_text
 from ..engine.session import Outcome
+from ..limits import RANDOM_SEED
 from ..plan.partition import layer_ranges
 from ..output.mp4 import VideoWriter, frames_in, label_of
+from ..request import shared_seed
 from .flags import refuse
-from .prompts import as_list
+from .prompts import as_list, many_prompts_line, prompts_of
 from .settings import CommandSettings
 from ..models.wan import WanFamily
 from ..models.weights import checkpoint_folder, load_stage, read_configs
@@ -72,7 +74,9 @@ class DualParalWanModel(xFuserWan21T2VModel):
 
     def preprocess_args(self, input_args):
         """xDiT's, with the prompts numbered, each with its negative prompt."""
-        args = super().preprocess_args(input_args)
+        args = super().preprocess_args(dict(input_args, prompt=prompts_of(input_args), dataset_path=None))
+        if line := many_prompts_line(input_args):
+            log(line)
         prompts, negative = (as_list(args[name]) for name in ("prompt", "negative_prompt"))
         negative = (negative or [""]) * (len(prompts) if len(negative) <= 1 else 1)
         args["prompt"] = [NumberedPrompt(prompts[n], n, negative[n]) for n in range(len(prompts))]
@@ -89,6 +93,9 @@ class DualParalWanModel(xFuserWan21T2VModel):
 
     def _post_load_and_state_initialization(self, input_args):
         """Instead of xDiT's placement, which moves a whole pipeline to each device."""
+        if input_args["seed"] == RANDOM_SEED:
+            input_args["seed"] = shared_seed()  # xDiT hands on this very dict when it runs the model
+            log(f"--seed {input_args['seed']} was drawn at random")
         if input_args.get("flow_shift") is not None:
             self.pipe.scheduler = type(self.pipe.scheduler).from_config(
                 self.pipe.scheduler.config, flow_shift=input_args["flow_shift"]
@@ -182,7 +189,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
             for segment in run:
                 writer.write(segment)
             self._if_ended_at_once(None)
-        report = dict(run.report, frames=writer.frames_written)
+        report = dict(run.report, frames=writer.frames_written, seed=run.spec.seed)
         path.with_suffix(".json").write_text(json.dumps(report, indent=2))
         log(f"{path.name}: {writer.frames_written} frames\n{as_text(report)}")
 
