@@ -109,7 +109,7 @@ def _column(name, text):
             raise ValueError(f"{name} has no column 'prompt': name the prompts' column so in the first line")
         return [_prompt(f"{name}, line {reader.line_num},", row) for row in reader]
     except csv.Error as error:
-        raise ValueError(f"{name}, line {reader.line_num}, is no csv ({error}): give a csv file") from None
+        raise ValueError(f"{name} is no csv after line {reader.line_num} ({error}): give a csv file") from None
 
 
 def _prompt(place, row):
