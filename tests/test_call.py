@@ -102,6 +102,13 @@ def test_what_cannot_work_is_refused_in_one_line(pipe, options, words):
     assert "\n" not in str(error.value)
 
 
+def test_one_negative_row_is_for_all(pipe):
+    many = request(pipe, prompt_embeds=torch.cat([POSITIVE, POSITIVE + 1]), negative_prompt_embeds=NEGATIVE)
+    first, second = many.each_video()
+    assert torch.equal(second.prompt_embeds, POSITIVE + 1)
+    assert torch.equal(first.negative_prompt_embeds, NEGATIVE) and torch.equal(second.negative_prompt_embeds, NEGATIVE)
+
+
 def test_numbers_of_numpy_are_numbers(pipe):
     import numpy as np
 

@@ -53,10 +53,11 @@ def check_embeds(prompt_embeds, negative_prompt_embeds, dim):
             _check_rows(name, rows, dim)
     if prompt_embeds is None or negative_prompt_embeds is None:
         return
-    if prompt_embeds.shape != negative_prompt_embeds.shape:
+    videos, *sizes = prompt_embeds.shape
+    if negative_prompt_embeds.shape not in {(videos, *sizes), (1, *sizes)}:
         raise ValueError(
             f"negative_prompt_embeds are {tuple(negative_prompt_embeds.shape)} and prompt_embeds "
-            f"{tuple(prompt_embeds.shape)}: give equal shapes"
+            f"{tuple(prompt_embeds.shape)}: give equal shapes, or one negative row for all"
         )
 
 

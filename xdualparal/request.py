@@ -188,4 +188,4 @@ def _nth(values, index):
 
 
 def _nth_row(rows, index):
-    return None if rows is None else rows[index:index + 1]
+    return None if rows is None else rows[index:index + 1] if len(rows) > 1 else rows
