@@ -62,7 +62,7 @@ def decode(arguments, model, facts, output):
         vae.enable_tiling()
     processor = VideoProcessor(vae_scale_factor=vae.config.scale_factor_spatial)
     decoder, missing = StreamingDecoder(vae), int(facts["num_frames"]) or None
-    with VideoWriter(output, model.settings.fps, arguments.quality, label=facts.get("label", "")) as writer:
+    with VideoWriter(output, model.settings.fps, arguments.quality, label=facts.get("label", ""), overwrite=True) as writer:
         for _, latents in tqdm(read_latents(arguments.file), unit="block"):
             frames = decoder.decode(latents.to(device))
             if missing is not None:
