@@ -83,7 +83,7 @@ class LatentsFile:
 
 
 def _is_of(path, facts):
-    there = facts_of(path)
+    there = first_facts(path)
     return there is not None and "run" in there and there["run"] == facts.get("run")
 
 
@@ -109,7 +109,7 @@ def read_latents(path):
         raise ValueError(f"{path} has no finished block: give a file that --dualparal_latents_out wrote")
 
 
-def facts_of(path):
+def first_facts(path):
     """The facts of the first block in the file at ``path``, whole or not; None for a file that is not a LatentsFile's.
 
     Raises OSError when it cannot be read.
