@@ -67,7 +67,7 @@ def decode(arguments, model, facts, output):
     processor = VideoProcessor(vae_scale_factor=vae.config.scale_factor_spatial)
     decoder, missing = StreamingDecoder(vae), int(facts["num_frames"]) or None
     tags = tags_of({**json.loads(facts.get("spec", "{}")), "quality": arguments.quality})
-    with VideoWriter(output, model.settings.fps, arguments.quality, label=facts.get("label", ""), tags=tags) as writer:
+    with VideoWriter(output, model.settings.fps, arguments.quality, label=facts.get("label", ""), tags=tags, overwrite=True) as writer:
         for _, latents in tqdm(read_latents(arguments.file), unit="block"):
             frames = decoder.decode(latents.to(device))
             if missing is not None:
