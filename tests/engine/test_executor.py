@@ -22,11 +22,13 @@ LAYOUT = Layout(2, 1)
 class CountingStage:
     """Predicts nothing; remembers its passes."""
 
-    def __init__(self):
-        self.passes = []
+    def __init__(self, log=None):
+        self.passes, self.log = [], [] if log is None else log
 
-    def forward(self, action, spec, inputs):
+    def forward(self, action, spec, inputs, at_half):
         """A prediction for the predicted frames."""
+        self.log.append(("begins", str(action), None))
+        at_half()
         names = ["+".join(str(key.one) for key in keys) for keys in (spec.reads, [kept.key for kept in spec.keeps])]
         self.passes.append((str(action), *names, inputs.flatten().tolist()))
         return torch.zeros(1, 1, len(spec.predicted), 1, 1)
@@ -178,6 +180,17 @@ def test_a_middle_stage_posts_takes_and_sends():
     assert [(name, inputs) for name, *_, inputs in stage.passes] == [(f"1F{one}", [n]) for n, one in enumerate(order)]
     assert [one for _, one, _ in before.log] == order and before.log[1] == ("post", "1.0", (1,))
     assert [kind for kind, *_ in after.log] == ["send"] * 4 + ["finish"]
+
+
+def test_receives_are_posted_within_the_pass_before():
+    """And before it where it needs them itself."""
+    plan, before = DualParalPlan(2, 2, 3, layout=LAYOUT), Edge(0)
+    before.messages = {(one, ""): frames(0) for wave in range(3) for one in plan.passes(wave)}
+    work = Work(CountingStage(before.log), Edges({0: before}, {2: Edge(2)}), lambda recv: ((), torch.float32))
+    list(executor_of(plan, 1, work).run())
+    assert [f"{kind} {what}" for kind, what, _ in before.log] == [
+        "post 0.0", "begins 1F0.0", "post 1.0", "begins 1F1.0", "post 0.1", "begins 1F0.1", "post 1.1", "begins 1F1.1",
+    ]
 
 
 def test_the_first_stage_takes_latents_where_a_window_needs_them():

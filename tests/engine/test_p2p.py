@@ -1,15 +1,18 @@
 """Directed edges between real processes over gloo."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.distributed as dist
 from dualparal_testing.processes import run_ranks
 from xfuser.core.distributed import group_coordinator
 
-from xdualparal.engine.p2p import NO_TIMEOUT, Receiver, Sender, connect
+from xdualparal.engine.p2p import EDGE_CTAS, NO_TIMEOUT, Receiver, Sender, connect, edge_options_maker
 from xdualparal.plan.messages import MAX_PENDING_SENDS
-from xdualparal.compat.backports import complete_xfuser
+from xdualparal.compat.backports import _make_edge_groups, complete_xfuser
 
+complete_xfuser()
 MESSAGES = 4
 
 
@@ -39,3 +42,36 @@ def round_the_ring(rank, ranks, elements):
 def test_all_send_before_they_receive(ranks, elements):
     for rank, sums in enumerate(run_ranks(round_the_ring, ranks, ranks, elements)):
         assert sums == [float((rank - 1) % ranks + 10 * n) for n in reversed(range(MESSAGES))]
+
+
+def test_edges_take_few_multiprocessors_with_nccl(monkeypatch):
+    """Each group has options of its own, because torch writes into them."""
+    monkeypatch.setattr(dist, "ProcessGroupNCCL", SimpleNamespace(Options=lambda: SimpleNamespace(config=SimpleNamespace())), raising=False)
+    monkeypatch.setattr(dist, "new_group", lambda ranks, pg_options, **_: pg_options)
+    for make in (_make_edge_groups, group_coordinator.make_edge_groups):
+        groups = make([[0, 1, 2], [3, 4, 5]], "nccl", NO_TIMEOUT, edge_options_maker("nccl"))
+        assert [options.config.max_ctas for options in groups.values()] == [EDGE_CTAS] * 6
+        assert len(set(map(id, groups.values()))) == 6
+        assert set(make([[0, 1]], "gloo", NO_TIMEOUT, edge_options_maker("gloo")).values()) == {None}
+
+
+class OnAnAccelerator(torch.Tensor):
+    """A tensor that remembers that it was copied to the host."""
+
+    def cpu(self):
+        """A plain tensor."""
+        return torch.full((3,), 7.0)
+
+
+@pytest.mark.parametrize("backend, leaves, buffer", [("gloo", [7.0] * 3, "cpu"), ("nccl", [1.0] * 3, "meta")])
+def test_gloo_sends_from_the_hosts_memory(monkeypatch, backend, leaves, buffer):
+    """NCCL from the device's, which is "meta" here."""
+    sent, work = [], SimpleNamespace(wait=lambda: None)
+    monkeypatch.setattr(dist, "get_backend", lambda group: backend)
+    monkeypatch.setattr(dist, "isend", lambda tensor, *_, **__: sent.append(tensor) or work)
+    monkeypatch.setattr(dist, "irecv", lambda tensor, *_, **__: sent.append(tensor) or work)
+    Sender("group", 1).send(torch.ones(3).as_subclass(OnAnAccelerator))
+    receiver = Receiver("group", 0, torch.device("meta"))
+    receiver.post("message", (3,), torch.float32)
+    assert sent[0].tolist() == leaves and sent[1].device.type == buffer
+    assert receiver.take("message").device.type == "meta"

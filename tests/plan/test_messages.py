@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from dualparal_testing.layouts import random_layout
@@ -60,6 +61,42 @@ def test_no_size_deadlocks(seed):
         ends = Counter((action.edge, action.one, action.branch, action.kind) for row in schedule.rows for action in row if action.is_message)
         sends, receives = ({key[:3] for key in ends if key[3] == kind} for kind in (SEND, RECV))
         assert sends == receives and set(ends.values()) <= {1}
+
+
+def posted_late(schedule):
+    """The schedule with each RECV behind the FORWARD that it stands before, as late as the executor could ever post it."""
+    rows = []
+    for row in schedule.stages:
+        late, waiting = [], []
+        for action in row:
+            if action.kind == RECV:
+                waiting.append(action)
+                continue
+            needed = {(need.one, need.branch) for need in schedule.needs(action) if need.lane != action.lane}
+            own = [n for n, recv in enumerate(waiting) if action.kind == FORWARD and (recv.one, recv.branch) in needed]
+            early = own[-1] + 1 if own else 0
+            late += [*waiting[:early], action, *waiting[early:]]
+            waiting = []
+        rows.append((*late, *waiting))
+    return replace(schedule, rows=(*rows, *schedule.rows[schedule.num_stages:]))
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_receives_may_be_posted_within_the_pass_behind_them(seed):
+    """No size deadlocks even if all are posted at its end."""
+    numbers = random.Random(200 + seed)
+    for _ in range(40):
+        plan = random_plan(numbers)
+        schedule = schedule_with_messages(plan, random_progress(numbers, plan))
+        late = check_schedule(posted_late(schedule))
+        assert [sorted(row) for row in late.rows] == [sorted(row) for row in schedule.rows]
+
+
+@pytest.mark.parametrize("stages, blocks, steps", [(2, 13, 13), (4, 20, 50), (4, 32, 4), (8, 32, 50)])
+def test_receives_posted_within_a_pass_cost_nothing(stages, blocks, steps):
+    """Where transfers take no time, even those posted at its end."""
+    schedule = schedule_with_messages(DualParalPlan(blocks, steps, stages))
+    assert simulate(posted_late(schedule)).end == simulate(schedule).end
 
 
 @pytest.mark.parametrize("seed", range(4))

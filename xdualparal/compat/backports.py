@@ -5,6 +5,7 @@ Knows: xfuser's classes, before and after the patches. Must not know: DualParal.
 before xfuser is imported, is compat/host.py's.
 """
 
+import inspect
 import os
 from dataclasses import fields
 
@@ -58,8 +59,9 @@ def has_cache_types(cache_manager):
 
 
 def has_edge_groups(group_coordinator):
-    """Whether xfuser makes process groups for directed edges."""
-    return hasattr(group_coordinator, "make_edge_groups")
+    """Whether xfuser makes process groups for directed edges, each with options of its own."""
+    make = getattr(group_coordinator, "make_edge_groups", None)
+    return make is not None and "make_pg_options" in inspect.signature(make).parameters
 
 
 def _open_cache_manager(module):
@@ -95,7 +97,12 @@ def _open_cache_manager(module):
     return OpenCacheManager
 
 
-def _make_edge_groups(group_ranks, torch_distributed_backend, timeout=None):
+def _make_edge_groups(group_ranks, torch_distributed_backend, timeout=None, make_pg_options=None):
     """A process group for each directed edge of each ring of ranks, {(from, to): group}. Every process must call it."""
     edges = [(a, b) for ranks in group_ranks if len(ranks) > 1 for a, b in zip(ranks, ranks[1:] + ranks[:1])]
-    return {edge: dist.new_group(list(edge), timeout=timeout, backend=torch_distributed_backend) for edge in edges}
+    return {
+        edge: dist.new_group(
+            list(edge), timeout=timeout, backend=torch_distributed_backend, pg_options=make_pg_options and make_pg_options()
+        )
+        for edge in edges
+    }

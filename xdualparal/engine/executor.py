@@ -59,7 +59,7 @@ class Executor:
             FORWARD: self._forward, STEP: self._step, DECODE: self._hand_over, SEND: self._send, RECV: self._receive,
         }
         self._predictions, self._result, self._finished = [], None, None
-        self._feeds_back = {}
+        self._feeds_back, self._to_post = {}, {}  # to post: {(peer, message): RECV}, in order
 
     def run(self):
         """Does the actions of all waves. Yields each STEP and the block's latents after it.
@@ -79,7 +79,7 @@ class Executor:
     def _forward(self, action):
         spec = self._plan.spec(action.one)
         inputs = self._hidden(action) if self._work.blocks is None else self._window(action, spec)
-        self._result = self._meter.does(action, self._work.stage_run.forward, action, spec, inputs)
+        self._result = self._meter.does(action, self._work.stage_run.forward, action, spec, inputs, self._post_all)
         if self._work.denoiser is not None:
             self._predictions.append(self._result)
 
@@ -97,6 +97,8 @@ class Executor:
         return window
 
     def _taken(self, peer, message, action):
+        while (peer, message) in self._to_post:  # at the start of a run
+            self._post_next()
         edge = self._work.edges.incoming[peer]
         return self._meter.waits(f"for rank {edge.peer} to send what {action} needs", edge.take, message)
 
@@ -112,8 +114,17 @@ class Executor:
             self._finished = self._work.finish(action.one, self._result)
 
     def _receive(self, action):
-        edge = self._work.edges.incoming[action.peer]
-        edge.post((action.one, action.branch), *self._work.message_shape(action))
+        """A RECV before a FORWARD is posted when half of that is done: a receive that NCCL waits for occupies the device."""
+        self._to_post[action.peer, (action.one, action.branch)] = action
+
+    def _post_all(self):
+        while self._to_post:
+            self._post_next()
+
+    def _post_next(self):
+        (peer, message), action = next(iter(self._to_post.items()))
+        self._work.edges.incoming[peer].post(message, *self._work.message_shape(action))
+        del self._to_post[peer, message]
 
     def _send(self, action):
         """The result of the action just before; a finished block also goes to the decode lane."""

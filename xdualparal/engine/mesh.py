@@ -20,7 +20,7 @@ from xfuser.core.distributed import group_coordinator
 from xfuser.core.distributed.runtime_state import runtime_state_is_initialized
 from xfuser.core.distributed.utils import RankGenerator
 
-from .p2p import NO_TIMEOUT, connect
+from .p2p import NO_TIMEOUT, connect, edge_options_maker
 
 
 class Mesh:
@@ -39,7 +39,8 @@ class Mesh:
         self._replica, self.device = get_model_replica_group(), self.pipeline.device
         parallel = engine_config.parallel_config
         pipelines = _all_ranks("pp", parallel)
-        self._edges = group_coordinator.make_edge_groups(pipelines, dist.get_backend(), NO_TIMEOUT)
+        backend = dist.get_backend()
+        self._edges = group_coordinator.make_edge_groups(pipelines, backend, NO_TIMEOUT, edge_options_maker(backend))
         connect(self._edges, self.device)
         # xDiT's CPU groups wait for 30 minutes; who has no passes left may wait longer for the last rank's decoding.
         self._patient = _own_group(_all_ranks("tp-sp-pp-cfg", parallel), NO_TIMEOUT)

@@ -4,6 +4,8 @@ Knows: how a pass goes through the stage's layers. Must not know: other ranks, t
 where latents come from and go to.
 """
 
+from itertools import count
+
 import torch
 from xfuser.core.distributed import get_ulysses_parallel_world_size
 
@@ -62,11 +64,11 @@ class StageRun:
         """The numbers of the guidance branches of a FORWARD among those that this rank computes."""
         return range(self._branches) if branch == BOTH else [(CONDITIONAL, UNCONDITIONAL).index(branch)]
 
-    def forward(self, action, spec, inputs):
+    def forward(self, action, spec, inputs, at_half=lambda: None):
         """The FORWARD ``action`` through this stage: one pass, or half pass, of a PassSpec.
 
         ``inputs``: the window's latents (1, channels, window frames, height, width) on the first stage, hidden states
-        elsewhere. Returns on the last stage the prediction for the predicted frames, (branches, channels, frames, height,
+        elsewhere. ``at_half``: is called when half of the layers are done, those of all branches counted. Returns on the last stage the prediction for the predicted frames, (branches, channels, frames, height,
         width), hidden states elsewhere.
 
         Branches are computed one at a time, so that a pass, two half passes and two ranks with a branch each give
@@ -77,20 +79,21 @@ class StageRun:
             one_each = [self._family.embed(self._transformer, inputs.to(self.dtype))] * len(branches)
         else:
             one_each = inputs.split(1)
-        rotary = self._rotary(spec)
-        results = [self._one_branch(spec, branch, one, rotary) for branch, one in zip(branches, one_each)]
+        rotary, before_layer = self._rotary(spec), _at_number(len(branches) * len(self._transformer.blocks) // 2, at_half)
+        results = [self._one_branch(spec, branch, one, rotary, before_layer) for branch, one in zip(branches, one_each)]
         return results[0] if len(results) == 1 else torch.cat(results)
 
     def _rotary(self, spec):
         grid = (spec.window_latents, *self._shard.whole_grid)
         return self._family.rotary(self._transformer, spec.position, grid, self._shard.tokens)
 
-    def _one_branch(self, spec, branch, hidden, rotary):
+    def _one_branch(self, spec, branch, hidden, rotary, before_layer):
         [step] = spec.steps
         conditioning = self._conditioning[step]
         self._text_kv.use(branch)
         with self.context.during(spec, branch):
             for block in self._transformer.blocks:
+                before_layer()
                 hidden = self._family.layer(block, hidden, self._text[branch:branch + 1], conditioning, rotary)
         return self._predict(spec, hidden, conditioning) if self._stage.is_last else hidden
 
@@ -102,3 +105,14 @@ class StageRun:
     def end(self):
         """Gives the transformer back as it was before the run."""
         self._text_kv.restore()
+
+
+def _at_number(number, function):
+    """A function that calls ``function`` when it is called for the time ``number``, counted from 0."""
+    calls = count()
+
+    def called():
+        if next(calls) == number:
+            function()
+
+    return called

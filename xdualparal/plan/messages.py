@@ -7,6 +7,10 @@ expected. For hidden states that is the slot before their use. For latents that 
 after that stage did the pass, or the slot before their use, whichever is earlier. Never later than a message that the
 sender sends after it. Then a sender has at most one message pending, and no lanes wait for each other, as the simulation of
 these lists shows (plan/check.py, tests/plan/test_messages.py).
+
+A RECV can be posted as late as the end of the FORWARD behind it, unless that needs its message: no FORWARD needs a message
+that is expected after its own (same tests). The executor posts it when half of the FORWARD is done: a posted receive occupies
+a GPU until its peer sends, and half a pass is time enough for most transfers (DESIGN section 5).
 """
 
 from itertools import accumulate

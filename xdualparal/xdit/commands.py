@@ -4,6 +4,7 @@ Knows: the file of latents, the models' VAEs, and the mp4. Must not know: how la
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from ..models.wan_vae import StreamingDecoder
 from ..models.weights import checkpoint_folder
 from ..output.latents_file import read_latents
 from ..output.mp4 import QUALITY, VideoWriter
+from ..output.tags import tags_of
 from .models import at_path
 from .registry import DUALPARAL_MODELS
 
@@ -62,7 +64,8 @@ def decode(arguments, model, facts, output):
         vae.enable_tiling()
     processor = VideoProcessor(vae_scale_factor=vae.config.scale_factor_spatial)
     decoder, missing = StreamingDecoder(vae), int(facts["num_frames"]) or None
-    with VideoWriter(output, model.settings.fps, arguments.quality, label=facts.get("label", "")) as writer:
+    tags = tags_of({**json.loads(facts.get("spec", "{}")), "quality": arguments.quality})
+    with VideoWriter(output, model.settings.fps, arguments.quality, label=facts.get("label", ""), tags=tags, overwrite=True) as writer:
         for _, latents in tqdm(read_latents(arguments.file), unit="block"):
             frames = decoder.decode(latents.to(device))
             if missing is not None:

@@ -21,7 +21,9 @@ from ..pipeline import DualParalPipeline
 from ..output.report import as_text
 from ..engine.session import Outcome
 from ..plan.partition import layer_ranges
-from ..output.mp4 import VideoWriter, frames_in, label_of
+from ..output.left_video import frames_in, label_of
+from ..output.mp4 import VideoWriter
+from ..output.tags import tags_of
 from .flags import refuse
 from .prompts import as_list
 from .settings import CommandSettings
@@ -176,7 +178,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
         kept = run.plan.layout.frames_of(run.blocks_kept, run.request.num_frames, self.family.facts.frames_per_latent)
         if self.dualparal.config.checkpoint is not None and not kept:
             path.unlink(missing_ok=True)  # another run's: resuming, its frames must not be taken for this one's
-        writer = VideoWriter(path, self.settings.fps, self.command.quality, kept, run.spec.digest())
+        writer = VideoWriter(path, self.settings.fps, self.command.quality, kept, run.spec.digest(), tags_of(run.spec.as_json()), overwrite=True)
         with writer:
             self._if_ended_at_once(writer.close)
             for segment in run:
