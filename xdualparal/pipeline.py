@@ -19,7 +19,7 @@ from .engine.stop import StopSign, waves_to_finish
 from .models import family_of
 from .models.identity import digest_of_parts, part_sums
 from .output.checkpoint import Checkpoint
-from .output.latents_file import LatentsFile
+from .output.latents_file import LatentsFile, facts_of
 from .output.trace import gather_trace
 from .plan.partition import layer_ranges
 from .plan.render import chrome_trace
@@ -243,12 +243,8 @@ class DualParalPipeline:
             return None
         file, error = None, None
         if self.is_output_rank:
-            facts = dict(
-                model=self.model_name, num_frames=str(run.request.num_frames), run=run.spec.of_latents().digest(),
-                label=run.spec.digest(),
-            )
             try:
-                file = LatentsFile(self.config.latents_out, facts, run.blocks_finished)
+                file = LatentsFile(self.config.latents_out, facts_of(run.spec), run.blocks_finished)
             except (ValueError, OSError) as problem:
                 error = str(problem)
         error = self.mesh.share_object(error)

@@ -16,6 +16,14 @@ from safetensors.torch import load, save
 _NAME = "latents"
 
 
+def facts_of(spec):
+    """What a file of latents says about ``spec``, the run's RunSpec: what decoding needs, what tells runs apart, and all of it."""
+    return dict(
+        model=spec.model, num_frames=str(spec.num_frames), run=spec.of_latents().digest(), label=spec.digest(),
+        spec=json.dumps(spec.as_json()),
+    )
+
+
 class LatentsFile:
     """Writes ``path``, a block at a time. A context manager.
 

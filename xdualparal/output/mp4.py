@@ -1,31 +1,24 @@
 """Writes frames to an mp4 file, segment by segment.
 
-Knows: PyAV, x264 and the mp4 container. Must not know: where frames come from.
+Knows: PyAV and the mp4 container. Must not know: where frames come from.
 """
 
 import logging
 import os
-import re
 import threading
 from contextlib import contextmanager
 from fractions import Fraction
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import av
 import numpy as np
 
+from .h264 import QUALITY, add_encoder, as_pictures, as_uint8, encoding_of
+
 logger = logging.getLogger(__name__)
 
-# H.264's constant rate factor: 18 is close to visually lossless (x264's own guide: 17-18).
-QUALITY = 18
-# No macroblock trees: with them x264 reads uninitialised memory when a frame is a few macroblocks wide, and the same
-# 32 x 32 frames gave other bytes in 4 of 8 runs (test_the_same_frames_give_the_same_file). No B-frames: then frames are
-# stored in display order, and a segment ends where the next one begins.
-X264 = "mbtree=0:bframes=0"
-TICKS = 1024  # the container's unit of time is 1 / (fps * TICKS) s, as FFmpeg chooses for 16 frames a second
 COPIED_FRAMES = 256  # encoded frames in memory at once when a file's frames are copied
 _LABEL = "comment"  # of the tags that FFmpeg writes into an mp4
 _FRAGMENTED = "empty_moov+default_base_moof+frag_keyframe+frag_discont"
@@ -35,19 +28,21 @@ class VideoWriter:
     """Writes ``path``, a segment of frames at a time. A context manager; it closes the file properly after an error too.
 
     While it grows the mp4 is fragmented: it plays up to the last segment at every moment, also if the process is killed.
-    Closing makes it an ordinary one. Every segment is encoded on its own, so a video can be resumed after any segment,
-    to the same bytes.
+    Closing makes it an ordinary one, with its index in front, so that a browser plays it while it loads; where there is no
+    space for a second file beside it, it stays fragmented. Every segment is encoded on its own, so a video can be resumed
+    after any segment, to the same bytes.
 
     ``fps``: frames a second. ``quality``: H.264's constant rate factor, 0 to 51, lower is better. ``label``: a text that
-    the file carries, see ``label_of``. ``frames_kept``: how many frames of an existing file stay, see ``frames_in``; they
+    the file carries, see ``label_of``. ``tags``: others of its metadata, see tags.tags_of. ``frames_kept``: how many frames of an existing file stay, see ``frames_in``; they
     must end with a segment. An existing file is left as it is until the first segment is written.
 
     Raises ValueError, and leaves the file as it is, when its frames to keep were encoded with other settings: a file has
     one codec header, and frames that need another one would be decoded to garbage.
     """
 
-    def __init__(self, path, fps, quality=QUALITY, frames_kept=0, label=""):
-        self.path, self.fps, self.quality, self._label = Path(path), Fraction(fps), quality, label
+    def __init__(self, path, fps, quality=QUALITY, frames_kept=0, label="", tags=()):
+        self.path, self.fps, self.quality = Path(path), Fraction(fps), quality
+        self._tags = {**dict(tags), _LABEL: label}
         self.frames_written = 0
         self._size = None  # (height, width) of all frames
         self._lock = threading.Lock()
@@ -71,10 +66,10 @@ class VideoWriter:
     def write(self, frames):
         """Appends a segment of ``frames``: (frames, height, width, 3), uint8, or floats in 0..1.
 
-        It is in the file when this returns. Raises ValueError after ``close`` and for frames of another size, OSError
-        when there is no space: then nothing of the segment is in the file.
+        It is in the file when this returns. Raises ValueError after ``close``, for frames of another size and for an odd
+        size, OSError when there is no space: then nothing of the segment is in the file.
         """
-        frames = _as_uint8(frames)
+        frames = as_uint8(frames)
         with self._lock:
             if self._is_closed:
                 raise ValueError(f"{self.path} is closed: nothing can be written any more")
@@ -99,14 +94,14 @@ class VideoWriter:
 
     def _check_same_encoding(self):
         with av.open(str(self.path)) as source:
-            there = _encoding(source)
+            there = encoding_of(source)
         self._size = there.size
         memory = BytesIO()
         with self._fragmented(memory) as container:
             self._encode(np.zeros((1, *self._size, 3), np.uint8), container)
         memory.seek(0)
         with av.open(memory) as source:
-            here = _encoding(source)
+            here = encoding_of(source)
         differences = [
             f"{name} is {old} there and {new} here" for name, old, new in zip(here._fields, there, here) if old != new
         ]
@@ -121,20 +116,10 @@ class VideoWriter:
         self._growing = self.path
 
     def _encode(self, frames, container):
-        stream = self._encoder(container, *frames.shape[2:0:-1])
-        for number, frame in enumerate(frames, self.frames_written):
-            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
-            picture.pts, picture.duration = number * TICKS, TICKS
+        stream = add_encoder(container, self.fps, self.quality, *frames.shape[2:0:-1])
+        for picture in as_pictures(frames, self.frames_written):
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
-
-    def _encoder(self, container, width, height):
-        options = {"crf": str(self.quality), "x264-params": X264}
-        stream = container.add_stream("libx264", rate=self.fps, options=options)
-        stream.width, stream.height, stream.pix_fmt = int(width), int(height), "yuv420p"
-        stream.codec_context.time_base = 1 / (self.fps * TICKS)
-        stream.gop_size = round(self.fps)  # a fragment a second
-        return stream
 
     @contextmanager
     def _segment(self):
@@ -151,7 +136,7 @@ class VideoWriter:
             "movflags": _FRAGMENTED, "fragment_index": str(self._fragments + 1), "avoid_negative_ts": "disabled",
         }
         with av.open(file, "w", format="mp4", options=options) as container:
-            container.metadata[_LABEL] = self._label
+            container.metadata.update(self._tags)
             yield container
 
     def _append(self, mp4):
@@ -185,31 +170,14 @@ class VideoWriter:
         self._unfinished.unlink(missing_ok=True)
 
     def _make_ordinary(self):
-        with av.open(str(self.path)) as source, av.open(str(self._unfinished), "w", format="mp4") as container:
-            container.metadata[_LABEL] = self._label
+        options = {"movflags": "faststart"}
+        with av.open(str(self.path)) as source, av.open(str(self._unfinished), "w", "mp4", options=options) as container:
+            container.metadata.update(self._tags)
             for packet in _whole_packets(source, self.path):
                 _put(packet, container)
+        with open(self._unfinished, "rb") as file:
+            os.fsync(file.fileno())  # before it takes the place of frames that are safe
         os.replace(self._unfinished, self.path)
-
-
-class _Encoding(NamedTuple):
-    """With what frames were encoded. ``header``: H.264's parameter sets, in hex; every other field changes them."""
-
-    size: tuple  # height, width
-    fps: Fraction
-    quality: str  # as x264 writes it, empty where another encoder was used
-    header: str
-
-
-def _encoding(source):
-    """The _Encoding of the first frame in ``source``, a container; x264 writes its options into the frame (SEI)."""
-    stream = source.streams.video[0]
-    packet = next(packet for packet in source.demux(stream) if packet.size)
-    quality = re.search(rb" crf=([0-9.]+)", bytes(packet))
-    return _Encoding(
-        (stream.height, stream.width), 1 / (packet.duration * packet.time_base), quality[1].decode() if quality else "",
-        stream.codec_context.extradata.hex(),
-    )
 
 
 def _in_pieces(packets):
@@ -265,8 +233,3 @@ def _boxes(mp4):
         length = int.from_bytes(mp4[start:start + 4], "big")
         yield mp4[start + 4:start + 8], mp4[start:start + length]
         start += length
-
-
-def _as_uint8(frames):
-    frames = np.asarray(frames)
-    return frames if frames.dtype == np.uint8 else (frames * 255).round().clip(0, 255).astype(np.uint8)

@@ -4,6 +4,7 @@ Knows: the file of latents, the models' VAEs, and the mp4. Must not know: how la
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
@@ -16,7 +17,11 @@ from ..models.wan_vae import StreamingDecoder
 from ..models.weights import checkpoint_folder
 from ..output.latents_file import read_latents
 from ..output.mp4 import QUALITY, VideoWriter
+<<<<<<< HEAD
 from ..output.writer import ThreadedWriter, as_uint8
+=======
+from ..output.tags import tags_of
+>>>>>>> main
 from .models import at_path
 from .registry import DUALPARAL_MODELS
 
@@ -63,8 +68,13 @@ def decode(arguments, model, facts, output):
         vae.enable_tiling()
     processor = VideoProcessor(vae_scale_factor=vae.config.scale_factor_spatial)
     decoder, missing = StreamingDecoder(vae), int(facts["num_frames"]) or None
+<<<<<<< HEAD
     file = VideoWriter(output, model.settings.fps, arguments.quality, label=facts.get("label", ""))
     with ThreadedWriter(file) as writer:
+=======
+    tags = tags_of({**json.loads(facts.get("spec", "{}")), "quality": arguments.quality})
+    with VideoWriter(output, model.settings.fps, arguments.quality, label=facts.get("label", ""), tags=tags) as writer:
+>>>>>>> main
         for _, latents in tqdm(read_latents(arguments.file), unit="block"):
             frames = decoder.decode(latents.to(device))
             if missing is not None:
