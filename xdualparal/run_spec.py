@@ -59,7 +59,9 @@ class RunSpec:
 
     @classmethod
     def from_json(cls, values):
-        """The RunSpec of a dict; names that this version does not know are left out."""
+        """The RunSpec of a dict; names that this version does not know are left out. Raises TypeError for what is no dict."""
+        if not isinstance(values, dict):
+            raise TypeError(f"a RunSpec is a dict, this is {type(values).__name__}")
         known = {field.name for field in fields(cls)}
         return cls(**{
             name: tuple(value) if isinstance(value, list) else value for name, value in values.items() if name in known

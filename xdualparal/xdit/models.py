@@ -21,12 +21,10 @@ from ..pipeline import DualParalPipeline
 from ..output.report import as_text
 from ..engine.session import Outcome
 from ..plan.partition import layer_ranges
-from ..output.mp4 import VideoWriter, frames_in, label_of
-<<<<<<< HEAD
-from ..output.writer import ThreadedWriter
-=======
+from ..output.left_video import frames_in, label_of
+from ..output.mp4 import VideoWriter
 from ..output.tags import tags_of
->>>>>>> main
+from ..output.writer import ThreadedWriter
 from .flags import refuse
 from .prompts import as_list
 from .settings import CommandSettings
@@ -181,16 +179,10 @@ class DualParalWanModel(xFuserWan21T2VModel):
         kept = run.plan.layout.frames_of(run.blocks_kept, run.request.num_frames, self.family.facts.frames_per_latent)
         if self.dualparal.config.checkpoint is not None and not kept:
             path.unlink(missing_ok=True)  # another run's: resuming, its frames must not be taken for this one's
-<<<<<<< HEAD
-        file = VideoWriter(path, self.settings.fps, self.command.quality, kept, run.spec.digest())
+        file = VideoWriter(path, self.settings.fps, self.command.quality, kept, run.spec.digest(), tags_of(run.spec.as_json()), overwrite=True)
         with ThreadedWriter(file, run.meter.writes) as writer:
             self._if_ended_at_once(writer.close_at_once)
             run.drain = writer.drain  # a snapshot that says that a segment was given must not find it unwritten
-=======
-        writer = VideoWriter(path, self.settings.fps, self.command.quality, kept, run.spec.digest(), tags_of(run.spec.as_json()))
-        with writer:
-            self._if_ended_at_once(writer.close)
->>>>>>> main
             for segment in run:
                 writer.write(segment)
             writer.drain()
