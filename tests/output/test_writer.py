@@ -7,8 +7,10 @@ import pytest
 import torch
 from diffusers.video_processor import VideoProcessor
 
-from xdualparal.output.mp4 import VideoWriter, _as_uint8, frames_in
-from xdualparal.output.writer import MAX_WAITING, ThreadedWriter, as_uint8
+from xdualparal.output.h264 import as_uint8
+from xdualparal.output.left_video import frames_in
+from xdualparal.output.mp4 import VideoWriter
+from xdualparal.output.writer import MAX_WAITING, ThreadedWriter, to_uint8
 
 LIMIT_S = 30
 
@@ -142,6 +144,6 @@ def test_the_numbers_are_those_of_float_frames(dtype):
     numbers = torch.cat([torch.randn(299_488, generator=torch.Generator().manual_seed(0)), halves, -halves])
     frames = numbers.view(1, 3, 5, 100, 200).to(dtype)
     processor = VideoProcessor(vae_scale_factor=8)
-    before = _as_uint8(processor.postprocess_video(frames, output_type="np")[0])
-    now = as_uint8(processor.postprocess_video(frames, output_type="pt")[0])
+    before = as_uint8(processor.postprocess_video(frames, output_type="np")[0])
+    now = to_uint8(processor.postprocess_video(frames, output_type="pt")[0])
     assert now.dtype == np.uint8 and now.flags.c_contiguous and np.array_equal(now, before)

@@ -14,7 +14,7 @@ from ..output.decoders import (
     PassThrough,
     ThreadedDecoder,
 )
-from ..output.writer import as_uint8
+from ..output.writer import to_uint8
 from ..plan.schedule import AT_END, INLINE, THREAD
 
 
@@ -70,5 +70,5 @@ def _decode_together(run, latents):
 def _as_asked(run, frames):
     process, output_type = run.pipe.video_processor.postprocess_video, run.request.output_type
     if output_type == "uint8":
-        return as_uint8(process(frames, output_type="pt")[0])
+        return to_uint8(process(frames, output_type="pt")[0])
     return process(frames, output_type=output_type)[0]

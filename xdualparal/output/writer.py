@@ -70,7 +70,7 @@ class ThreadedWriter:
                 self._waiting.task_done()
 
 
-def as_uint8(frames):
+def to_uint8(frames):
     """(frames, height, width, 3) uint8 on the host, of a tensor (frames, 3, height, width) in 0..1, rounded on its device.
 
     A quarter of the bytes of float frames goes to the host. The numbers are those that mp4.VideoWriter makes of floats.
