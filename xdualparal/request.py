@@ -13,7 +13,7 @@ from .call_checks import check_embeds, check_generators, check_prompts
 from .limits import FRAMES, GUIDANCE, PIXELS, SIDE, STEPS, TEXT_TOKENS
 from .run_spec import short_digest
 
-OUTPUT_TYPES = ("np", "pil", "pt", "latent")
+OUTPUT_TYPES = ("np", "uint8", "pil", "pt", "latent")
 
 
 class Request:
