@@ -11,7 +11,7 @@ import torch
 from .models.schedulers import SHIFT_NAMES, check_scheduler, flow_shift, fresh_scheduler
 from .run_spec import short_digest
 
-OUTPUT_TYPES = ("np", "pil", "pt", "latent")
+OUTPUT_TYPES = ("np", "uint8", "pil", "pt", "latent")
 
 
 class Request:

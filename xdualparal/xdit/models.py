@@ -24,6 +24,7 @@ from ..plan.partition import layer_ranges
 from ..output.left_video import frames_in, label_of
 from ..output.mp4 import VideoWriter
 from ..output.tags import tags_of
+from ..output.writer import ThreadedWriter
 from .flags import refuse
 from .prompts import as_list
 from .settings import CommandSettings
@@ -149,7 +150,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
 
     def _start(self, prompt, input_args, path):
         """The VideoRun of a prompt; what the file at ``path`` has of it already is kept, where there is a checkpoint."""
-        arguments = self._arguments(prompt, input_args)
+        arguments = dict(self._arguments(prompt, input_args), output_type="uint8")
         config = self.dualparal.config = self._config_of(prompt)
         if config.checkpoint is None:
             return self.dualparal.stream(**arguments)
@@ -181,11 +182,13 @@ class DualParalWanModel(xFuserWan21T2VModel):
         kept = run.plan.layout.frames_of(run.blocks_kept, run.request.num_frames, self.family.facts.frames_per_latent)
         if self.dualparal.config.checkpoint is not None and not kept:
             path.unlink(missing_ok=True)  # another run's: resuming, its frames must not be taken for this one's
-        writer = VideoWriter(path, self.settings.fps, self.command.quality, kept, run.spec.digest(), tags_of(run.spec.as_json()), overwrite=True)
-        with writer:
-            self._if_ended_at_once(writer.close)
+        file = VideoWriter(path, self.settings.fps, self.command.quality, kept, run.spec.digest(), tags_of(run.spec.as_json()), overwrite=True)
+        with ThreadedWriter(file, run.meter.writes) as writer:
+            self._if_ended_at_once(writer.close_at_once)
+            run.drain = writer.drain  # a snapshot that says that a segment was given must not find it unwritten
             for segment in run:
                 writer.write(segment)
+            writer.drain()
             self._if_ended_at_once(None)
         report = dict(run.report, frames=writer.frames_written)
         path.with_suffix(".json").write_text(json.dumps(report, indent=2))
