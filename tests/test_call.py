@@ -94,7 +94,7 @@ GOOD = dict(prompt_embeds=POSITIVE, negative_prompt_embeds=NEGATIVE)
     (GOOD | dict(guidance_scale=float("nan")), "guidance_scale is nan: give a number from 0 to 100"),
     (GOOD | dict(guidance_scale=None), "guidance_scale is None"),
     (GOOD | dict(max_sequence_length=0), "max_sequence_length is 0"),
-    (GOOD | dict(output_type="gif"), "output_type is 'gif': give one of np, pil, pt, latent"),
+    (GOOD | dict(output_type="gif"), "output_type is 'gif': give one of np, uint8, pil, pt, latent"),
 ])
 def test_what_cannot_work_is_refused_in_one_line(pipe, options, words):
     with pytest.raises(ValueError, match=words) as error:

@@ -25,6 +25,7 @@ from .numbers import check_degrees, check_numbers
 from .prompts import check_prompts, prompts_of
 from .registry import model_class
 from .resume import check_checkpoint
+from .sampling import check_sampling
 from .settings import CommandSettings
 from .support import check_support
 
@@ -62,6 +63,7 @@ def _check_dualparal(args, model):
     check_numbers(args, model)
     _check_stages(args, model, config)
     _check_video(args, model)
+    check_sampling(args, model)
     check_prompts(args)
     if args["use_torch_compile"]:
         _check_compiler()

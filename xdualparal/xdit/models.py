@@ -30,6 +30,7 @@ from ..request import shared_seed
 from .flags import refuse
 from .prompts import as_list, many_prompts_line, prompts_of
 from .settings import CommandSettings
+from ..models.schedulers import with_flow_shift
 from ..models.wan import WanFamily
 from ..models.weights import checkpoint_folder, load_stage, read_configs
 
@@ -99,15 +100,17 @@ class DualParalWanModel(xFuserWan21T2VModel):
         if input_args["seed"] == RANDOM_SEED:
             input_args["seed"] = shared_seed()  # xDiT hands on this very dict when it runs the model
             log(f"--seed {input_args['seed']} was drawn at random")
-        if input_args.get("flow_shift") is not None:
-            self.pipe.scheduler = type(self.pipe.scheduler).from_config(
-                self.pipe.scheduler.config, flow_shift=input_args["flow_shift"]
-            )
+        self.set_flow_shift(input_args.get("flow_shift"))
         self.dualparal = DualParalPipeline(self.pipe, self.engine_config, self.dualparal_config)
         self.dualparal.model_name = self.config.model
         self._made = set()  # the prompts whose videos this process has made
         if self.watchdog is not None:
             self.watchdog.over(self.dualparal)
+
+    def set_flow_shift(self, shift):
+        """Gives the pipeline's scheduler another shift; None leaves it as it is."""
+        if shift is not None:
+            self.pipe.scheduler = with_flow_shift(self.pipe.scheduler, shift)
 
     def _compile_model(self, input_args):
         """Compiles the stage's blocks and makes a short video with windows of all sizes, which needs all that is compiled."""
@@ -237,7 +240,8 @@ def at_path(model, path):
     except ValueError as error:
         raise ValueError(f"--model_path {path}: {error}") from None
     settings = replace(model.settings, model_name=str(path))
-    return type(model.__name__, (model,), dict(settings=settings, **sizes._asdict()))
+    defaults = replace(model.default_input_values, flow_shift=None)  # the folder's scheduler has its own
+    return type(model.__name__, (model,), dict(settings=settings, default_input_values=defaults, **sizes._asdict()))
 
 
 class Wan21T2VSmallModel(DualParalWanModel):
