@@ -20,7 +20,7 @@ from ..plan.schedule import AT_END, NO_DECODE
 from .blocks import BlockStore, Denoiser, apply_guidance
 from .decoding import make_decoder
 from .executor import Edges, Executor, Work
-from .noise import noise_blocks
+from .noise import StepNoise, noise_blocks
 from .p2p import Receiver, Sender
 from .placement import encoding, ready_for_passes
 from .sharding import SpatialShard
@@ -181,7 +181,7 @@ class VideoRun:
         if self.stage.is_last:
             work.denoiser = self._denoiser = Denoiser(
                 lambda: self.request.make_scheduler(self.device), timesteps, self._noise(), self.device,
-                self.snapshots.in_flight(),
+                self.snapshots.in_flight(), self._step_noise(), self.shard,
             )
             work.guide, work.finish, work.decode = self._guide, self._finish, self._decoder.add
         self._draw_all_noise()
@@ -193,6 +193,10 @@ class VideoRun:
         noise = self._noise_of(self.request.generator.clone_state())
         deque(islice(noise, self.plan.started(self.progress.first)), maxlen=0)
         return noise
+
+    def _step_noise(self):
+        """The noise that the scheduler adds in its steps, None for one that adds none."""
+        return StepNoise(self.request.generator) if self.request.scheduler_facts.draws_noise else None
 
     def _noise_of(self, generator):
         return map(self.shard.take, noise_blocks(self.plan.layout, self.request.latent_shape, generator))

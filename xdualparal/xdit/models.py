@@ -28,6 +28,7 @@ from ..output.writer import ThreadedWriter
 from .flags import refuse
 from .prompts import as_list
 from .settings import CommandSettings
+from ..models.schedulers import with_flow_shift
 from ..models.wan import WanFamily
 from ..models.weights import checkpoint_folder, load_stage, read_configs
 
@@ -92,15 +93,17 @@ class DualParalWanModel(xFuserWan21T2VModel):
 
     def _post_load_and_state_initialization(self, input_args):
         """Instead of xDiT's placement, which moves a whole pipeline to each device."""
-        if input_args.get("flow_shift") is not None:
-            self.pipe.scheduler = type(self.pipe.scheduler).from_config(
-                self.pipe.scheduler.config, flow_shift=input_args["flow_shift"]
-            )
+        self.set_flow_shift(input_args.get("flow_shift"))
         self.dualparal = DualParalPipeline(self.pipe, self.engine_config, self.dualparal_config)
         self.dualparal.model_name = self.config.model
         self._made = set()  # the prompts whose videos this process has made
         if self.watchdog is not None:
             self.watchdog.over(self.dualparal)
+
+    def set_flow_shift(self, shift):
+        """Gives the pipeline's scheduler another shift; None leaves it as it is."""
+        if shift is not None:
+            self.pipe.scheduler = with_flow_shift(self.pipe.scheduler, shift)
 
     def _compile_model(self, input_args):
         """Compiles the stage's blocks and makes a short video with windows of all sizes, which needs all that is compiled."""
@@ -230,7 +233,8 @@ def at_path(model, path):
     except ValueError as error:
         raise ValueError(f"--model_path {path}: {error}") from None
     settings = replace(model.settings, model_name=str(path))
-    return type(model.__name__, (model,), dict(settings=settings, **sizes._asdict()))
+    defaults = replace(model.default_input_values, flow_shift=None)  # the folder's scheduler has its own
+    return type(model.__name__, (model,), dict(settings=settings, default_input_values=defaults, **sizes._asdict()))
 
 
 class Wan21T2VSmallModel(DualParalWanModel):
