@@ -14,6 +14,7 @@ from .compat.backends import check_backend
 from .compat.backports import complete_xfuser
 from .config import DualParalConfig
 from .engine.meter import Meter
+from .engine.placement import place
 from .engine.sharding import check_even_split, check_heads
 from .engine.stop import StopSign, waves_to_finish
 from .models import family_of
@@ -69,17 +70,14 @@ class DualParalPipeline:
         index, count_of_stages = self.mesh.stage
         layers = layer_ranges(transformer.config.num_layers, config, count_of_stages)[index]
         self.stage = Stage(self.family, transformer, index, count_of_stages, layers)
-        self._place()
+        if config.vae_precision is not None and wan_pipeline.vae is not None:
+            # Not diffusers' own ``to``, which warns of parts that must stay in float32 where there are none.
+            torch.nn.Module.to(wan_pipeline.vae, getattr(torch, config.vae_precision))
+        place(
+            wan_pipeline, self.device, encodes=self.stage.is_first, decodes=self.is_output_rank or self.vae_on_all_ranks
+        )
         self.run, self.tell = None, lambda text: None
         self.model_name = str(getattr(wan_pipeline.config, "_name_or_path", ""))
-
-    def _place(self):
-        """Moves what this rank uses to its device."""
-        self.pipe.transformer.to(self.device)
-        if self.stage.is_first and self.pipe.text_encoder is not None:
-            self.pipe.text_encoder.to(self.device)
-        if self.pipe.vae is not None and (self.is_output_rank or self.vae_on_all_ranks):
-            self.pipe.vae.to(self.device)
 
     @property
     def is_output_rank(self):

@@ -7,7 +7,7 @@ flags, files other than the checkpoint's.
 import logging
 import time
 from collections import deque
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from enum import Enum
 from itertools import islice
 
@@ -23,6 +23,7 @@ from .decoding import make_decoder
 from .executor import Edges, Executor, Work
 from .noise import StepNoise, noise_blocks
 from .p2p import Receiver, Sender
+from .placement import encoding, ready_for_passes
 from .sharding import SpatialShard
 from .snapshot import Snapshots
 from .stage import StageRun
@@ -171,7 +172,9 @@ class VideoRun:
 
     def _make_executor(self, cleanup):
         timesteps = self.request.make_scheduler(self.device).timesteps
-        self._stage_run = StageRun(self.stage, timesteps, self._text(), self.shard)
+        text = self._text()
+        ready_for_passes(self.pipe, self.device)
+        self._stage_run = StageRun(self.stage, timesteps, text, self.shard)
         cleanup.callback(self._stage_run.end)
         cleanup.enter_context(self._stage_run.context.installed())
         self.edges = self._make_edges()
@@ -211,7 +214,8 @@ class VideoRun:
         request, dtype = self.request, self.pipe.transformer.dtype
         if request.has_embeds or self.stage.is_first:
             self._warn_of_cut_texts()
-            text = request.encode(self.device, dtype).contiguous()
+            with nullcontext() if request.has_embeds else encoding(self.pipe, self.device):
+                text = request.encode(self.device, dtype).contiguous()
         else:
             text = torch.empty(request.text_shape, dtype=dtype, device=self.device)
         if not request.has_embeds:

@@ -10,6 +10,7 @@ from ..limits import WAVES
 from ..plan.settings import Settings, setting
 
 PLACES = (THREAD, INLINE, AT_END)
+VAE_PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,9 @@ class OutputSettings(Settings):
     decode: str = setting(
         THREAD, "where finished blocks are decoded: 'thread' beside the last stage's passes, 'inline' between them, "
         "'end' when all blocks are finished"
+    )
+    vae_precision: str | None = setting(
+        None, "numbers that the VAE computes with: float32 (as loaded), bfloat16 or float16, in half the memory"
     )
     latents_out: str | None = setting(
         None, "also write the finished latents to this file, block by block; xdit-dualparal decode FILE makes the video "
@@ -32,6 +36,8 @@ class OutputSettings(Settings):
         """Raises ValueError for an unknown place."""
         if self.decode not in PLACES:
             raise ValueError(f"decode is {self.decode!r}: give one of {', '.join(PLACES)}")
+        if self.vae_precision not in (None, *VAE_PRECISIONS):
+            raise ValueError(f"vae_precision is {self.vae_precision!r}: give one of {', '.join(VAE_PRECISIONS)}")
 
 
 @dataclass(frozen=True)
