@@ -17,7 +17,7 @@ class RunSpec:
 
     Request: ``prompt``, ``negative_prompt``, ``embeds`` (digests of given embeddings), ``height``, ``width`` (pixels),
     ``num_frames`` (0: endless), ``num_inference_steps``, ``guidance_scale``, ``max_sequence_length``, ``seed``, ``generator``
-    (digest of its state). Model: ``model`` (name), ``scheduler`` (class, and digest of its settings), ``transformer``,
+    (digest of its state). Model: ``model`` (name), ``scheduler`` (class, and digest of its other settings), ``flow_shift``, ``transformer``,
     ``text_encoder``, ``vae`` (digests of configuration and weights), ``precision`` (the transformer's dtype),
     ``attention_backend``, ``cross_attention_backend`` (names as asked for), ``compiled``. Method: ``strategy`` and its settings. Frames: ``output_type``,
     ``vae_precision``, ``tiling`` (the tiles' sizes in pixels). File: ``quality`` (H.264's rate factor), ``fps``.
@@ -36,6 +36,7 @@ class RunSpec:
     generator: str | None = None
     model: str | None = None
     scheduler: str | None = None
+    flow_shift: float | None = None
     transformer: str | None = None
     text_encoder: str | None = None
     vae: str | None = None
@@ -59,7 +60,9 @@ class RunSpec:
 
     @classmethod
     def from_json(cls, values):
-        """The RunSpec of a dict; names that this version does not know are left out."""
+        """The RunSpec of a dict; names that this version does not know are left out. Raises TypeError for what is no dict."""
+        if not isinstance(values, dict):
+            raise TypeError(f"a RunSpec is a dict, this is {type(values).__name__}")
         known = {field.name for field in fields(cls)}
         return cls(**{
             name: tuple(value) if isinstance(value, list) else value for name, value in values.items() if name in known

@@ -70,8 +70,39 @@ def test_a_missing_state_and_another_format_are_refused(tmp_path):
     with pytest.raises(ValueError, match="is damaged"):
         Checkpoint(tmp_path, SPEC).load()
     (tmp_path / "checkpoint.json").write_text(json.dumps(read_manifest(tmp_path) | {"format": 7}))
-    with pytest.raises(ValueError, match="has format 7, this is 3"):
+    with pytest.raises(ValueError, match="has format 7, this is 4"):
         Checkpoint(tmp_path, SPEC).load()
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"null", b"[]", b"[[[[", b"7", b'"text"', b"{}", b'{"format": 4}', b'{"format": 4, "spec": 3, "finished": true}', b"[" * 99999,
+    b'{"format": 4, "spec": {}, "wave": 3, "file": "../../secret", "sha256": "00"}', b'{"format": 4, "spec": {}, "wave": 3}',
+    b'{"format": 4, "spec": {}, "wave": "x", "file": "state-x.pt", "sha256": "0"}', b'{"format": 4, "spec": {}, "wave": 3, "file": "state-3.pt"}',
+    b"\xff\xfe", b'{"format": 4, "spec": {}, "wave": null, "file": "state-3.pt", "sha256": "0"}',
+])
+def test_a_foreign_manifest_is_refused(tmp_path, content):
+    (tmp_path / "checkpoint.json").write_bytes(content)
+    with pytest.raises(ValueError, match="checkpoint.json is damaged: delete the folder to start anew$"):
+        Checkpoint(tmp_path, SPEC).load()
+
+
+def test_two_runs_cannot_have_one_folder(tmp_path):
+    first, second = Checkpoint(tmp_path, SPEC), Checkpoint(tmp_path, SPEC)
+    first.lock()
+    with pytest.raises(ValueError, match="the checkpoint .* is being written by another run .process "):
+        second.lock()
+    (tmp_path / ".checkpoint.json.0123abcd.part").write_text("")
+    first.release(), second.lock(), second.release(), second.release()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_state_follows_no_link(tmp_path):
+    (tmp_path / "mine").write_text("a user's")
+    (tmp_path / "folder").mkdir()
+    for name in ("state-3.pt", "checkpoint.json.part", "state-3.pt.part"):
+        (tmp_path / "folder" / name).symlink_to(tmp_path / "mine")
+    saved(tmp_path / "folder")
+    assert (tmp_path / "mine").read_text() == "a user's" and not (tmp_path / "folder" / "state-3.pt").is_symlink()
 
 
 def test_what_cannot_be_saved_is_said(tmp_path):

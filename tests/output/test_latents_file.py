@@ -68,3 +68,62 @@ def test_another_file_is_no_file_of_latents(tmp_path):
     (tmp_path / "a").write_bytes(b"\x05\0\0\0\0\0\0\0hello there")
     with pytest.raises(ValueError, match="no file of latents"):
         list(read_latents(tmp_path / "a"))
+
+
+def record(header, data=b""):
+    """A record with a header of any bytes."""
+    return len(header).to_bytes(8, "little") + header + data
+
+
+@pytest.mark.parametrize("content", [
+    record(b"[]"), record(b"null"), record(b"{}"), record(b"\xff" * 9), record(b"[" * 99999), b"\xff" * 8 + b"x" * 99,
+    record(b'{"__metadata__": {}, "latents": {}}'), record(b'{"__metadata__": [], "latents": {"data_offsets": [0, 0]}}'),
+    record(b'{"__metadata__": {}, "latents": {"data_offsets": [0, -9]}}'), record(b'{"__metadata__": {}, "latents": {"data_offsets": 3}}'),
+    record(b'{"__metadata__": {}, "latents": {"data_offsets": [4, 8]}}', b"x" * 9), record(b'{"latents": {"data_offsets": [0, 1]}}', b"x"),
+    record(b'{"__metadata__": {}, "latents": {"data_offsets": ["a", "b"]}}'), record(b'{"__metadata__": {}, "latents": [1, 2]}'),
+    record(b'{"__metadata__": {}, "latents": {"dtype": "F32", "shape": [9], "data_offsets": [0, 4]}}', b"xxxx"),
+    record(b'{"__metadata__": {}, "latents": {"dtype": "F3", "shape": [1], "data_offsets": [0, 4]}}', b"xxxx"),
+    record(b'{"__metadata__": {}, "latents": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}', b"xxxx"),
+])
+def test_a_foreign_file_is_refused_in_one_line(tmp_path, content):
+    (tmp_path / "a").write_bytes(content)
+    with pytest.raises(ValueError, match="no file of latents|is damaged in the block that begins at byte 0") as refused:
+        list(read_latents(tmp_path / "a"))
+    assert "\n" not in str(refused.value) and (tmp_path / "a").read_bytes() == content
+    with pytest.raises(ValueError, match="latents_out .*a exists and is not of this run: give another name"):
+        LatentsFile(tmp_path / "a", {"run": "one"})
+
+
+def test_any_byte_may_be_wrong(tmp_path):
+    """What comes back is a refusal or latents."""
+    write(tmp_path / "a")
+    whole = (tmp_path / "a").read_bytes()
+    for place in range(0, 300, 3):
+        (tmp_path / "a").write_bytes(whole[:place] + bytes([whole[place] ^ 0x14]) + whole[place + 1:])
+        try:
+            assert all(latents.dtype for _, latents in read_latents(tmp_path / "a"))
+        except ValueError as error:
+            assert "\n" not in str(error)
+
+
+def test_a_file_of_another_run_stays_unless_the_user_says_so(tmp_path):
+    """It is replaced when there is a block, not before."""
+    write(tmp_path / "a")
+    before = (tmp_path / "a").read_bytes()
+    with pytest.raises(ValueError, match="exists and is not of this run.*dualparal_overwrite"):
+        LatentsFile(tmp_path / "a", {"run": "two"})
+    with LatentsFile(tmp_path / "a", {"run": "two"}, overwrite=True) as file:
+        assert (tmp_path / "a").read_bytes() == before
+        file.append(0, BLOCKS[0])
+    with LatentsFile(tmp_path / "a", {"run": "two"}) as file:
+        file.append(0, BLOCKS[1])
+    [(facts, latents)] = read_latents(tmp_path / "a")
+    assert facts["run"] == "two" and torch.equal(latents, BLOCKS[1])
+
+
+def test_a_file_that_appears_meanwhile_stays(tmp_path):
+    with LatentsFile(tmp_path / "a", {"run": "two"}) as file:
+        (tmp_path / "a").write_text("a user's")
+        with pytest.raises(FileExistsError):
+            file.append(0, BLOCKS[0])
+    assert (tmp_path / "a").read_text() == "a user's"

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from xdualparal.output.h264 import X264
-from xdualparal.output.mp4 import COPIED_FRAMES, VideoWriter, frames_in, label_of
+from xdualparal.output.left_video import frames_in, label_of
+from xdualparal.output.mp4 import COPIED_FRAMES, VideoWriter
 
 
 def read(path):
@@ -178,7 +179,7 @@ def test_a_closed_file_says_how_long_it_is(tmp_path):
 
 
 def test_nothing_written_leaves_what_was_there(tmp_path, whole):
-    writer = VideoWriter(tmp_path / "whole.mp4", fps=16)
+    writer = VideoWriter(tmp_path / "whole.mp4", fps=16, overwrite=True)
     assert (tmp_path / "whole.mp4").read_bytes() == whole
     writer.close()
     assert (tmp_path / "whole.mp4").read_bytes() == whole and len(list(tmp_path.iterdir())) == 1
@@ -221,7 +222,7 @@ def test_frames_of_another_size_are_refused(tmp_path, frames_kept):
     with VideoWriter(file, fps=16) as writer:
         writer.write(clip(10))
     before = file.read_bytes()
-    with VideoWriter(file, fps=16, frames_kept=frames_kept) as writer:
+    with VideoWriter(file, fps=16, frames_kept=frames_kept, overwrite=True) as writer:
         if not frames_kept:
             writer.write(clip(10))
         with pytest.raises(ValueError, match="these frames are 32 x 48 pixels and those in .*a.mp4 32 x 32: write another"):

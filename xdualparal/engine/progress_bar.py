@@ -1,6 +1,6 @@
 """How far a video is, on the screen: a bar on a terminal, a line now and then elsewhere.
 
-Knows: blocks, frames and seconds, and stderr. Must not know: passes, or who makes them.
+Knows: a run's blocks, frames and passes, and stderr. Must not know: how a pass is made.
 """
 
 import os
@@ -8,6 +8,8 @@ import sys
 import time
 
 from tqdm.auto import tqdm
+
+from ..plan.progress import pass_costs
 
 LINE_S = 10.0  # between lines where there is no terminal: a log of an hour has at most 360
 
@@ -47,6 +49,40 @@ class ProgressBar:
         self._file.write(self._text + "\n")
         self._file.flush()
         self._line, self._line_s = self._text, time.monotonic()
+
+
+class RunProgress:
+    """The bar of ``run``, a VideoRun: with its pipeline's own options, but on the last process, which prints in xDiT;
+    diffusers' is on the first. A context manager.
+    """
+
+    def __init__(self, run):
+        self._run, first = run, run.progress.first
+        options = dict(getattr(run.pipe, "_progress_bar_config", {}))
+        is_shown = not options.pop("disable", False) and run.mesh.is_output and run.mesh.is_last_of_all
+        self._costs, self._done, self._total, total = pass_costs(run.plan, first), 0, None, None
+        if run.plan.num_blocks is not None:
+            total, self._total = sum(pass_costs(run.plan)), sum(pass_costs(run.plan, first))
+        self._done_before = (total or 0) - (self._total or 0)  # of a run that is resumed
+        self._bar, self._started_s = ProgressBar(total, is_shown, **options), time.monotonic()
+
+    def __enter__(self):
+        self._bar.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        self._bar.__exit__(*error)
+
+    def pass_is_done(self):
+        """Shows it, with the time that is left."""
+        self._done += next(self._costs)
+        self.show(time_left(time.monotonic() - self._started_s, self._done, self._total))
+
+    def show(self, rest):
+        """Shows what has been written; ``rest`` is said last."""
+        run = self._run
+        text = progress_text(run.blocks_given, run.plan.num_blocks, run.frames_given, run.request.num_frames, rest)
+        self._bar.show(self._done_before + self._done, text)
 
 
 def progress_text(blocks, num_blocks, frames, num_frames, rest=""):

@@ -4,9 +4,10 @@ Knows: how plan, stage, stores, edges, decoding and snapshots make a run. Must n
 flags, files other than the checkpoint's.
 """
 
+import logging
 import time
 from collections import deque
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from enum import Enum
 from itertools import islice
 
@@ -14,17 +15,20 @@ import torch
 
 from ..output.report import make_report
 from ..plan.messages import Messages
-from ..plan.progress import Progress, pass_costs
+from ..plan.progress import Progress
 from ..plan.schedule import AT_END, NO_DECODE
 from .blocks import BlockStore, Denoiser, apply_guidance
 from .decoding import make_decoder
 from .executor import Edges, Executor, Work
-from .noise import noise_blocks
+from .noise import StepNoise, noise_blocks
 from .p2p import Receiver, Sender
-from .progress_bar import ProgressBar, progress_text, time_left
+from .placement import encoding, ready_for_passes
+from .progress_bar import RunProgress
 from .sharding import SpatialShard
 from .snapshot import Snapshots
 from .stage import StageRun
+
+logger = logging.getLogger(__name__)
 
 
 class Outcome(Enum):
@@ -65,6 +69,7 @@ class VideoRun:
         self.report, self.edges, self.passes_done = None, Edges(), 0
         self.first_segment_s, self.started_s = None, time.monotonic()
         self.latents_sink = None  # a context with ``append(block, latents)`` for finished blocks, on the output rank
+        self.drain = lambda: None  # waits until the segments given are stored, before a snapshot says so
         self.at_start = self.at_end = lambda run: None  # called on every rank; what the first raises ends the run
         self._was_left = False
         self._segments = self._run()
@@ -136,55 +141,36 @@ class VideoRun:
         self._decoder = make_decoder(self, cleanup)
         self._backlog = iter(self.snapshots.undecoded(self.segments_given) if self.mesh.is_output else ())
         executor = self._make_executor(cleanup)
-        self._begin_progress(cleanup)
+        on_screen = cleanup.enter_context(RunProgress(self))
         for _ in executor.run():
             self.passes_done += 1
             # Blocks that an earlier run left: one a pass, lest the ranks that wait meanwhile take it for a hang.
             self._decode_backlog(1)
             yield from self._decoder.ready()
-            self._show_progress()
+            on_screen.pass_is_done()
         self._decode_backlog()
         for segment in self._decoder.rest():
             yield segment
-            self._show_progress("decoding")
-        self._show_progress("stopped" if self.progress.was_stopped else "")
+            on_screen.show("decoding")
+        on_screen.show("stopped" if self.progress.was_stopped else "")
 
     @property
     def frames_given(self):
         """Video frames in the segments that the caller has."""
-        return self.plan.layout.frames_of(self._blocks_given, self.request.num_frames, self.pipe.vae_scale_factor_temporal)
+        return self.plan.layout.frames_of(self.blocks_given, self.request.num_frames, self.pipe.vae_scale_factor_temporal)
 
     @property
-    def _blocks_given(self):
+    def blocks_given(self):
         """A segment is a block, but the parallel VAE's is all of them."""
         return self.blocks_finished if self.vae_on_all_ranks and self.segments_given else self.segments_given
-
-    # What is said on the way.
-
-    def _begin_progress(self, cleanup):
-        """With the pipeline's own options, but on the last process, which prints in xDiT; diffusers' is on the first."""
-        options = dict(getattr(self.pipe, "_progress_bar_config", {}))
-        is_shown = not options.pop("disable", False) and self.mesh.is_output and self.mesh.is_last_of_all
-        self._costs, self._cost_done, self._cost, total = pass_costs(self.plan, self.progress.first), 0, None, None
-        if self.plan.num_blocks is not None:
-            total, self._cost = sum(pass_costs(self.plan)), sum(pass_costs(self.plan, self.progress.first))
-        self._cost_before = (total or 0) - (self._cost or 0)
-        self._bar = cleanup.enter_context(ProgressBar(total, is_shown, **options))
-        self._passes_started_s = time.monotonic()
-
-    def _show_progress(self, rest=None):
-        """``rest``: what is said last; None: after a pass, and the time that is left is said."""
-        if rest is None:
-            self._cost_done += next(self._costs)
-            rest = time_left(time.monotonic() - self._passes_started_s, self._cost_done, self._cost)
-        numbers = self._blocks_given, self.plan.num_blocks, self.frames_given, self.request.num_frames
-        self._bar.show(self._cost_before + self._cost_done, progress_text(*numbers, rest))
 
     # What a run is made of.
 
     def _make_executor(self, cleanup):
         timesteps = self.request.make_scheduler(self.device).timesteps
-        self._stage_run = StageRun(self.stage, timesteps, self._text(), self.shard)
+        text = self._text()
+        ready_for_passes(self.pipe, self.device)
+        self._stage_run = StageRun(self.stage, timesteps, text, self.shard)
         cleanup.callback(self._stage_run.end)
         cleanup.enter_context(self._stage_run.context.installed())
         self.edges = self._make_edges()
@@ -194,7 +180,7 @@ class VideoRun:
         if self.stage.is_last:
             work.denoiser = self._denoiser = Denoiser(
                 lambda: self.request.make_scheduler(self.device), timesteps, self._noise(), self.device,
-                self.snapshots.in_flight(),
+                self.snapshots.in_flight(), self._step_noise(), self.shard,
             )
             work.guide, work.finish, work.decode = self._guide, self._finish, self._decoder.add
         self._draw_all_noise()
@@ -206,6 +192,10 @@ class VideoRun:
         noise = self._noise_of(self.request.generator.clone_state())
         deque(islice(noise, self.plan.started(self.progress.first)), maxlen=0)
         return noise
+
+    def _step_noise(self):
+        """The noise that the scheduler adds in its steps, None for one that adds none."""
+        return StepNoise(self.request.generator) if self.request.scheduler_facts.draws_noise else None
 
     def _noise_of(self, generator):
         return map(self.shard.take, noise_blocks(self.plan.layout, self.request.latent_shape, generator))
@@ -219,13 +209,23 @@ class VideoRun:
         """Prompt embeddings (branches, length, dim), encoded on the first stage and sent to the others."""
         request, dtype = self.request, self.pipe.transformer.dtype
         if request.has_embeds or self.stage.is_first:
-            text = request.encode(self.device, dtype).contiguous()
+            self._warn_of_cut_texts()
+            with nullcontext() if request.has_embeds else encoding(self.pipe, self.device):
+                text = request.encode(self.device, dtype).contiguous()
         else:
             text = torch.empty(request.text_shape, dtype=dtype, device=self.device)
         if not request.has_embeds:
             self.mesh.share_along_pipeline(text)
         branch, ranks = self.mesh.branch
         return text if ranks == 1 else text[branch:branch + 1]
+
+    def _warn_of_cut_texts(self):
+        if self.request.has_embeds or not self.mesh.decides:
+            return
+        for what, rest in self.request.cut_texts().items():
+            logger.warning(
+                "the %s is longer than %d tokens and its end is left out: %r", what, self.request.max_sequence_length, rest
+            )
 
     def _make_edges(self):
         """This rank's ends of the edges of its ring, by the lane at the other end."""
@@ -278,12 +278,14 @@ class VideoRun:
             self.progress.stop_after(last)
         done = wave - self.progress.first
         if self.snapshots.is_on and self.stage.is_last and done and done % self.config.checkpoint_waves == 0:
+            self.drain()
             self.snapshots.save(wave, self._denoiser.state(), self.segments_given)
 
     def _end_snapshots(self):
         """Nothing is left to resume when the video is finished; a run that was stopped can be resumed."""
         if not self.snapshots.is_on or not self.stage.is_last:
             return
+        self.drain()
         if self.progress.was_stopped:
             self.snapshots.save(self.progress.end, self._denoiser.state(), self.segments_given, wait=True)
         elif self.mesh.is_output and not self._was_left:  # else the caller has not got all segments

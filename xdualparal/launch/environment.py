@@ -1,15 +1,18 @@
 """The environment variables that torch.distributed reads, for the workers of one node.
 
-Knows: torchrun's flags for several nodes and its variables. Must not know: what the workers do.
+Knows: torchrun's flags for several nodes and its variables. Must not know: what the workers do, or sockets (launch/network.py).
 """
 
 import os
-import socket
 from dataclasses import dataclass, fields
+
+from ..limits import NODES, PORT, Whole
+from .network import LOOPBACK, loopback_interface
 
 _NOT_OURS = ("RANK", "WORLD_SIZE")  # set in a shell, they would stand for a process that is not ours
 # No node has as many devices: a typing error must not start thousands of processes.
 MAX_PROCESSES = 256
+_DEFAULT_PORT = 29500  # torchrun's
 
 
 @dataclass(frozen=True)
@@ -23,14 +26,22 @@ class Node:
     nproc_per_node: int | None = None
 
     def __post_init__(self):
-        if self.nnodes < 1:
-            raise ValueError(f"--nnodes is {self.nnodes}: give 1 or more")
+        NODES.of("--nnodes", self.nnodes)
+        if self.master_port is not None:
+            PORT.of("--master_port", self.master_port)
+        if self.nproc_per_node is not None:
+            Whole(1, MAX_PROCESSES, "the limit of a node").of("--nproc_per_node", self.nproc_per_node)
         if not 0 <= self.node_rank < self.nnodes:
             raise ValueError(f"--node_rank is {self.node_rank} and there are {self.nnodes} nodes: give 0 to {self.nnodes - 1}")
 
+    @property
+    def store_port(self):
+        """The port of the store; 0 on one node where none was given: any that is free."""
+        return self.master_port or (0 if self.nnodes == 1 else _DEFAULT_PORT)
+
     def processes(self, world_size):
         """How many of ``world_size`` processes start here. Raises ValueError for a number that no node can hold."""
-        processes = max(1, self.nproc_per_node or world_size // self.nnodes)
+        processes = self.nproc_per_node or max(1, world_size // self.nnodes)
         if processes > MAX_PROCESSES:
             raise ValueError(
                 f"{processes} processes would start on this node and {MAX_PROCESSES} is the limit: lower a degree, or "
@@ -46,13 +57,20 @@ def add_node_flags(parser):
         parser.add_argument(*spellings, type=str if field.name == "master_addr" else int, default=field.default)
 
 
-def worker_environments(node, processes):
-    """The environment of each process on this node: its place in the run, and its share of the cores."""
-    port = node.master_port or (free_port() if node.nnodes == 1 else 29500)  # 29500: torchrun's default
+def worker_environments(node, processes, port):
+    """The environment of each process on this node: its place in the run, and its share of the cores. ``port``: the store's.
+
+    On one node nothing listens on other interfaces than the loopback one, unless the user names one.
+    """
+    one_node = node.nnodes == 1
     common = dict(
-        shared_environment(processes), MASTER_ADDR=node.master_addr, MASTER_PORT=str(port),
+        shared_environment(processes), MASTER_ADDR=LOOPBACK if one_node else node.master_addr, MASTER_PORT=str(port),
         WORLD_SIZE=str(processes * node.nnodes), LOCAL_WORLD_SIZE=str(processes), GROUP_RANK=str(node.node_rank),
     )
+    interface = loopback_interface() if one_node else None
+    if interface is not None:
+        common.setdefault("GLOO_SOCKET_IFNAME", interface)
+        common.setdefault("NCCL_SOCKET_IFNAME", f"={interface}")  # "=": this very name, not all that begin so
     first = node.node_rank * processes
     return [dict(common, RANK=str(first + local), LOCAL_RANK=str(local)) for local in range(processes)]
 
@@ -62,10 +80,3 @@ def shared_environment(processes):
     environment = {name: value for name, value in os.environ.items() if name not in _NOT_OURS}
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     return environment
-
-
-def free_port():
-    """A TCP port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return probe.getsockname()[1]

@@ -24,11 +24,12 @@ _CLOSE_S = 5.0
 _MOST_UNCHECKED = 8
 
 
-def supervise(start, environments):
+def supervise(start, environments, store_socket=None):
     """Runs a process for each of ``environments``. Returns the exit code: 0 when all end well.
 
     ``start(environment)`` starts one and returns it, an object with the methods poll, wait and kill of
-    subprocess.Popen. It should lead a session of its own: the terminal's Ctrl-C is for the launcher only.
+    subprocess.Popen. It should lead a session of its own: the terminal's Ctrl-C is for the launcher only. ``store_socket``:
+    what the first process gets and this one closes.
 
     When one process fails the others are ended, and one line says which failed and why. The first SIGINT or SIGTERM
     asks the workers to finish the blocks that are nearly done, a second one ends the run at once.
@@ -39,6 +40,8 @@ def supervise(start, environments):
     try:
         own = [environment | {FOLDER: str(folder), PARENT: str(os.getpid())} for environment in environments]
         processes.append(start(own[0]))
+        if store_socket is not None:
+            store_socket.close()  # else whoever connects would wait for ever when the first process is gone
         if len(own) <= _MOST_UNCHECKED or _has_checked(processes[0], own[0], signals):
             for environment in own[1:]:
                 processes.append(start(environment))

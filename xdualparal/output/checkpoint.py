@@ -6,7 +6,6 @@ Knows: files, and how to replace them so that one whole state is always there. M
 import hashlib
 import json
 import logging
-import os
 import threading
 from contextlib import suppress
 from io import BytesIO
@@ -15,11 +14,13 @@ from pathlib import Path
 import torch
 
 from ..run_spec import RunSpec
+from .files import remove_left_in, write_whole
+from .lock import FileLock
 
 logger = logging.getLogger(__name__)
 
 _MANIFEST = "checkpoint.json"
-_FORMAT = 3  # 3: the last block is short; states of whole ones do not suit
+_FORMAT = 4  # 3: the last block is short; 4: what a RunSpec has
 
 
 class Checkpoint:
@@ -32,7 +33,19 @@ class Checkpoint:
 
     def __init__(self, folder, spec):
         self._folder, self._spec = Path(folder), spec
-        self._saving, self._error = None, None
+        self._saving, self._error, self._lock = None, None, None
+
+    def lock(self):
+        """Keeps other runs from this folder until ``release``. Raises ValueError, with the owner, when one is there, OSError
+        when the folder cannot be made."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self._folder, "the checkpoint")
+        remove_left_in(self._folder)
+
+    def release(self):
+        """Lets others use the folder."""
+        if self._lock is not None:
+            self._lock.release()
 
     def load(self):
         """The saved state, or None when there is none: nothing was saved, or the run was finished.
@@ -72,11 +85,11 @@ class Checkpoint:
             self._saving.join()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            _replace_json(self._folder / _MANIFEST, dict(format=_FORMAT, finished=True, spec=self._spec.as_json()))
+            write_whole(self._folder / _MANIFEST, _as_bytes(dict(format=_FORMAT, finished=True, spec=self._spec.as_json())))
         except OSError as error:
             logger.warning("that the run is finished could not be written to %s: %s", self._folder, error)
             _remove(self._folder / _MANIFEST)
-        for file in self._folder.glob("state-*.pt*"):
+        for file in self._folder.glob("state-*.pt"):
             _remove(file)
 
     def _write(self, state, wave):
@@ -85,29 +98,15 @@ class Checkpoint:
             torch.save(state, buffer)
             self._folder.mkdir(parents=True, exist_ok=True)
             name = f"state-{wave}.pt"
-            _replace(self._folder / name, buffer.getvalue())
+            write_whole(self._folder / name, buffer.getvalue())
             digest = hashlib.sha256(buffer.getvalue()).hexdigest()
             manifest = dict(format=_FORMAT, wave=wave, file=name, sha256=digest, spec=self._spec.as_json())
-            _replace_json(self._folder / _MANIFEST, manifest)
+            write_whole(self._folder / _MANIFEST, _as_bytes(manifest))
             for old in self._folder.glob("state-*.pt"):
                 if old.name != name:
                     old.unlink()
         except BaseException as error:  # MemoryError, say: the caller is warned of it, or raises it
             self._error = error
-
-
-def _replace(path, content):
-    """Writes ``path`` so that at every moment the old or the new content is there, whole."""
-    unfinished = path.with_name(path.name + ".part")
-    try:
-        with open(unfinished, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except OSError:
-        _remove(unfinished)
-        raise
 
 
 def _remove(file):
@@ -116,8 +115,8 @@ def _remove(file):
         file.unlink()
 
 
-def _replace_json(path, content):
-    _replace(path, json.dumps(content, indent=2).encode())
+def _as_bytes(manifest):
+    return json.dumps(manifest, indent=2).encode()
 
 
 def is_finished(manifest):
@@ -134,12 +133,24 @@ def read_manifest(folder):
     if not path.exists():
         return None
     try:
-        manifest = json.loads(path.read_text())
+        manifest = json.loads(path.read_bytes())
         if manifest["format"] == _FORMAT:
+            _check_complete(manifest)
             return manifest
-    except (ValueError, KeyError, TypeError):
+    except OSError as error:
+        raise ValueError(f"checkpoint {path} cannot be read ({error.strerror}): give another folder") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ValueError(f"checkpoint {path} is damaged: delete the folder to start anew") from None
-    raise ValueError(f"checkpoint {path} has format {manifest['format']}, this is {_FORMAT}: use the version that wrote it")
+    raise ValueError(f"checkpoint {path} has format {manifest['format']!r}, this is {_FORMAT}: use the version that wrote it")
+
+
+def _check_complete(manifest):
+    """Raises KeyError, ValueError or TypeError unless all is there that is read of it."""
+    RunSpec.from_json(manifest["spec"])
+    if is_finished(manifest):
+        return
+    if not isinstance(manifest["sha256"], str) or manifest["file"] != f"state-{int(manifest['wave'])}.pt":
+        raise ValueError
 
 
 def check_same(folder, manifest, spec):

@@ -8,12 +8,16 @@ ends (safetensors' own format description).
 """
 
 import json
-import struct
+import os
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from .files import check_new, check_regular, sync_folder
+
 _NAME = "latents"
+_MOST_HEADER_BYTES = 100_000_000  # safetensors' own limit
 
 
 def facts_of(spec):
@@ -25,45 +29,69 @@ def facts_of(spec):
 
 
 class LatentsFile:
-    """Writes ``path``, a block at a time. A context manager.
+    """Writes ``path``, a block at a time. A context manager, which opens what is kept; a new file is there when the first
+    block is.
 
     ``facts``: what decoding needs, a dict of strings, stored with each block; "run" tells one run's blocks from
-    another's. ``blocks_kept``: how many blocks of an existing file stay. Raises ValueError when it has fewer of this
-    run, OSError when it cannot be opened.
+    another's. ``blocks_kept``: how many blocks of an existing file stay. ``overwrite``: whether another run's file may be
+    replaced. Raises ValueError when it has fewer blocks of this run, or may not be replaced, OSError when it cannot be read.
     """
 
-    def __init__(self, path, facts, blocks_kept=0):
-        self._facts = facts
-        ends = [end for _, end in _records(path, facts.get("run"))] if blocks_kept else []
-        if len(ends) < blocks_kept:
+    def __init__(self, path, facts, blocks_kept=0, overwrite=False):
+        self._path, self._facts, self._file = Path(path), facts, None
+        check_regular(path, "latents_out")
+        self._ends = [end for _, end in _records(path, facts.get("run"))][:blocks_kept] if blocks_kept else []
+        if len(self._ends) < blocks_kept:
             raise ValueError(
-                f"{path} has {len(ends)} blocks of this run and the checkpoint continues after {blocks_kept}: put the file "
+                f"{path} has {len(self._ends)} blocks of this run and the checkpoint continues after {blocks_kept}: put the file "
                 "back, leave --dualparal_latents_out out, or delete the checkpoint to start anew"
             )
-        self._file = open(path, "r+b" if blocks_kept else "wb")
-        self._file.truncate(ends[blocks_kept - 1] if blocks_kept else 0)
-        self._file.seek(0, 2)
+        self._may_replace = overwrite or blocks_kept > 0 or self._path.exists() and _is_of(path, facts)
+        if not self._may_replace:
+            check_new(path, "latents_out")
 
     def __enter__(self):
+        if self._ends:
+            self._file = open(self._path, "r+b")
+            self._file.truncate(self._ends[-1])
+            self._file.seek(0, 2)
         return self
 
     def __exit__(self, *_):
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     def append(self, block, latents):
-        """Appends ``latents``, the own ones of ``block``: (1, channels, frames, height, width), any device.
+        """Appends ``latents``, the own ones of ``block``: (1, channels, frames, height, width), any device. They are on the
+        disk when this returns.
 
-        Raises OSError when there is no space.
+        Raises OSError when there is no space, or another file has appeared.
         """
         tensors = {_NAME: latents.detach().cpu().contiguous()}
-        self._file.write(save(tensors, metadata={**self._facts, "block": str(block)}))
+        record = save(tensors, metadata={**self._facts, "block": str(block)})
+        if self._file is None:
+            self._open_new()
+        self._file.write(record)
         self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _open_new(self):
+        if self._may_replace:
+            self._path.unlink(missing_ok=True)
+        self._file = open(self._path, "xb")
+        sync_folder(self._path.absolute().parent)
+
+
+def _is_of(path, facts):
+    there = first_facts(path)
+    return there is not None and "run" in there and there["run"] == facts.get("run")
 
 
 def read_latents(path):
     """Yields (facts, latents) of each block in the file at ``path``; leaves out a block that is not whole.
 
-    Raises ValueError when there is no whole block, OSError when there is no file.
+    Raises ValueError when there is no whole block or what is there is not what LatentsFile writes, OSError when there is no
+    file.
     """
     open(path, "rb").close()
     empty = True
@@ -71,10 +99,27 @@ def read_latents(path):
         with open(path, "rb") as file:
             file.seek(start)
             record = file.read(end - start)
-        yield _header(record)["__metadata__"], load(record)[_NAME]
+        try:
+            latents = load(record)[_NAME]
+        except (SafetensorError, KeyError, ValueError, OverflowError) as error:
+            raise ValueError(f"{path} is damaged in the block that begins at byte {start} ({error}): make it anew") from None
+        yield _header(path, record)["__metadata__"], latents
         empty = False
     if empty:
         raise ValueError(f"{path} has no finished block: give a file that --dualparal_latents_out wrote")
+
+
+def first_facts(path):
+    """The facts of the first block in the file at ``path``, whole or not; None for a file that is not a LatentsFile's.
+
+    Raises OSError when it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            found = _read_header(path, file, 0, os.path.getsize(path))
+        return found and found[0]["__metadata__"]
+    except ValueError:
+        return None
 
 
 def _records(path, run=None):
@@ -82,26 +127,45 @@ def _records(path, run=None):
     size, start = Path(path).stat().st_size if Path(path).exists() else 0, 0
     while start + 8 <= size:
         with open(path, "rb") as file:
-            file.seek(start)
-            head = file.read(8)
-            header_end = start + 8 + struct.unpack("<Q", head)[0]
-            if header_end > size:
-                return
-            header = _header(head + file.read(header_end - start - 8))
-        if "__metadata__" not in header or _NAME not in header:
-            raise ValueError(f"{path} is no file of latents: give one that --dualparal_latents_out wrote")
+            found = _read_header(path, file, start, size)
+        if found is None:
+            return
+        header, data_start = found
         if run is not None and header["__metadata__"].get("run") != run:
             return
-        end = header_end + max(one["data_offsets"][1] for name, one in header.items() if name != "__metadata__")
+        end = data_start + header[_NAME]["data_offsets"][1]
         if end > size:
             return
         yield start, end
         start = end
 
 
-def _header(record):
-    length = struct.unpack("<Q", record[:8])[0]
+def _read_header(path, file, start, size):
+    """(the header of the record at ``start``, where its data starts), None where it is not whole.
+
+    Raises ValueError when it is no header of ours: a size that no header has, no JSON, other tensors.
+    """
+    file.seek(start)
+    head = file.read(8)
+    length = int.from_bytes(head, "little")
+    if len(head) == 8 and length > _MOST_HEADER_BYTES:
+        raise _foreign(path)
+    if len(head) < 8 or start + 8 + length > size:
+        return None
+    return _header(path, head + file.read(length)), start + 8 + length
+
+
+def _header(path, record):
+    length = int.from_bytes(record[:8], "little")
     try:
-        return json.loads(record[8:8 + length])
-    except ValueError:
-        raise ValueError("this is no file of latents: give one that --dualparal_latents_out wrote") from None
+        header = json.loads(record[8:8 + length])
+        first, last = header[_NAME]["data_offsets"]
+        if set(header) == {"__metadata__", _NAME} and isinstance(header["__metadata__"], dict) and 0 == first <= last:
+            return header
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise _foreign(path)
+
+
+def _foreign(path):
+    return ValueError(f"{path} is no file of latents: give one that --dualparal_latents_out wrote")

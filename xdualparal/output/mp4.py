@@ -15,12 +15,14 @@ from pathlib import Path
 import av
 import numpy as np
 
+from .files import check_new, check_regular, create_beside, place_new, replace
 from .h264 import QUALITY, add_encoder, as_pictures, as_uint8, encoding_of
+from .left_video import LABEL, DamageError, checked, seals_of, whole_packets
+from .seals import digest_of, seal_box
 
 logger = logging.getLogger(__name__)
 
 COPIED_FRAMES = 256  # encoded frames in memory at once when a file's frames are copied
-_LABEL = "comment"  # of the tags that FFmpeg writes into an mp4
 _FRAGMENTED = "empty_moov+default_base_moof+frag_keyframe+frag_discont"
 
 
@@ -33,29 +35,36 @@ class VideoWriter:
     after any segment, to the same bytes.
 
     ``fps``: frames a second. ``quality``: H.264's constant rate factor, 0 to 51, lower is better. ``label``: a text that
-    the file carries, see ``label_of``. ``tags``: others of its metadata, see tags.tags_of. ``frames_kept``: how many frames of an existing file stay, see ``frames_in``; they
-    must end with a segment. An existing file is left as it is until the first segment is written.
+    the file carries, see ``label_of``. ``tags``: others of its metadata, see tags.tags_of. ``frames_kept``: how many frames of
+    an existing file stay, see ``frames_in``; they must end with a segment. ``overwrite``: whether an existing file may be
+    replaced; it is left as it is until the first segment is written. A segment is on the disk, also after a power cut, when
+    ``write`` returns.
 
-    Raises ValueError, and leaves the file as it is, when its frames to keep were encoded with other settings: a file has
-    one codec header, and frames that need another one would be decoded to garbage.
+    Raises ValueError, and leaves the file as it is, for one that exists and may not be replaced, and when its frames to keep
+    are damaged, see seals.py, or were encoded with other settings: a file has one codec header, and frames that need
+    another one would be decoded to garbage.
     """
 
-    def __init__(self, path, fps, quality=QUALITY, frames_kept=0, label="", tags=()):
+    def __init__(self, path, fps, quality=QUALITY, frames_kept=0, label="", tags=(), overwrite=False):
         self.path, self.fps, self.quality = Path(path), Fraction(fps), quality
-        self._tags = {**dict(tags), _LABEL: label}
+        self._tags = {**dict(tags), LABEL: label}
         self.frames_written = 0
         self._size = None  # (height, width) of all frames
         self._lock = threading.Lock()
         self._fragments = 0
         self._is_closed = False
+        self._may_replace = overwrite or bool(frames_kept)
+        self._seals = []
+        check_regular(self.path, "the video")
+        if not self._may_replace:
+            check_new(self.path, "the video")
         if frames_kept:
-            self._check_same_encoding()
-        self._unfinished = self.path.with_name(self.path.name + ".part")
+            with self._refusing_damage():
+                a_frame = self._check_same_encoding()
+        self._unfinished = create_beside(self.path)
         self._growing = self._unfinished  # an existing file stays until there is a segment
-        self._growing.write_bytes(b"")
         if frames_kept:
-            self._copy(frames_kept)
-            self._take_place()
+            self._keep(frames_kept, a_frame)
 
     def __enter__(self):
         return self
@@ -81,9 +90,9 @@ class VideoWriter:
                 )
             with self._segment() as container:
                 self._encode(frames, container)
-            if not self.frames_written:
-                self._take_place()
             self.frames_written += len(frames)
+            if self._growing == self._unfinished:
+                self._take_place()
 
     def close(self):
         """Makes the file an ordinary mp4 and ends writing. May be called from any thread; a second call does nothing."""
@@ -93,6 +102,7 @@ class VideoWriter:
                 self._finish()
 
     def _check_same_encoding(self):
+        """An mp4 of one frame as this writer encodes it, a file in memory."""
         with av.open(str(self.path)) as source:
             there = encoding_of(source)
         self._size = there.size
@@ -110,9 +120,10 @@ class VideoWriter:
                 f"{self.path} has frames of another encoding, which new ones cannot follow ({differences[0]}): give the "
                 "same settings, or start anew without the frames that are there"
             )
+        return memory
 
     def _take_place(self):
-        os.replace(self._unfinished, self.path)
+        (replace if self._may_replace else place_new)(self._unfinished, self.path)
         self._growing = self.path
 
     def _encode(self, frames, container):
@@ -123,11 +134,16 @@ class VideoWriter:
 
     @contextmanager
     def _segment(self):
-        """Yields a container; what is put into it is appended to the file."""
+        """Yields a container; what is put into it is appended to the file, with its seal."""
         memory = BytesIO()
         with self._fragmented(memory) as container:
             yield container
-        self._append(memory.getvalue())
+        memory.seek(0)
+        with av.open(memory) as source:
+            packets = [(bytes(packet), packet.is_keyframe) for packet in source.demux(video=0) if packet.size]
+        seal = len(packets), digest_of(packets)
+        self._append(memory.getvalue(), seal_box([seal]))
+        self._seals.append(seal)
 
     @contextmanager
     def _fragmented(self, file):
@@ -139,45 +155,79 @@ class VideoWriter:
             container.metadata.update(self._tags)
             yield container
 
-    def _append(self, mp4):
-        """Appends the fragments in ``mp4``, bytes, and the boxes before them when they are the file's first."""
+    def _append(self, mp4, seal=b""):
+        """Appends the fragments in ``mp4``, bytes, and the boxes before them when they are the file's first, and ``seal``."""
         size = self._growing.stat().st_size
         wanted = (b"moof", b"mdat") if size else (b"ftyp", b"moov", b"moof", b"mdat")
         boxes = list(_boxes(mp4))
         try:
             with open(self._growing, "ab") as file:
-                file.writelines(box for kind, box in boxes if kind in wanted)
+                file.writelines([*(box for kind, box in boxes if kind in wanted), seal])
+                file.flush()
+                os.fsync(file.fileno())
         except OSError:
             os.truncate(self._growing, size)  # half a segment would not play
             raise
         self._fragments += sum(kind == b"moof" for kind, _ in boxes)
 
-    def _copy(self, frames):
-        """Appends the first ``frames`` frames of the existing file without decoding them, some COPIED_FRAMES at a time."""
-        with av.open(str(self.path)) as source:
-            for packets in _in_pieces(islice(_whole_packets(source, self.path), frames)):
-                with self._segment() as container:
-                    for packet in packets:
+    def _keep(self, frames, a_frame):
+        """Copies the first ``frames`` frames of the existing file. Raises ValueError when they are not as they were written."""
+        try:
+            with self._refusing_damage():
+                self._copy(frames, seals_of(self.path, frames), a_frame)
+            self._take_place()
+        except BaseException:
+            self._unfinished.unlink(missing_ok=True)
+            raise
+
+    @contextmanager
+    def _refusing_damage(self):
+        try:
+            yield
+        except (DamageError, LookupError, StopIteration, RuntimeError, av.error.FFmpegError) as error:  # as PyAV finds it
+            raise ValueError(
+                f"{self.path} is damaged in the frames that are kept ({error}): put a good copy back, or delete it and its "
+                "checkpoint to start anew"
+            ) from None
+
+    def _copy(self, frames, seals, a_frame):
+        """Appends the first ``frames`` frames of the existing file without decoding them, some COPIED_FRAMES at a time.
+
+        What is said of the stream is that of ``a_frame``: the existing file's may be damaged.
+        """
+        a_frame.seek(0)
+        with av.open(str(self.path)) as source, av.open(a_frame) as model:
+            packets = checked(islice(whole_packets(source, self.path), frames), seals, self.fps)
+            for piece in _in_pieces(packets):
+                memory = BytesIO()
+                with self._fragmented(memory) as container:
+                    container.add_stream_from_template(model.streams.video[0])
+                    for packet in piece:
                         _put(packet, container)
-                self.frames_written += len(packets)
+                self._append(memory.getvalue())
+                self.frames_written += len(piece)
+        self._append(b"", seal_box(seals))
+        self._seals = seals
 
     def _finish(self):
         try:
-            if self.frames_written:
+            if self._growing == self.path:
                 self._make_ordinary()
         except OSError as error:  # it plays as it is
             logger.warning("%s stays fragmented, it could not be written anew: %s", self.path, error)
         self._unfinished.unlink(missing_ok=True)
 
     def _make_ordinary(self):
-        options = {"movflags": "faststart"}
+        self._unfinished, options = create_beside(self.path), {"movflags": "faststart"}
         with av.open(str(self.path)) as source, av.open(str(self._unfinished), "w", "mp4", options=options) as container:
             container.metadata.update(self._tags)
-            for packet in _whole_packets(source, self.path):
+            for packet in whole_packets(source, self.path):
                 _put(packet, container)
-        with open(self._unfinished, "rb") as file:
+        with open(self._unfinished, "ab") as file:
+            file.write(seal_box(self._seals))
+            file.flush()
             os.fsync(file.fileno())  # before it takes the place of frames that are safe
-        os.replace(self._unfinished, self.path)
+        replace(self._unfinished, self.path)
 
 
 def _in_pieces(packets):
@@ -197,33 +247,6 @@ def _put(packet, container):
     stream = container.streams.video[0] if container.streams.video else container.add_stream_from_template(packet.stream)
     packet.stream = stream
     container.mux(packet)
-
-
-def label_of(path):
-    """Returns the text that the mp4 at ``path`` carries, empty where there is none or no file."""
-    try:
-        with av.open(str(path)) as source:
-            return source.metadata.get(_LABEL, "")
-    except (FileNotFoundError, av.error.InvalidDataError, av.error.EOFError):
-        return ""
-
-
-def frames_in(path):
-    """Counts the whole frames in the mp4 at ``path``, which a killed process may have left; 0 without a file."""
-    if not Path(path).exists():
-        return 0
-    try:
-        with av.open(str(path)) as source:
-            return sum(1 for _ in _whole_packets(source, path))
-    except (av.error.InvalidDataError, av.error.EOFError):  # nothing was written yet
-        return 0
-
-
-def _whole_packets(source, path):
-    size = os.path.getsize(path)
-    for packet in source.demux(video=0):
-        if packet.size and not packet.is_corrupt and packet.pos + packet.size <= size:
-            yield packet
 
 
 def _boxes(mp4):

@@ -9,9 +9,11 @@ import os
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 from ..launch.environment import Node, add_node_flags, worker_environments
 from ..launch.errors import refuse
+from ..launch.network import STORE_SOCKET, check_master, open_store_socket
 from ..launch.supervisor import supervise
 from .degrees import num_processes, read_degrees
 
@@ -22,8 +24,14 @@ _QUIET = {"LOG_LEVEL": "INFO", "TRANSFORMERS_VERBOSITY": "error"}
 
 
 def start_runner(arguments, environment):
-    """Starts a process that runs xdit/runner.py with ``arguments``."""
-    return subprocess.Popen([sys.executable, "-m", RUNNER, *arguments], env=environment, start_new_session=True)
+    """Starts a process that runs xdit/runner.py with ``arguments``.
+
+    -P: ``-m`` would put the current folder first on the path, and a ``random.py`` there would be executed.
+    """
+    handed_over = [int(environment[STORE_SOCKET])] if STORE_SOCKET in environment else []
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", RUNNER, *arguments], env=environment, start_new_session=True, pass_fds=handed_over
+    )
 
 
 def main(argv=None, start=start_runner):
@@ -47,9 +55,29 @@ def main(argv=None, start=start_runner):
     try:
         node = Node(flags.nnodes, flags.node_rank, flags.master_addr, flags.master_port, flags.nproc_per_node)
         processes = node.processes(num_processes(read_degrees(arguments)))
+        check_master(node)
+        store_socket = open_store_socket(node)
     except ValueError as error:
         refuse(error)
-    sys.exit(supervise(partial(start, arguments), worker_environments(node, processes)))
+    sys.exit(supervise(partial(start, arguments), _environments(node, processes, store_socket), store_socket))
+
+
+def _environments(node, processes, store_socket):
+    """The workers', with the socket for rank 0. All are clients of the store that rank 0 keeps on it, see network.keep_store."""
+    port = node.store_port if store_socket is None else store_socket.getsockname()[1]
+    environments = worker_environments(node, processes, port)
+    for environment in environments:
+        environment.update(TORCHELASTIC_USE_AGENT_STORE="True", PYTHONSAFEPATH="1", **_path_to_this_package())
+    if store_socket is not None:
+        environments[0][STORE_SOCKET] = str(store_socket.fileno())
+    return environments
+
+
+def _path_to_this_package():
+    """Where the launcher itself was started in a checkout that is not installed, the workers find it there, too."""
+    root = Path(__file__).resolve().parents[2]
+    paths = [*filter(None, [os.environ.get("PYTHONPATH")]), str(root)]
+    return dict(PYTHONPATH=os.pathsep.join(paths)) if root == Path.cwd() else {}
 
 
 def split_arguments(argv):

@@ -18,6 +18,7 @@ from xfuser.runner import xFuserModelRunner  # noqa: E402  (after the platform)
 
 from ..launch.errors import FAILED, STOPPED  # noqa: E402
 from ..launch.mailbox import mailbox_of, refusing  # noqa: E402
+from ..launch.network import keep_store  # noqa: E402
 from ..launch.watchdog import Watchdog  # noqa: E402
 from . import screen  # noqa: E402
 from .checks import check_command  # noqa: E402
@@ -57,6 +58,7 @@ def main():
     if int(os.environ["WORLD_SIZE"]) > 1:
         log(f"connecting {os.environ['WORLD_SIZE']} processes")
     try:
+        store = keep_store()  # noqa: F841  (it lives as long as this name)
         was_stopped = _run(DualParalRunner(args, model_class, watchdog), args)
     except Exception as error:
         try:
