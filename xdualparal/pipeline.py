@@ -69,7 +69,7 @@ class DualParalPipeline:
         layers = layer_ranges(transformer.config.num_layers, config, count_of_stages)[index]
         self.stage = Stage(self.family, transformer, index, count_of_stages, layers)
         self._place()
-        self.run, self.tell = None, lambda text: None
+        self.run, self.tell = None, lambda doing: None
         self.model_name = str(getattr(wan_pipeline.config, "_name_or_path", ""))
 
     def _place(self):

@@ -182,7 +182,8 @@ class DualParalWanModel(xFuserWan21T2VModel):
         with writer:
             self._if_ended_at_once(writer.close)
             for segment in run:
-                writer.write(segment)
+                run.meter.writes(writer.write, segment)
+            run.meter.closes(writer.close)
             self._if_ended_at_once(None)
         report = dict(run.report, frames=writer.frames_written)
         path.with_suffix(".json").write_text(json.dumps(report, indent=2))
