@@ -11,7 +11,7 @@ import xdualparal
 PACKAGE = Path(xdualparal.__file__).parent
 ALLOWED = {  # folder, or module on the top floor: which others of this package it may import
     "run_spec": set(), "plan": set(), "launch": set(), "compat": set(), "demo": set(),
-    "strategies": {"plan"}, "models": {"run_spec"}, "request": {"run_spec"}, "output": {"plan", "run_spec"},
+    "strategies": {"plan"}, "models": {"run_spec"}, "request": {"run_spec", "models"}, "output": {"plan", "run_spec"},
     "config": {"plan", "strategies", "output"}, "engine": {"plan", "models", "output"},
     "pipeline": {"config", "request", "run_spec", "plan", "strategies", "models", "output", "engine", "compat"},
     "xdit": {"config", "run_spec", "request", "plan", "strategies", "models", "output", "engine", "compat", "launch", "demo", "pipeline"},

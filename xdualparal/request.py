@@ -8,9 +8,10 @@ import copy
 
 import torch
 
+from .models.schedulers import SHIFT_NAMES, check_scheduler, flow_shift, fresh_scheduler
 from .run_spec import short_digest
 
-OUTPUT_TYPES = ("np", "pil", "pt", "latent")
+OUTPUT_TYPES = ("np", "uint8", "pil", "pt", "latent")
 
 
 class Request:
@@ -37,6 +38,7 @@ class Request:
         if self.num_frames != 0:
             check_at_least_one("num_frames", self.num_frames)
         check_at_least_one("num_inference_steps", self.num_inference_steps)
+        self.scheduler_facts = check_scheduler(self.pipe.scheduler, self.num_inference_steps)
         if self.output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type is {self.output_type!r}: give one of {', '.join(OUTPUT_TYPES)}")
         if self.branches == 2 and self.prompt_embeds is not None and self.negative_prompt_embeds is None:
@@ -73,12 +75,14 @@ class Request:
                  "max_sequence_length", "output_type")
         embeds = [rows for rows in (self.prompt_embeds, self.negative_prompt_embeds) if rows is not None]
         scheduler = self.pipe.scheduler
-        settings = repr(sorted((name, value) for name, value in scheduler.config.items() if not name.startswith("_")))
+        settings = repr(sorted(
+            (name, value) for name, value in scheduler.config.items() if not name.startswith("_") and name not in SHIFT_NAMES
+        ))
         return dict(
             {name: getattr(self, name) for name in names}, guidance_scale=float(self.guidance_scale), seed=self.generator.initial_seed(),
             embeds=tuple(short_digest(rows.float().cpu().numpy().tobytes()) for rows in embeds),
             generator=short_digest(self.generator.get_state().numpy().tobytes()),
-            scheduler=f"{type(scheduler).__name__} {short_digest(settings.encode())}",
+            scheduler=f"{type(scheduler).__name__} {short_digest(settings.encode())}", flow_shift=flow_shift(scheduler),
         )
 
     @property
@@ -114,10 +118,7 @@ class Request:
 
     def make_scheduler(self, device):
         """A fresh scheduler of the pipeline's kind with its timesteps set."""
-        scheduler = type(self.pipe.scheduler).from_config(self.pipe.scheduler.config)
-        scheduler.set_timesteps(self.num_inference_steps, device=device)
-        scheduler.set_begin_index(0)
-        return scheduler
+        return fresh_scheduler(self.pipe.scheduler, self.num_inference_steps, device)
 
     def check_is_one_video(self):
         """Raises ValueError when several videos are asked for."""

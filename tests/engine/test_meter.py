@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from xdualparal.engine.meter import Meter
+from xdualparal.engine.meter import DECODER, MAIN, WRITER, Meter
 from xdualparal.plan.actions import parse_action
 from xdualparal.plan.simulate import Span
 
@@ -108,19 +108,22 @@ def test_decoding_beside_the_passes_is_told_as_such():
     meter = Meter(lambda: None, tell=told.append)
     meter.decodes(parse_action("2D1.2"), lambda: None)
     meter.passes_wait(lambda: None)
-    assert [(doing.what, doing.is_pass, doing.waits, doing.is_beside) for doing in told] == [
-        ("action 2D1.2", True, False, True), ("", False, False, True), ("waits for decoding", False, True, False),
-        ("after waits for decoding", False, False, False),
+    assert [(doing.what, doing.is_pass, doing.waits, doing.thread) for doing in told] == [
+        ("action 2D1.2", True, False, DECODER), ("", False, False, DECODER), ("waits for decoding", False, True, MAIN),
+        ("after waits for decoding", False, False, MAIN),
     ]
 
 
-def test_writing_is_limited_as_passes_are_and_closing_by_its_own_limit():
+def test_writing_is_told_and_closing_has_a_limit_of_its_own():
     told, written = [], []
     meter = Meter(lambda: None, tell=told.append)
     meter.writes(written.append, "segment")
     meter.closes(lambda: written.append("closed"))
-    assert written == ["segment", "closed"] and (told[0].what, told[0].is_pass) == ("writes the video", True)
-    assert told[2].what == "closes the video" and not told[2].is_pass and told[2].limit_s > 0
+    assert written == ["segment", "closed"]
+    assert [(doing.what, doing.is_pass, doing.thread) for doing in told] == [
+        ("writes frames", True, WRITER), ("", False, WRITER), ("closes the video", False, MAIN), ("after closes the video", False, MAIN),
+    ]
+    assert [doing.limit_s is not None for doing in told] == [False, False, True, False]
 
 
 def test_decoding_between_the_passes_is_an_action():
@@ -128,3 +131,12 @@ def test_decoding_between_the_passes_is_an_action():
     meter = Meter(lambda: None, tell=told.append)
     meter.passes_wait(meter.does, parse_action("2D1.2"), lambda: None)
     assert [doing.what for doing in told] == ["waits for decoding", "action 2D1.2", *["after action 2D1.2"] * 2]
+
+
+def test_writing_beside_the_passes_is_known_meanwhile():
+    meter, seen = Meter(lambda: None), []
+    meter.writes(lambda frames: seen.extend([frames, *meter.activities()]), "frames")
+    assert seen[0] == "frames" and [(one.what, one.is_pass) for one in seen[1:]] == [("starts", False), ("writes frames", True)]
+    with pytest.raises(OSError):
+        meter.writes(lambda frames: open("/nowhere"), "frames")
+    assert meter.activities() == [meter.doing] and meter.busy_s == {}

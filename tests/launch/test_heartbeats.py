@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
+from xdualparal.engine.meter import DECODER, WRITER
 from xdualparal.launch.heartbeats import START_PULSE_S, Heartbeats, StandstillTimer
-from xdualparal.launch.status import BESIDE, MAIN, STARTS, StatusFile, read_status
+from xdualparal.launch.status import MAIN, STARTS, THREADS, StatusFile, read_status
 
 LIMIT_S = 10.0
 
@@ -75,12 +76,17 @@ def is_stopped_while_it_waits(node):
 
 def decodes(node):
     node.workers[1].set_activity(MAIN, "stage 1, waits for decoding", waits=True)
-    node.workers[1].set_activity(BESIDE, "stage 1, action 3D0", LIMIT_S)
+    node.workers[1].set_activity(DECODER, "stage 1, action 3D0", LIMIT_S)
 
 
 def decodes_while_it_waits_for_a_rank(node):
     node.waits(1)
-    node.workers[1].set_activity(BESIDE, "stage 1, action 3D0", LIMIT_S)
+    node.workers[1].set_activity(DECODER, "stage 1, action 3D0", LIMIT_S)
+
+
+def writes(node):
+    is_between(node)
+    node.workers[1].set_activity(WRITER, "stage 1, writes frames", LIMIT_S)
 
 
 def closes(node):
@@ -92,6 +98,7 @@ def closes(node):
     (is_stopped_while_it_works, "rank 1, stage 1, action 1F2.3 for .* the process does not run"),
     (is_stopped_while_it_waits, "rank 1, stage 1, waits for .* the process does not run"),
     (decodes, "rank 1, stage 1, action 3D0 for .* it hangs"), (closes, "rank 1, stage 1, closes the video for .* it hangs"),
+    (writes, "rank 1, stage 1, writes frames for .* it hangs"),
     (decodes_while_it_waits_for_a_rank, "rank 1, stage 1, action 3D0 for .* it hangs"),
 ])
 def test_the_rank_that_does_not_wait_is_named(node, culprit, line):
@@ -162,13 +169,14 @@ def test_a_status_comes_back_as_it_was_written(tmp_path):
     file = StatusFile(tmp_path / "rank0")
     assert read_status(tmp_path / "rank0").text == STARTS == read_status(tmp_path / "none").text
     file.set_activity(MAIN, "ä" * 200, 2.5, waits=True)
-    file.set_activity(BESIDE, "decodes")
+    file.set_activity(DECODER, "decodes")
     file.beat(7.0)
-    main, beside = read_status(tmp_path / "rank0").activities
+    main, beside, writer = read_status(tmp_path / "rank0").activities
+    assert WRITER == THREADS - 1 and not writer.is_active
     assert set(main.what) <= {"ä", "\ufffd"} and main[1:] == (1, 2.5, True, True)
     assert beside == ("decodes", 1, 0.0, True, False) and read_status(tmp_path / "rank0").pulse == (1, 7.0)
-    file.set_activity(BESIDE, "")
-    assert not read_status(tmp_path / "rank0").activities[BESIDE].is_active
+    file.set_activity(DECODER, "")
+    assert not read_status(tmp_path / "rank0").activities[DECODER].is_active
 
 
 REAL = """

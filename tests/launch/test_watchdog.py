@@ -6,11 +6,10 @@ from types import SimpleNamespace
 import pytest
 from torch.distributed import DistNetworkError
 
-from xdualparal.engine.meter import Doing
+from xdualparal.engine.meter import DECODER, MAIN, Doing
 from xdualparal.launch import watchdog as module
 from xdualparal.launch.heartbeats import StandstillTimer
 from xdualparal.launch.mailbox import NoMailbox
-from xdualparal.launch.status import BESIDE, MAIN
 
 
 class Ended(Exception):
@@ -102,7 +101,7 @@ class Clock:
 @pytest.mark.parametrize("main", [dict(is_pass=True, waits=True), dict(is_pass=False)])
 def test_the_thread_that_hangs_is_reported(watchdog, mailbox, main):
     """Decoding hangs; the main thread waits for other ranks, which wait for it, or is between two actions."""
-    clock, waits, decodes = Clock(watchdog), Doing("waits", 0.0, **main), Doing("action 1D0", 1.0, True, is_beside=True)
+    clock, waits, decodes = Clock(watchdog), Doing("waits", 0.0, **main), Doing("action 1D0", 1.0, True, thread=DECODER)
     watchdog.over(pipeline(activities=lambda: [waits, decodes], doing=waits))
     clock.passes(100)  # 50 of the longest action
     with pytest.raises(Ended, match="1"):
@@ -137,8 +136,8 @@ def test_what_is_done_is_told_with_its_limit(watchdog, mailbox):
     observed.tell(Doing("waits for rank 0", 0.0, True, waits=True))
     observed.tell(Doing("after action 1F0.0", 0.0, False))
     observed.tell(Doing("closes", 0.0, False, limit_s=7.0))
-    observed.tell(Doing("", 0.0, False, is_beside=True))
+    observed.tell(Doing("", 0.0, False, thread=DECODER))
     assert told == [
         (MAIN, "stage 1, action 1F0.0", 100.0, False), (MAIN, "stage 1, waits for rank 0", 100.0, True),
-        (MAIN, "stage 1, after action 1F0.0", 0.0, False), (MAIN, "stage 1, closes", 7.0, False), (BESIDE, "", 0.0, False),
+        (MAIN, "stage 1, after action 1F0.0", 0.0, False), (MAIN, "stage 1, closes", 7.0, False), (DECODER, "", 0.0, False),
     ]

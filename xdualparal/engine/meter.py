@@ -11,16 +11,19 @@ from torch.profiler import record_function
 from ..plan.simulate import Span
 
 
+MAIN, DECODER, WRITER = range(3)  # the threads of a rank
+
+
 class Doing(NamedTuple):
     """What a thread of a rank does: ``what``, as a phrase, "" for nothing; ``since``: monotonic seconds; ``is_pass``: whether its
-    duration is bounded by the duration of passes; ``waits``: whether it waits for another rank or thread; ``is_beside``:
-    whether it is not the main thread; ``limit_s``: how long it may take where passes do not say it, None: not limited."""
+    duration is bounded by the duration of passes; ``waits``: whether it waits for another rank or thread; ``thread``:
+    MAIN, DECODER or WRITER; ``limit_s``: how long it may take where passes do not say it, None: not limited."""
 
     what: str
     since: float
     is_pass: bool
     waits: bool = False
-    is_beside: bool = False
+    thread: int = MAIN
     limit_s: float | None = None
 
 
@@ -48,7 +51,7 @@ class Meter:
         self.waited_s = self.waited_for_decode_s = 0.0
         self.longest_s = 0.0
         self.doing = Doing("starts", time.monotonic(), False)
-        self._decoding = None
+        self._decoding = self._writing = None
 
     def does(self, action, function, *args):
         """``function(*args)``, the action's; measures it."""
@@ -60,7 +63,7 @@ class Meter:
 
     def decodes(self, action, function, *args):
         """``function(*args)``, a DECODE's in the decode thread, beside what the main thread does; measures it."""
-        self._decoding = Doing(f"action {action}", time.monotonic(), True, is_beside=True)
+        self._decoding = Doing(f"action {action}", time.monotonic(), True, thread=DECODER)
         self._tell(self._decoding)
         try:
             # It waits for this thread's stream: others may read the result then.
@@ -68,13 +71,22 @@ class Meter:
             self.add(Span(action, self._decoding.since, time.monotonic()))
         finally:
             self._decoding = None
-            self._tell(Doing("", time.monotonic(), False, is_beside=True))
+            self._tell(Doing("", time.monotonic(), False, thread=DECODER))
         return result
 
+    def writes(self, function, frames):
+        """``function(frames)``, writing in a thread of its own; it is known meanwhile and not measured."""
+        self._writing = Doing("writes frames", time.monotonic(), True, thread=WRITER)
+        self._tell(self._writing)
+        try:
+            return function(frames)
+        finally:
+            self._writing = None
+            self._tell(Doing("", time.monotonic(), False, thread=WRITER))
+
     def activities(self):
-        """What is being done now: a Doing for the main thread and, while it decodes, one for the decode thread."""
-        decoding = self._decoding
-        return [self.doing] if decoding is None else [self.doing, decoding]
+        """What is being done now: a Doing for the main thread and, while they work, one for the decode and the writer thread."""
+        return [doing for doing in (self.doing, self._decoding, self._writing) if doing is not None]
 
     def waits(self, why, function, *args):
         """``function(*args)``, which waits for another rank."""
@@ -92,12 +104,6 @@ class Meter:
         self.waited_for_decode_s += time.monotonic() - start
         self._nothing()
         return result
-
-    def writes(self, function, *args):
-        """``function(*args)``, the caller's, which writes a segment."""
-        self._begin("writes the video")
-        function(*args)
-        self._nothing()
 
     def closes(self, function):
         """``function()``, the caller's, which closes its file."""

@@ -20,7 +20,7 @@ from ..plan.schedule import AT_END, NO_DECODE
 from .blocks import BlockStore, Denoiser, apply_guidance
 from .decoding import make_decoder
 from .executor import Edges, Executor, Work
-from .noise import noise_blocks
+from .noise import StepNoise, noise_blocks
 from .p2p import Receiver, Sender
 from .sharding import SpatialShard
 from .snapshot import Snapshots
@@ -65,6 +65,7 @@ class VideoRun:
         self.report, self.edges, self.passes_done = None, Edges(), 0
         self.first_segment_s, self.started_s = None, time.monotonic()
         self.latents_sink = None  # a context with ``append(block, latents)`` for finished blocks, on the output rank
+        self.drain = lambda: None  # waits until the segments given are stored, before a snapshot says so
         self.at_start = self.at_end = lambda run: None  # called on every rank; what the first raises ends the run
         self._was_left = False
         self._segments = self._run()
@@ -177,7 +178,7 @@ class VideoRun:
         if self.stage.is_last:
             work.denoiser = self._denoiser = Denoiser(
                 lambda: self.request.make_scheduler(self.device), timesteps, self._noise(), self.device,
-                self.snapshots.in_flight(),
+                self.snapshots.in_flight(), self._step_noise(), self.shard,
             )
             work.guide, work.finish, work.decode = self._guide, self._finish, self._decoder.add
         self._draw_all_noise()
@@ -189,6 +190,10 @@ class VideoRun:
         noise = self._noise_of(self.request.generator.clone_state())
         deque(islice(noise, self.plan.started(self.progress.first)), maxlen=0)
         return noise
+
+    def _step_noise(self):
+        """The noise that the scheduler adds in its steps, None for one that adds none."""
+        return StepNoise(self.request.generator) if self.request.scheduler_facts.draws_noise else None
 
     def _noise_of(self, generator):
         return map(self.shard.take, noise_blocks(self.plan.layout, self.request.latent_shape, generator))
@@ -261,12 +266,14 @@ class VideoRun:
             self.progress.stop_after(last)
         done = wave - self.progress.first
         if self.snapshots.is_on and self.stage.is_last and done and done % self.config.checkpoint_waves == 0:
+            self.drain()
             self.snapshots.save(wave, self._denoiser.state(), self.segments_given)
 
     def _end_snapshots(self):
         """Nothing is left to resume when the video is finished; a run that was stopped can be resumed."""
         if not self.snapshots.is_on or not self.stage.is_last:
             return
+        self.drain()
         if self.progress.was_stopped:
             self.snapshots.save(self.progress.end, self._denoiser.state(), self.segments_given, wait=True)
         elif self.mesh.is_output and not self._was_left:  # else the caller has not got all segments

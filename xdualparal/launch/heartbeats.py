@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from .status import BESIDE, MAIN, read_status
+from .status import read_status
 
 # Of a worker that makes no passes yet: how long its watchdog's thread may stand still. Importing and loading can hold Python's
 # lock for as long as a slow disk takes.
@@ -81,8 +81,7 @@ class Heartbeats:
         status, age = read_status(self._folder / f"rank{rank}"), self._timer.standing_s
         pulse = status.pulse
         yield _Candidate(_DOES_NOT_RUN, age((rank, "pulse"), pulse.count), pulse.limit_s or START_PULSE_S, rank, status.text)
-        for thread in (MAIN, BESIDE):
-            activity = status.activities[thread]
+        for thread, activity in enumerate(status.activities):
             age_s = age((rank, thread), activity.count)
             if activity.is_active:
                 kind = _WAITS if activity.waits else _WORKS if activity.limit_s else _BETWEEN

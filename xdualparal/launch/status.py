@@ -9,14 +9,14 @@ import struct
 from pathlib import Path
 from typing import NamedTuple
 
-MAIN, BESIDE = 0, 1  # the worker's main thread, and the one that decodes beside it
+MAIN, THREADS = 0, 3  # the number of the worker's main thread, and how many there are: engine/meter names the others
 STARTS = "starts"  # of a worker that has not said any
 # In bytes: a text for each thread, then _ACTIVITY for each thread, then _PULSE.
-_FILE, _TEXT = 256, 112
+_FILE, _TEXT = 512, 112
 _ACTIVITY = struct.Struct("<If??xx")  # count, limit_s, is_active, waits
 _PULSE = struct.Struct("<If")  # count, limit_s
-_ACTIVITIES = 2 * _TEXT
-_PULSES = _ACTIVITIES + 2 * _ACTIVITY.size
+_ACTIVITIES = THREADS * _TEXT
+_PULSES = _ACTIVITIES + THREADS * _ACTIVITY.size
 assert _PULSES + _PULSE.size <= _FILE
 
 
@@ -45,10 +45,10 @@ class StatusFile:
         Path(path).write_bytes(bytes(_FILE))
         with open(path, "r+b") as file:
             self._memory = mmap.mmap(file.fileno(), _FILE)
-        self._counts, self._beats = [0, 0], 0
+        self._counts, self._beats = [0] * THREADS, 0
 
     def set_activity(self, thread, what, limit_s=0.0, waits=False):
-        """Writes what ``thread``, MAIN or BESIDE, does now; "": nothing."""
+        """Writes what ``thread``, a number, does now; "": nothing."""
         text = what.encode()[:_TEXT]
         self._memory[thread * _TEXT:(thread + 1) * _TEXT] = text + bytes(_TEXT - len(text))
         self._counts[thread] = (self._counts[thread] + 1) % 2**32
@@ -65,7 +65,7 @@ class StatusFile:
 class Status(NamedTuple):
     """What a worker has written last."""
 
-    activities: tuple  # of MAIN and BESIDE
+    activities: tuple  # of each thread
     pulse: Pulse
 
     @property
@@ -81,6 +81,6 @@ def read_status(path):
     except FileNotFoundError:
         content = b""
     content = content.ljust(_FILE, b"\0")
-    texts = [content[n * _TEXT:(n + 1) * _TEXT].decode(errors="replace").strip("\0 ") for n in (MAIN, BESIDE)]
-    facts = [_ACTIVITY.unpack_from(content, _ACTIVITIES + n * _ACTIVITY.size) for n in (MAIN, BESIDE)]
+    texts = [content[n * _TEXT:(n + 1) * _TEXT].decode(errors="replace").strip("\0 ") for n in range(THREADS)]
+    facts = [_ACTIVITY.unpack_from(content, _ACTIVITIES + n * _ACTIVITY.size) for n in range(THREADS)]
     return Status(tuple(Activity(text, *fact) for text, fact in zip(texts, facts)), Pulse(*_PULSE.unpack_from(content, _PULSES)))

@@ -15,7 +15,6 @@ import torch
 from .errors import FAILED, STOPPED
 from .heartbeats import START_PULSE_S, StandstillTimer
 from .mailbox import FINISH, HANG, LOST, NOW, RAISED, NoMailbox
-from .status import BESIDE, MAIN
 
 _PERIOD_S = 0.2
 # A rank may wait for other ranks' passes, a decode or a checkpoint, so it is said to hang after this many of its longest
@@ -62,7 +61,7 @@ class Watchdog:
     def _tell(self, doing):
         limit_s = self._limit_s(self._pipeline.meter, doing)
         what = f"stage {self._pipeline.stage.index}, {doing.what}" if doing.what else ""
-        self._mailbox.set_activity(BESIDE if doing.is_beside else MAIN, what, limit_s or 0.0, doing.waits)
+        self._mailbox.set_activity(doing.thread, what, limit_s or 0.0, doing.waits)
 
     def closes(self, function):
         """Sets the function that is called when the worker is ended at once, to close its files; None: none."""
@@ -123,7 +122,7 @@ class Watchdog:
         meter = self._pipeline.meter if self._pipeline is not None else None
         if meter is None:
             return
-        ages = [(self._timer.standing_s(doing.is_beside, doing), doing) for doing in meter.activities()]
+        ages = [(self._timer.standing_s(doing.thread, doing), doing) for doing in meter.activities()]
         over = [(age_s, doing) for age_s, doing in ages if age_s > (self._limit_s(meter, doing) or age_s)]
         if over:
             age_s, doing = min(over, key=lambda one: (one[1].waits, -one[0]))

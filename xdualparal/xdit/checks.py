@@ -23,6 +23,7 @@ from .models import at_path
 from .prompts import check_prompts, prompts_of
 from .registry import model_class
 from .resume import check_checkpoint
+from .sampling import check_sampling
 from .settings import CommandSettings
 
 # diffusers' WanPipeline.check_inputs asks for multiples of 16 whatever the VAE and the patch are.
@@ -60,6 +61,7 @@ def _check_dualparal(args, model):
     command_settings(args)
     _check_stages(args, model, config)
     _check_video(args, model)
+    check_sampling(args, model)
     check_prompts(args)
     if args["use_torch_compile"]:
         _check_compiler()

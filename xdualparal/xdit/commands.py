@@ -18,6 +18,7 @@ from ..models.weights import checkpoint_folder
 from ..output.latents_file import read_latents
 from ..output.mp4 import QUALITY, VideoWriter
 from ..output.tags import tags_of
+from ..output.writer import ThreadedWriter, to_uint8
 from .models import at_path
 from .registry import DUALPARAL_MODELS
 
@@ -65,10 +66,12 @@ def decode(arguments, model, facts, output):
     processor = VideoProcessor(vae_scale_factor=vae.config.scale_factor_spatial)
     decoder, missing = StreamingDecoder(vae), int(facts["num_frames"]) or None
     tags = tags_of({**json.loads(facts.get("spec", "{}")), "quality": arguments.quality})
-    with VideoWriter(output, model.settings.fps, arguments.quality, label=facts.get("label", ""), tags=tags, overwrite=True) as writer:
+    file = VideoWriter(output, model.settings.fps, arguments.quality, label=facts.get("label", ""), tags=tags, overwrite=True)
+    with ThreadedWriter(file) as writer:
         for _, latents in tqdm(read_latents(arguments.file), unit="block"):
             frames = decoder.decode(latents.to(device))
             if missing is not None:
-                frames = frames[:, :, :missing - writer.frames_written]
-            writer.write(processor.postprocess_video(frames, output_type="np")[0])
+                frames = frames[:, :, :missing]
+                missing -= frames.shape[2]
+            writer.write(to_uint8(processor.postprocess_video(frames, output_type="pt")[0]))
     return writer.frames_written

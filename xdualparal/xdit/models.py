@@ -24,9 +24,11 @@ from ..plan.partition import layer_ranges
 from ..output.left_video import frames_in, label_of
 from ..output.mp4 import VideoWriter
 from ..output.tags import tags_of
+from ..output.writer import ThreadedWriter
 from .flags import refuse
 from .prompts import as_list
 from .settings import CommandSettings
+from ..models.schedulers import with_flow_shift
 from ..models.wan import WanFamily
 from ..models.weights import checkpoint_folder, load_stage, read_configs
 
@@ -91,15 +93,17 @@ class DualParalWanModel(xFuserWan21T2VModel):
 
     def _post_load_and_state_initialization(self, input_args):
         """Instead of xDiT's placement, which moves a whole pipeline to each device."""
-        if input_args.get("flow_shift") is not None:
-            self.pipe.scheduler = type(self.pipe.scheduler).from_config(
-                self.pipe.scheduler.config, flow_shift=input_args["flow_shift"]
-            )
+        self.set_flow_shift(input_args.get("flow_shift"))
         self.dualparal = DualParalPipeline(self.pipe, self.engine_config, self.dualparal_config)
         self.dualparal.model_name = self.config.model
         self._made = set()  # the prompts whose videos this process has made
         if self.watchdog is not None:
             self.watchdog.over(self.dualparal)
+
+    def set_flow_shift(self, shift):
+        """Gives the pipeline's scheduler another shift; None leaves it as it is."""
+        if shift is not None:
+            self.pipe.scheduler = with_flow_shift(self.pipe.scheduler, shift)
 
     def _compile_model(self, input_args):
         """Compiles the stage's blocks and makes a short video with windows of all sizes, which needs all that is compiled."""
@@ -146,7 +150,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
 
     def _start(self, prompt, input_args, path):
         """The VideoRun of a prompt; what the file at ``path`` has of it already is kept, where there is a checkpoint."""
-        arguments = self._arguments(prompt, input_args)
+        arguments = dict(self._arguments(prompt, input_args), output_type="uint8")
         config = self.dualparal.config = self._config_of(prompt)
         if config.checkpoint is None:
             return self.dualparal.stream(**arguments)
@@ -178,12 +182,14 @@ class DualParalWanModel(xFuserWan21T2VModel):
         kept = run.plan.layout.frames_of(run.blocks_kept, run.request.num_frames, self.family.facts.frames_per_latent)
         if self.dualparal.config.checkpoint is not None and not kept:
             path.unlink(missing_ok=True)  # another run's: resuming, its frames must not be taken for this one's
-        writer = VideoWriter(path, self.settings.fps, self.command.quality, kept, run.spec.digest(), tags_of(run.spec.as_json()), overwrite=True)
-        with writer:
-            self._if_ended_at_once(writer.close)
+        file = VideoWriter(path, self.settings.fps, self.command.quality, kept, run.spec.digest(), tags_of(run.spec.as_json()), overwrite=True)
+        with ThreadedWriter(file, run.meter.writes) as writer:
+            self._if_ended_at_once(writer.close_at_once)
+            run.drain = writer.drain  # a snapshot that says that a segment was given must not find it unwritten
             for segment in run:
-                run.meter.writes(writer.write, segment)
-            run.meter.closes(writer.close)
+                writer.write(segment)
+            writer.drain()
+            run.meter.closes(file.close)
             self._if_ended_at_once(None)
         report = dict(run.report, frames=writer.frames_written)
         path.with_suffix(".json").write_text(json.dumps(report, indent=2))
@@ -228,7 +234,8 @@ def at_path(model, path):
     except ValueError as error:
         raise ValueError(f"--model_path {path}: {error}") from None
     settings = replace(model.settings, model_name=str(path))
-    return type(model.__name__, (model,), dict(settings=settings, **sizes._asdict()))
+    defaults = replace(model.default_input_values, flow_shift=None)  # the folder's scheduler has its own
+    return type(model.__name__, (model,), dict(settings=settings, default_input_values=defaults, **sizes._asdict()))
 
 
 class Wan21T2VSmallModel(DualParalWanModel):

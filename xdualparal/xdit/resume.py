@@ -26,7 +26,7 @@ def check_checkpoint(args, model, config):
 
 def _known_spec(args, model, config, prompt, negative_prompt):
     """The run's RunSpec as far as it is known before the model is loaded."""
-    names = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale", "seed")
+    names = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale", "seed", "flow_shift")
     return RunSpec(
         **{name: value_of(args, model, name) for name in names}, **DualParal().identity(config),
         prompt=prompt, negative_prompt=negative_prompt, model=args["model"], precision=str(model.dtype).removeprefix("torch."),
