@@ -202,6 +202,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
             for segment in run:
                 writer.write(segment)
             writer.drain()
+            run.meter.closes(file.close)
             self._if_ended_at_once(None)
         report = dict(run.report, frames=writer.frames_written, seed=run.spec.seed)
         path.with_suffix(".json").write_text(json.dumps(report, indent=2))
