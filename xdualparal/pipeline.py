@@ -7,7 +7,6 @@ import logging
 from itertools import count
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from .compat.backends import check_backend
@@ -17,9 +16,11 @@ from .engine.meter import Meter
 from .engine.sharding import check_even_split, check_heads
 from .engine.stop import StopSign, waves_to_finish
 from .models import family_of
+from .models.finite import not_finite, refusal
 from .models.identity import digest_of_parts, part_sums
 from .output.checkpoint import Checkpoint
 from .output.latents_file import LatentsFile, facts_of
+from .output.segments import join_segments, stack_videos
 from .output.trace import gather_trace
 from .plan.partition import layer_ranges
 from .plan.render import chrome_trace
@@ -41,7 +42,7 @@ class DualParalPipeline:
     number of stages. ``config``: a DualParalConfig.
 
     Raises ValueError for a pipeline without DualParal support, more stages than layers, tensor parallelism or FSDP, or
-    attention heads that Ulysses cannot split.
+    attention heads that Ulysses cannot split, or a weight that is a NaN or an infinity.
     """
 
     strategy = DualParal()
@@ -69,6 +70,7 @@ class DualParalPipeline:
         layers = layer_ranges(transformer.config.num_layers, config, count_of_stages)[index]
         self.stage = Stage(self.family, transformer, index, count_of_stages, layers)
         self._place()
+        self._check_weights()
         self.run, self.tell = None, lambda text: None
         self.model_name = str(getattr(wan_pipeline.config, "_name_or_path", ""))
 
@@ -118,8 +120,8 @@ class DualParalPipeline:
             raise ValueError(f"{what}: its frames must be kept as they come, use stream()")
         if self.config.latents_out and request.num_videos > 1:
             raise ValueError(f"latents_out is one file and {request.num_videos} videos are asked for: give one prompt")
-        videos = [_join(list(self._new_run(one, self._spec(one))), output_type) for one in request.each_video()]
-        return WanPipelineOutput(frames=_stack(videos, output_type)) if self.is_output_rank else None
+        videos = [join_segments(list(self._new_run(one, self._spec(one))), output_type) for one in request.each_video()]
+        return WanPipelineOutput(frames=stack_videos(videos, output_type)) if self.is_output_rank else None
 
     def stream(self, prompt=None, *, output_type="np", blocks_kept=0, file_spec=None, **options):
         """One video as an engine.session.VideoRun: iterate over it for its frames in order, a segment as soon as its block
@@ -194,14 +196,24 @@ class DualParalPipeline:
             vae_precision=pipe.vae and _dtype_name(pipe.vae.dtype), tiling=_tiling(pipe.vae),
         )
 
-    def _weight_digests(self):
-        """Digests of the transformer, the text encoder and the VAE, with their configurations, by all ranks together."""
+    def _parts(self):
+        """The parts of the pipeline of which this rank has weights that are used; those of all ranks are all."""
         parts = dict(transformer=self.pipe.transformer)
         if self.stage.is_first:
             parts["text_encoder"] = self.pipe.text_encoder
         if self.is_output_rank:
             parts["vae"] = self.pipe.vae
-        gathered = self.mesh.gather_objects(part_sums(parts, self.stage.layers.start))
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def _check_weights(self):
+        found = self.mesh.gather_objects([(part, not_finite(module)) for part, module in self._parts().items()])
+        wrong = self.mesh.share_object(found and [one for rank in found for one in rank if one[1] is not None])
+        if wrong:
+            raise refusal(*wrong[0])
+
+    def _weight_digests(self):
+        """Digests of the transformer, the text encoder and the VAE, with their configurations, by all ranks together."""
+        gathered = self.mesh.gather_objects(part_sums(self._parts(), self.stage.layers.start))
         return self.mesh.share_object(gathered and digest_of_parts(gathered))
 
     def _new_run(self, request, spec, blocks_kept=0):
@@ -279,19 +291,3 @@ def _check_degrees(parallel):
             raise ValueError(
                 f"{name} is {degree}: DualParal splits the weights over its stages already, give 1 and more stages"
             )
-
-
-def _join(segments, output_type):
-    if not segments:
-        return None
-    if output_type == "pil":
-        return [image for segment in segments for image in segment]
-    if output_type == "latent":
-        return torch.cat(segments, dim=2)[0]
-    return torch.cat(segments) if output_type == "pt" else np.concatenate(segments)
-
-
-def _stack(videos, output_type):
-    if output_type == "pil":
-        return videos
-    return np.stack(videos) if output_type in ("np", "uint8") else torch.stack(videos)

@@ -8,6 +8,7 @@ import copy
 
 import torch
 
+from .models.finite import is_finite
 from .models.schedulers import SHIFT_NAMES, check_scheduler, flow_shift, fresh_scheduler
 from .run_spec import short_digest
 
@@ -41,6 +42,9 @@ class Request:
         self.scheduler_facts = check_scheduler(self.pipe.scheduler, self.num_inference_steps)
         if self.output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type is {self.output_type!r}: give one of {', '.join(OUTPUT_TYPES)}")
+        for name in ("prompt_embeds", "negative_prompt_embeds"):
+            if getattr(self, name) is not None and not is_finite(getattr(self, name)):
+                raise ValueError(f"{name} have a NaN or an infinity, and only noise comes of them: give finite ones")
         if self.branches == 2 and self.prompt_embeds is not None and self.negative_prompt_embeds is None:
             raise ValueError("prompt_embeds come without negative_prompt_embeds: give both, or guidance_scale 1")
 
@@ -114,7 +118,10 @@ class Request:
             max_sequence_length=self.max_sequence_length, device=device,
         )
         texts = [positive, negative] if self.branches == 2 else [positive]
-        return torch.cat([text.to(device, dtype) for text in texts])
+        text = torch.cat([text.to(device, dtype) for text in texts])
+        if not is_finite(text):
+            raise FloatingPointError("the text encoder made a NaN or an infinity of the prompt: use other weights, or bfloat16")
+        return text
 
     def make_scheduler(self, device):
         """A fresh scheduler of the pipeline's kind with its timesteps set."""

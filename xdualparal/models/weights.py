@@ -13,6 +13,8 @@ from accelerate import init_empty_weights
 from diffusers import DiffusionPipeline
 from safetensors import safe_open
 
+from .finite import is_finite, not_finite, refusal
+
 _NAME = "diffusion_pytorch_model.safetensors"  # diffusers.utils.SAFETENSORS_WEIGHTS_NAME
 
 
@@ -49,7 +51,8 @@ def load_stage(family, folder, index, count, layers, dtype, with_vae):
     """Loads a pipeline of ``family`` with only what stage ``index`` of ``count`` uses.
 
     That is its ``layers`` (a range) in ``dtype``, the text encoder on the first stage, and the VAE in the family's dtype
-    where ``with_vae``; elsewhere the VAE has its configuration, without weights.
+    where ``with_vae``; elsewhere the VAE has its configuration, without weights. Raises ValueError for a weight that is a
+    NaN or an infinity.
     """
     classes = family.classes()
     parts = {"transformer": load_transformer_stage(family, folder / "transformer", index, count, layers, dtype)}
@@ -59,7 +62,18 @@ def load_stage(family, folder, index, count, layers, dtype, with_vae):
         parts["vae"] = classes.vae.from_pretrained(folder / "vae", dtype=family.facts.vae_dtype)
     else:
         parts["vae"] = _empty(classes.vae, folder / "vae")
-    return classes.pipeline.from_pretrained(folder, dtype=dtype, **parts)
+    pipeline = classes.pipeline.from_pretrained(folder, dtype=dtype, **parts)
+    for part in ("text_encoder", "vae"):
+        check_finite(getattr(pipeline, part), part, folder / part)
+    return pipeline
+
+
+def check_finite(module, part, folder):
+    """Raises ValueError when ``module``, the ``part`` of a pipeline that is loaded from ``folder``, or None, has a weight with
+    a NaN or an infinity."""
+    name = None if module is None else not_finite(module)
+    if name is not None:
+        raise refusal(part, name, folder)
 
 
 def load_transformer_stage(family, folder, index, count, layers, dtype):
@@ -97,7 +111,10 @@ def _read(folder, names):
     weights = {}
     for file, stored in _by_file(folder, names).items():
         with safe_open(file, framework="pt") as shard:
-            weights.update((name, shard.get_tensor(name)) for name in stored)
+            for name in stored:
+                weights[name] = shard.get_tensor(name)
+                if not is_finite(weights[name]):
+                    raise refusal("transformer", name, file)
     return weights
 
 

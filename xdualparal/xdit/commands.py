@@ -13,8 +13,9 @@ from diffusers.video_processor import VideoProcessor
 from tqdm.auto import tqdm
 
 from ..launch.errors import refuse
+from ..models.finite import is_finite
 from ..models.wan_vae import StreamingDecoder
-from ..models.weights import checkpoint_folder
+from ..models.weights import check_finite, checkpoint_folder
 from ..output.latents_file import read_latents
 from ..output.mp4 import QUALITY, VideoWriter
 from ..output.tags import tags_of
@@ -31,8 +32,12 @@ def main(argv):
         facts, _ = next(read_latents(arguments.file))  # what is wrong shows before the VAE is loaded
         model = _model(arguments.model or facts["model"])
         model = at_path(model, arguments.model_path) if arguments.model_path else model
+        check_latents(arguments.file)
         frames = decode(arguments, model, facts, output)
     except (OSError, ValueError) as error:
+        refuse(error)
+    except FloatingPointError as error:
+        Path(output).unlink(missing_ok=True)  # it would look finished
         refuse(error)
     tqdm.write(f"{frames} frames are in {output}")
 
@@ -55,12 +60,20 @@ def _model(name):
     return DUALPARAL_MODELS[name]
 
 
+def check_latents(file):
+    """Raises ValueError when the latents in ``file`` have a NaN or an infinity."""
+    for number, (_, latents) in enumerate(read_latents(file)):
+        if not is_finite(latents):
+            raise ValueError(f"block {number} of {file} has a NaN or an infinity, no frames: give a file of a run that was right")
+
+
 @torch.no_grad()
 def decode(arguments, model, facts, output):
     """Decodes all whole blocks of the file; returns how many frames they made."""
     folder = checkpoint_folder(model.settings.model_name)
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     vae = AutoencoderKLWan.from_pretrained(folder / "vae", dtype=torch.float32).to(device).eval()
+    check_finite(vae, "vae", folder / "vae")
     if arguments.enable_tiling:
         vae.enable_tiling()
     processor = VideoProcessor(vae_scale_factor=vae.config.scale_factor_spatial)

@@ -1,0 +1,25 @@
+"""Puts segments together to videos, and videos to what a call returns.
+
+Knows: the forms of ``output_type``. Must not know: how segments are made.
+"""
+
+import numpy as np
+import torch
+
+
+def join_segments(segments, output_type):
+    """The segments of a video, in order, as one video; None where there are none."""
+    if not segments:
+        return None
+    if output_type == "pil":
+        return [image for segment in segments for image in segment]
+    if output_type == "latent":
+        return torch.cat(segments, dim=2)[0]
+    return torch.cat(segments) if output_type == "pt" else np.concatenate(segments)
+
+
+def stack_videos(videos, output_type):
+    """Videos of one size, as diffusers' pipelines return them."""
+    if output_type == "pil":
+        return videos
+    return np.stack(videos) if output_type in ("np", "uint8") else torch.stack(videos)
