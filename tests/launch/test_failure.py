@@ -4,15 +4,19 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import time
 
 import av
 import pytest
+import torch
 from dualparal_testing.commands import LIMIT_S, Run, is_running, kill
 from dualparal_testing.processes import free_port
+from safetensors.torch import load_file, save_file
 
 from xdualparal import DualParalConfig
+from xdualparal.xdit.demo_model import TINY_WAN_FOLDER
 
 pytestmark = pytest.mark.processes
 NUM_FRAMES, END_S = 609, 30  # the issue's: all end within 30 seconds
@@ -131,8 +135,13 @@ def test_a_rank_that_hangs_is_found(tmp_path):
 
 
 def test_numbers_that_are_none_end_the_run(tmp_path):
-    """Guidance so strong that it overflows."""
-    with Started(tmp_path / "run", "--guidance_scale", "1e39", checkpoint=False) as run:
+    """Weights so large that the last layer overflows."""
+    weights = tmp_path / "weights"
+    shutil.copytree(TINY_WAN_FOLDER, weights)
+    [file] = (weights / "transformer").glob("*.safetensors")
+    tensors = load_file(file)
+    save_file(tensors | {"proj_out.weight": torch.full_like(tensors["proj_out.weight"], 3e38)}, file, {"format": "pt"})
+    with Started(tmp_path / "run", "--model_path", weights, checkpoint=False) as run:
         assert run.ended() == 1
         [line] = [line for line in run.output().splitlines() if line.startswith("xdit-dualparal: error")]
     assert "rank 1, stage 1, " in line and "the prediction of block 0 at step 0 has a NaN or an infinity" in line

@@ -1,6 +1,6 @@
-"""Puts segments together to videos, and videos to what a call returns.
+"""A video of its segments, and several videos as one value, in the form of each output type.
 
-Knows: the forms of ``output_type``. Must not know: how segments are made.
+Knows: the output types. Must not know: how segments are made.
 """
 
 import numpy as np
@@ -8,7 +8,7 @@ import torch
 
 
 def join_segments(segments, output_type):
-    """The segments of a video, in order, as one video; None where there are none."""
+    """One video of its ``segments``, None without any."""
     if not segments:
         return None
     if output_type == "pil":
@@ -19,7 +19,7 @@ def join_segments(segments, output_type):
 
 
 def stack_videos(videos, output_type):
-    """Videos of one size, as diffusers' pipelines return them."""
+    """Videos as a call returns them: stacked, or a list of lists of images."""
     if output_type == "pil":
         return videos
     return np.stack(videos) if output_type in ("np", "uint8") else torch.stack(videos)

@@ -20,13 +20,15 @@ from ..config import DualParalConfig
 from ..pipeline import DualParalPipeline
 from ..output.report import as_text
 from ..engine.session import Outcome
+from ..limits import RANDOM_SEED
 from ..plan.partition import layer_ranges
 from ..output.left_video import frames_in, label_of
 from ..output.mp4 import VideoWriter
 from ..output.tags import tags_of
 from ..output.writer import ThreadedWriter
+from ..request import shared_seed
 from .flags import refuse
-from .prompts import as_list
+from .prompts import as_list, many_prompts_line, prompts_of
 from .settings import CommandSettings
 from ..models.schedulers import with_flow_shift
 from ..models.wan import WanFamily
@@ -76,7 +78,9 @@ class DualParalWanModel(xFuserWan21T2VModel):
 
     def preprocess_args(self, input_args):
         """xDiT's, with the prompts numbered, each with its negative prompt."""
-        args = super().preprocess_args(input_args)
+        args = super().preprocess_args(dict(input_args, prompt=prompts_of(input_args), dataset_path=None))
+        if line := many_prompts_line(input_args):
+            log(line)
         prompts, negative = (as_list(args[name]) for name in ("prompt", "negative_prompt"))
         negative = (negative or [""]) * (len(prompts) if len(negative) <= 1 else 1)
         args["prompt"] = [NumberedPrompt(prompts[n], n, negative[n]) for n in range(len(prompts))]
@@ -93,6 +97,9 @@ class DualParalWanModel(xFuserWan21T2VModel):
 
     def _post_load_and_state_initialization(self, input_args):
         """Instead of xDiT's placement, which moves a whole pipeline to each device."""
+        if input_args["seed"] == RANDOM_SEED:
+            input_args["seed"] = shared_seed()  # xDiT hands on this very dict when it runs the model
+            log(f"--seed {input_args['seed']} was drawn at random")
         self.set_flow_shift(input_args.get("flow_shift"))
         self.dualparal = DualParalPipeline(self.pipe, self.engine_config, self.dualparal_config)
         self.dualparal.model_name = self.config.model
@@ -190,7 +197,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
                 writer.write(segment)
             writer.drain()
             self._if_ended_at_once(None)
-        report = dict(run.report, frames=writer.frames_written)
+        report = dict(run.report, frames=writer.frames_written, seed=run.spec.seed)
         path.with_suffix(".json").write_text(json.dumps(report, indent=2))
         log(f"{path.name}: {writer.frames_written} frames\n{as_text(report)}")
 

@@ -32,5 +32,6 @@ def _known_spec(args, model, config, prompt, negative_prompt):
         prompt=prompt, negative_prompt=negative_prompt, model=args["model"], precision=str(model.dtype).removeprefix("torch."),
         attention_backend=upper_name(args["attention_backend"]),
         cross_attention_backend=upper_name(args["cross_attention_backend"]), compiled=args["use_torch_compile"],
+        vae_precision=config.vae_precision or str(model.family.facts.vae_dtype).removeprefix("torch."),
         quality=command_settings(args).quality, fps=model.settings.fps,
     )
