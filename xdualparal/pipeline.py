@@ -78,7 +78,7 @@ class DualParalPipeline:
             wan_pipeline, self.device, encodes=self.stage.is_first, decodes=self.is_output_rank or self.vae_on_all_ranks
         )
         self._check_weights()
-        self.run, self.tell = None, lambda text: None
+        self.run, self.tell = None, lambda doing: None
         self.model_name = str(getattr(wan_pipeline.config, "_name_or_path", ""))
 
     @property

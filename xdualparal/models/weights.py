@@ -11,18 +11,48 @@ import diffusers
 import torch
 from accelerate import init_empty_weights
 from diffusers import DiffusionPipeline
+from huggingface_hub import HfApi, snapshot_download
 from safetensors import safe_open
 
 from .finite import is_finite, not_finite, refusal
+from .folder import check_folder
 
 _NAME = "diffusion_pytorch_model.safetensors"  # diffusers.utils.SAFETENSORS_WEIGHTS_NAME
 
 
 def checkpoint_folder(name_or_folder):
-    """Returns the local folder of a checkpoint; downloads one that is named by its hub id, if need be."""
+    """Returns the local folder of a checkpoint; downloads one that is named by its hub id, if need be.
+
+    Raises ValueError, one line, where it cannot be downloaded and is not in the hub's cache.
+    """
     if Path(name_or_folder).is_dir():
         return Path(name_or_folder)
-    return Path(DiffusionPipeline.download(name_or_folder))
+    try:
+        return Path(DiffusionPipeline.download(name_or_folder))
+    except Exception as error:  # which ones is up to the HTTP library of huggingface_hub
+        raise _not_here(name_or_folder, error) from None
+
+
+def check_reachable(family, name):
+    """Checks the model with the hub id ``name`` as far as it can be known before it is downloaded.
+
+    Raises ValueError where it is not in the hub's cache, whole, and the hub cannot be reached.
+    """
+    try:
+        check_folder(family, snapshot_download(name, local_files_only=True))
+    except (OSError, ValueError) as cached:
+        try:
+            HfApi().model_info(name, timeout=5)
+        except Exception as error:  # which ones is up to the HTTP library of huggingface_hub
+            raise _not_here(name, error if isinstance(cached, OSError) else cached) from None
+
+
+def _not_here(name, error):
+    reason = " ".join(str(error).split())[:100] or type(error).__name__
+    return ValueError(
+        f"{name} is not in the hub's cache and cannot be downloaded ({reason}): give its folder with --model_path FOLDER, or "
+        "go online"
+    )
 
 
 def read_configs(folder):
@@ -51,9 +81,11 @@ def load_stage(family, folder, index, count, layers, dtype, with_vae):
     """Loads a pipeline of ``family`` with only what stage ``index`` of ``count`` uses.
 
     That is its ``layers`` (a range) in ``dtype``, the text encoder on the first stage, and the VAE in the family's dtype
-    where ``with_vae``; elsewhere the VAE has its configuration, without weights. Raises ValueError for a weight that is a
-    NaN or an infinity.
+    where ``with_vae``; elsewhere the VAE has its configuration, without weights. Raises ValueError where the folder is not
+    whole, see ``folder.check_folder``, and where the text encoder came out wrong or a
+    weight is a NaN or an infinity.
     """
+    check_folder(family, folder)
     classes = family.classes()
     parts = {"transformer": load_transformer_stage(family, folder / "transformer", index, count, layers, dtype)}
     if index > 0:
@@ -65,6 +97,8 @@ def load_stage(family, folder, index, count, layers, dtype, with_vae):
     pipeline = classes.pipeline.from_pretrained(folder, dtype=dtype, **parts)
     for part in ("text_encoder", "vae"):
         check_finite(getattr(pipeline, part), part, folder / part)
+    if pipeline.text_encoder is not None:
+        check_tied(pipeline.text_encoder)
     return pipeline
 
 
@@ -74,6 +108,15 @@ def check_finite(module, part, folder):
     name = None if module is None else not_finite(module)
     if name is not None:
         raise refusal(part, name, folder)
+
+
+def check_tied(text_encoder):
+    """Raises ValueError where the encoder's token embedding is not the stored one: transformers 5.0 to 5.2 make a random one."""
+    if text_encoder.encoder.embed_tokens.weight is not text_encoder.shared.weight:
+        raise ValueError(
+            "the text encoder's token embedding is not the stored one (transformers 5.0 to 5.2 do not tie them): install "
+            "transformers 5.3 or newer"
+        )
 
 
 def load_transformer_stage(family, folder, index, count, layers, dtype):
