@@ -76,7 +76,7 @@ class DualParalPipeline:
         place(
             wan_pipeline, self.device, encodes=self.stage.is_first, decodes=self.is_output_rank or self.vae_on_all_ranks
         )
-        self.run, self.tell = None, lambda text: None
+        self.run, self.tell = None, lambda doing: None
         self.model_name = str(getattr(wan_pipeline.config, "_name_or_path", ""))
 
     @property

@@ -126,12 +126,17 @@ def test_a_second_signal_ends_at_once_and_closes_the_file(tmp_path):
     assert b"moof" not in content and played(video(tmp_path / "run")) in BLOCK_ENDS
 
 
-def test_a_rank_that_hangs_is_found(tmp_path):
+@pytest.mark.parametrize("stopped", [[0], [0, 1]])
+def test_a_rank_that_hangs_is_found(tmp_path, stopped):
+    """Where one is stopped the other one waits for it, and is not the one that is named."""
     with Started(tmp_path / "run", "--dualparal_hang_timeout", "4") as run:
         run.wait_for_passes()
-        kill(run.workers()[0], signal.SIGSTOP)
+        for rank in stopped:
+            kill(run.workers()[rank], signal.SIGSTOP)
         assert run.ended(END_S) == 1
-        assert re.search(r"error: rank 1, stage 1: waits for rank 0 to .* for \d+ s, more than 4 s: .* hangs", run.output())
+        [line] = [line for line in run.output().splitlines() if "error" in line]
+        assert re.search(r"error: rank ([01]), stage \1, .* for \d+ s, more than 4 s: the process does not run", line), line
+        assert int(line.partition("rank ")[2][0]) in stopped
 
 
 def test_numbers_that_are_none_end_the_run(tmp_path):

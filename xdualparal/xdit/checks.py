@@ -14,6 +14,7 @@ from ..compat.backends import check_backend
 from ..config import DualParalConfig
 from ..limits import RANDOM_SEED
 from ..request import check_size
+from ..models.weights import check_reachable
 from ..strategies.dualparal import DualParalPlan
 from ..engine.sharding import check_even_split, check_heads
 from ..plan.partition import layer_ranges
@@ -57,6 +58,8 @@ def check_command(args, world_size):
     check_folders(args)
     if args["dualparal_degree"] is not None and args["dualparal_checkpoint"]:
         check_checkpoint(args, model, dualparal_config(args))
+    if args["dualparal_degree"] is not None and not os.path.isdir(model.settings.model_name):
+        check_reachable(model.family, model.settings.model_name)
     return model
 
 
