@@ -44,7 +44,7 @@ def check_command(args, world_size):
     if args["dualparal_degree"] is not None:
         _check_not_blank(args)
     model = model_class(args["model"], args["dualparal_degree"])
-    if args["model_path"] and args["dualparal_degree"] is not None:
+    if args["model_path"] is not None and args["dualparal_degree"] is not None:
         model = at_path(model, args["model_path"])
     if args["prompt"] in (None, []) and not args["dataset_path"]:
         raise ValueError('the prompt is missing: add --prompt "what the video shows"')
