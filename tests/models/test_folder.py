@@ -125,6 +125,24 @@ def test_any_damage_of_a_file_is_refused(tmp_path, file, how, share):
     shutil.rmtree(folder)
 
 
+TENSORS = [(file, name) for file in FILES if file.endswith(".safetensors") for name in load_file(TINY_WAN / file)]
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(tensor=strategies.sampled_from(TENSORS), end=strategies.sampled_from([None, "x", "_scale"]))
+def test_any_tensor_that_is_missing_or_has_another_name_is_refused(tmp_path, tensor, end):
+    folder = shutil.copytree(TINY_WAN, tmp_path / "model", dirs_exist_ok=True)
+    file, name = tensor
+
+    def change(tensors):
+        value = tensors.pop(name)
+        tensors |= {} if end is None else {name + end: value}
+
+    weights(folder / file, change)
+    assert f"{file.partition('/')[0]} lacks {name} that" in refusal(folder)
+    shutil.rmtree(folder)
+
+
 def test_the_vae_alone(folder):
     shutil.rmtree(folder / "transformer")
     check_vae(WanFamily, folder)

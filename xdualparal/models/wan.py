@@ -255,15 +255,20 @@ def _compared(family, index, transformer, vae):
     if vae_class is not None:
         yield "vae", vae_class, classes.vae.__name__
         yield "in_channels", channels, vae.get("z_dim", 16)
-        yield from _statistics(vae)
+        yield from _compared_in_vae(vae, facts)
         yield "scale_factor_temporal", vae.get("scale_factor_temporal", 4), facts.frames_per_latent
 
 
-def _statistics(vae):
-    """As ``_compared``, of the means and deviations of the VAE's latents: one of each channel."""
+def _compared_in_vae(vae, facts):
+    """As ``_compared``, of what the VAE's config says twice: channels and the sizes of a latent."""
     for name in ("latents_mean", "latents_std"):
         if name in vae:
             yield f"the length of {name}", len(vae[name]), vae.get("z_dim", 16)
+    if "dim_mult" in vae:
+        pixels = 2 ** (len(vae["dim_mult"]) - 1) * (vae.get("patch_size") or 1)  # each level but the last halves the picture
+        yield "scale_factor_spatial", vae.get("scale_factor_spatial", 8), pixels
+    if "temperal_downsample" in vae:
+        yield "frames of a latent by temperal_downsample", 2 ** sum(vae["temperal_downsample"]), facts.frames_per_latent
 
 
 def _angles(dim, first, count, device):

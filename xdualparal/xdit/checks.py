@@ -40,7 +40,7 @@ def check_command(args, world_size):
     Raises ValueError, with what was given, what is allowed and what to do, for a command that cannot work.
     """
     model = model_class(args["model"], args["dualparal_degree"])
-    if args["model_path"] and args["dualparal_degree"] is not None:
+    if args["model_path"] is not None and args["dualparal_degree"] is not None:
         model = at_path(model, args["model_path"])
     if args["prompt"] in (None, []) and not args["dataset_path"]:
         raise ValueError('the prompt is missing: add --prompt "what the video shows"')
