@@ -7,9 +7,9 @@ import logging
 from itertools import count
 from pathlib import Path
 
-import numpy as np
 import torch
 
+from .call import known_options
 from .compat.backends import check_backend
 from .compat.backports import complete_xfuser
 from .config import DualParalConfig
@@ -21,6 +21,7 @@ from .models import family_of
 from .models.identity import digest_of_parts, part_sums
 from .output.checkpoint import Checkpoint
 from .output.latents_file import LatentsFile, facts_of
+from .output.segments import join_segments, stack_videos
 from .output.trace import gather_trace
 from .plan.partition import layer_ranges
 from .plan.render import chrome_trace
@@ -75,7 +76,7 @@ class DualParalPipeline:
         place(
             wan_pipeline, self.device, encodes=self.stage.is_first, decodes=self.is_output_rank or self.vae_on_all_ranks
         )
-        self.run, self.tell = None, lambda text: None
+        self.run, self.tell = None, lambda doing: None
         self.model_name = str(getattr(wan_pipeline.config, "_name_or_path", ""))
 
     @property
@@ -95,7 +96,7 @@ class DualParalPipeline:
         """
         self.stage.compile(**options)
 
-    def __call__(self, prompt=None, *, output_type="np", **options):
+    def __call__(self, prompt=None, *, output_type="np", return_dict=True, **options):
         """Makes a video for each prompt.
 
         Arguments are those of diffusers' WanPipeline: ``prompt`` and ``negative_prompt`` (str or list of str),
@@ -105,8 +106,8 @@ class DualParalPipeline:
         "pil" (a list of images a video) or "latent" (videos, channels, latent frames, height, width) before VAE
         scaling.
 
-        Returns diffusers' WanPipelineOutput on the output rank, None on the others. Raises ValueError for
-        arguments that cannot work.
+        Returns diffusers' WanPipelineOutput on the output rank, or with ``return_dict=False`` a tuple of its frames, and None
+        on the others. Raises ValueError for arguments that cannot work, or that only the ordinary pipeline has (call.py).
         """
         from diffusers.pipelines.wan.pipeline_output import WanPipelineOutput
 
@@ -116,8 +117,11 @@ class DualParalPipeline:
             raise ValueError(f"{what}: its frames must be kept as they come, use stream()")
         if self.config.latents_out and request.num_videos > 1:
             raise ValueError(f"latents_out is one file and {request.num_videos} videos are asked for: give one prompt")
-        videos = [_join(list(self._new_run(one, self._spec(one))), output_type) for one in request.each_video()]
-        return WanPipelineOutput(frames=_stack(videos, output_type)) if self.is_output_rank else None
+        videos = [join_segments(list(self._new_run(one, self._spec(one))), output_type) for one in request.each_video()]
+        if not self.is_output_rank:
+            return None
+        frames = stack_videos(videos, output_type)
+        return WanPipelineOutput(frames=frames) if return_dict else (frames,)
 
     def stream(self, prompt=None, *, output_type="np", blocks_kept=0, file_spec=None, **options):
         """One video as an engine.session.VideoRun: iterate over it for its frames in order, a segment as soon as its block
@@ -153,7 +157,7 @@ class DualParalPipeline:
 
     def _request(self, prompt, output_type, options):
         self._check_free()  # before any collective: the ranks that wait for passes would not take part
-        request = Request(self.pipe, prompt=prompt, output_type=output_type, **options)
+        request = Request(self.pipe, prompt=prompt, output_type=output_type, **known_options(options))
         check_even_split(request.frame_tokens, self.mesh.shard[1])
         if self.mesh.branch[1] > request.branches:
             raise ValueError(
@@ -277,19 +281,3 @@ def _check_degrees(parallel):
             raise ValueError(
                 f"{name} is {degree}: DualParal splits the weights over its stages already, give 1 and more stages"
             )
-
-
-def _join(segments, output_type):
-    if not segments:
-        return None
-    if output_type == "pil":
-        return [image for segment in segments for image in segment]
-    if output_type == "latent":
-        return torch.cat(segments, dim=2)[0]
-    return torch.cat(segments) if output_type == "pt" else np.concatenate(segments)
-
-
-def _stack(videos, output_type):
-    if output_type == "pil":
-        return videos
-    return np.stack(videos) if output_type in ("np", "uint8") else torch.stack(videos)

@@ -4,15 +4,19 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import time
 
 import av
 import pytest
+import torch
 from dualparal_testing.commands import LIMIT_S, Run, is_running, kill
 from dualparal_testing.processes import free_port
+from safetensors.torch import load_file, save_file
 
 from xdualparal import DualParalConfig
+from xdualparal.xdit.demo_model import TINY_WAN_FOLDER
 
 pytestmark = pytest.mark.processes
 NUM_FRAMES, END_S = 609, 30  # the issue's: all end within 30 seconds
@@ -122,17 +126,27 @@ def test_a_second_signal_ends_at_once_and_closes_the_file(tmp_path):
     assert b"moof" not in content and played(video(tmp_path / "run")) in BLOCK_ENDS
 
 
-def test_a_rank_that_hangs_is_found(tmp_path):
+@pytest.mark.parametrize("stopped", [[0], [0, 1]])
+def test_a_rank_that_hangs_is_found(tmp_path, stopped):
+    """Where one is stopped the other one waits for it, and is not the one that is named."""
     with Started(tmp_path / "run", "--dualparal_hang_timeout", "4") as run:
         run.wait_for_passes()
-        kill(run.workers()[0], signal.SIGSTOP)
+        for rank in stopped:
+            kill(run.workers()[rank], signal.SIGSTOP)
         assert run.ended(END_S) == 1
-        assert re.search(r"error: rank 1, stage 1: waits for rank 0 to .* for \d+ s, more than 4 s: .* hangs", run.output())
+        [line] = [line for line in run.output().splitlines() if "error" in line]
+        assert re.search(r"error: rank ([01]), stage \1, .* for \d+ s, more than 4 s: the process does not run", line), line
+        assert int(line.partition("rank ")[2][0]) in stopped
 
 
 def test_numbers_that_are_none_end_the_run(tmp_path):
-    """Guidance so strong that it overflows."""
-    with Started(tmp_path / "run", "--guidance_scale", "1e39", checkpoint=False) as run:
+    """Weights so large that the last layer overflows."""
+    weights = tmp_path / "weights"
+    shutil.copytree(TINY_WAN_FOLDER, weights)
+    [file] = (weights / "transformer").glob("*.safetensors")
+    tensors = load_file(file)
+    save_file(tensors | {"proj_out.weight": torch.full_like(tensors["proj_out.weight"], 3e38)}, file, {"format": "pt"})
+    with Started(tmp_path / "run", "--model_path", weights, checkpoint=False) as run:
         assert run.ended() == 1
         [line] = [line for line in run.output().splitlines() if line.startswith("xdit-dualparal: error")]
     assert "rank 1, stage 1, " in line and "the prediction of block 0 at step 0 has a NaN or an infinity" in line

@@ -30,7 +30,7 @@ def test_a_good_command_gives_its_model(tmp_path):
     (dict(extra=["--num_frames", "0"], prompt=("--prompt", "a", "b")), "without end, and there are several prompts: give one"),
     (dict(extra=["--dualparal_stagger", "9", "--num_inference_steps", "8"]), "stagger is 9 and there are 8 steps: give 1 to 8"),
     (dict(extra=["--dualparal_decode", "here"]), "decode is 'here': give one of thread, inline, end"),
-    (dict(extra=["--dualparal_quality", "52"]), "quality is 52: give 0 to 51"),
+    (dict(extra=["--dualparal_quality", "52"]), "quality is 52: give a whole number from 0 to 51"),
     (dict(extra=["--use_parallel_vae", "--dualparal_checkpoint", "x"]), "saves what was decoded: leave one out"),
     (dict(extra=["--dualparal_latents_out", "x"], prompt=("--prompt", "a", "b")), "latents_out is one file and there are several"),
     (dict(extra=["--num_frames", "-3"]), "num_frames is -3"),
@@ -52,14 +52,14 @@ def test_a_good_command_gives_its_model(tmp_path):
     (dict(extra=["--tensor_parallel_degree", "2"]), "--tensor_parallel_degree is 2 .* raise --dualparal_degree"),
     (dict(extra=["--use_cfg_parallel", "--guidance_scale", "1"]), "--guidance_scale is 1.0.* leave it out"),
     (dict(extra=["--negative_prompt", "grey", "blurred"]), "2 negative .* are 1 prompts: give one for all, in quotes"),
-    (dict(extra=["--dataset_path", "no.csv"]), "--dataset_path no.csv cannot be read .No such file.*: give a csv file"),
-    (dict(extra=["--dataset_path", __file__]), "--dataset_path .* has no column 'prompt'"),
+    (dict(extra=["--dataset_path", "no.csv"], prompt=()), "--dataset_path no.csv cannot be read .No such file.*: give a csv file"),
+    (dict(extra=["--dataset_path", __file__], prompt=()), "--dataset_path .* has no column 'prompt'"),
     (dict(extra=["--data_parallel_degree", "2"]), "there are 1 prompts: every replica needs one"),
     (dict(extra=["--attention_backend", "FLEX_BLOCK_ATTN"]), "FLEX_BLOCK_ATTN picks keys by their place"),
     (dict(extra=["--enable_group_cpu_offload"]), "--enable_group_cpu_offload is given and DualParal keeps each stage's"),
-    (dict(extra=["--use_fp8_gemms"]), "does not support use_fp8_gemms"),
-    (dict(extra=["--ulysses_degree", "0"]), "--ulysses_degree is 0: give 1 or more"),
-    (dict(extra=["--data_parallel_degree", "-2"]), "--data_parallel_degree is -2: give 1 or more"),
+    (dict(extra=["--use_fp8_gemms"]), "--use_fp8_gemms is given and the stages compute in the precision .*: leave it out"),
+    (dict(extra=["--ulysses_degree", "0"]), "--ulysses_degree is 0: give a whole number from 1"),
+    (dict(extra=["--data_parallel_degree", "-2"]), "--data_parallel_degree is -2: give a whole number from 1"),
 ])
 def test_refuses(tmp_path, extra, message):
     arguments = dict(extra)
@@ -134,5 +134,18 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", DUALPARAL_MODELS)
-def test_every_model_can_be_asked_for(tmp_path, name):
+def test_every_model_can_be_asked_for(tmp_path, name, monkeypatch):
+    monkeypatch.setattr("xdualparal.xdit.checks.check_reachable", lambda family, name: None)  # as if the hub were there
     assert check_command(command(tmp_path, model=name), 2) is DUALPARAL_MODELS[name]
+
+
+def test_a_model_that_is_neither_cached_nor_to_be_downloaded_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(ValueError, match="Wan-AI/Wan2.1-T2V-1.3B-Diffusers is not in the hub's cache .*--model_path FOLDER"):
+        check_command(command(tmp_path, model="Wan2.1-T2V-1.3B"), 2)
+
+
+def test_a_folder_as_model_is_told_its_flag(tmp_path):
+    with pytest.raises(ValueError, match="--model .* is a folder: give --model Wan2.1-T2V-1.3B --model_path "):
+        check_command(command(tmp_path, model=str(tmp_path)), 2)

@@ -9,7 +9,7 @@ from itertools import count
 import torch
 
 from ..plan.layout import Layout
-from ..plan.settings import check_whole
+from ..limits import check_whole
 
 
 def noise_blocks(layout, latent_shape, generator):

@@ -4,6 +4,7 @@ Knows: how plan, stage, stores, edges, decoding and snapshots make a run. Must n
 flags, files other than the checkpoint's.
 """
 
+import logging
 import time
 from collections import deque
 from contextlib import ExitStack, nullcontext
@@ -26,6 +27,8 @@ from .placement import encoding, ready_for_passes
 from .sharding import SpatialShard
 from .snapshot import Snapshots
 from .stage import StageRun
+
+logger = logging.getLogger(__name__)
 
 
 class Outcome(Enum):
@@ -210,6 +213,7 @@ class VideoRun:
         """Prompt embeddings (branches, length, dim), encoded on the first stage and sent to the others."""
         request, dtype = self.request, self.pipe.transformer.dtype
         if request.has_embeds or self.stage.is_first:
+            self._warn_of_cut_texts()
             with nullcontext() if request.has_embeds else encoding(self.pipe, self.device):
                 text = request.encode(self.device, dtype).contiguous()
         else:
@@ -218,6 +222,14 @@ class VideoRun:
             self.mesh.share_along_pipeline(text)
         branch, ranks = self.mesh.branch
         return text if ranks == 1 else text[branch:branch + 1]
+
+    def _warn_of_cut_texts(self):
+        if self.request.has_embeds or not self.mesh.decides:
+            return
+        for what, rest in self.request.cut_texts().items():
+            logger.warning(
+                "the %s is longer than %d tokens and its end is left out: %r", what, self.request.max_sequence_length, rest
+            )
 
     def _make_edges(self):
         """This rank's ends of the edges of its ring, by the lane at the other end."""

@@ -6,7 +6,8 @@ Knows: the fields and their limits. Must not know: how anything is decoded or wr
 from dataclasses import dataclass
 
 from ..plan.schedule import AT_END, INLINE, THREAD
-from ..plan.settings import Settings, check_whole, setting
+from ..limits import WAVES
+from ..plan.settings import Settings, setting
 
 PLACES = (THREAD, INLINE, AT_END)
 VAE_PRECISIONS = ("float32", "bfloat16", "float16")
@@ -50,4 +51,4 @@ class CheckpointSettings(Settings):
 
     def check(self):
         """Raises ValueError for a number of waves below 1."""
-        check_whole("checkpoint_waves", self.checkpoint_waves, at_least=1)
+        WAVES.of("checkpoint_waves", self.checkpoint_waves)

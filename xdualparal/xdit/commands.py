@@ -13,6 +13,8 @@ from diffusers.video_processor import VideoProcessor
 from tqdm.auto import tqdm
 
 from ..launch.errors import refuse
+from ..limits import RATE_FACTOR
+from ..models.folder import check_vae
 from ..models.wan_vae import StreamingDecoder
 from ..models.weights import checkpoint_folder
 from ..output.latents_file import read_latents
@@ -20,7 +22,6 @@ from ..output.mp4 import QUALITY, VideoWriter
 from ..output.settings import VAE_PRECISIONS
 from ..output.tags import tags_of
 from ..output.writer import ThreadedWriter, to_uint8
-from .models import at_path
 from .registry import DUALPARAL_MODELS
 
 
@@ -29,10 +30,12 @@ def main(argv):
     arguments = _parser().parse_args(argv)
     output = arguments.output or Path(arguments.file).with_suffix(".mp4")
     try:
+        RATE_FACTOR.of("--quality", arguments.quality)
         facts, _ = next(read_latents(arguments.file))  # what is wrong shows before the VAE is loaded
         model = _model(arguments.model or facts["model"])
-        model = at_path(model, arguments.model_path) if arguments.model_path else model
-        frames = decode(arguments, model, facts, output)
+        folder = Path(arguments.model_path) if arguments.model_path else checkpoint_folder(model.settings.model_name)
+        check_vae(model.family, folder)
+        frames = decode(arguments, model, folder, facts, output)
     except (OSError, ValueError) as error:
         refuse(error)
     tqdm.write(f"{frames} frames are in {output}")
@@ -60,9 +63,8 @@ def _model(name):
 
 
 @torch.no_grad()
-def decode(arguments, model, facts, output):
+def decode(arguments, model, folder, facts, output):
     """Decodes all whole blocks of the file; returns how many frames they made."""
-    folder = checkpoint_folder(model.settings.model_name)
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     dtype = getattr(torch, arguments.vae_precision)
     vae = AutoencoderKLWan.from_pretrained(folder / "vae", dtype=dtype).to(device).eval()

@@ -20,16 +20,19 @@ from ..config import DualParalConfig
 from ..pipeline import DualParalPipeline
 from ..output.report import as_text
 from ..engine.session import Outcome
+from ..limits import RANDOM_SEED
 from ..plan.partition import layer_ranges
 from ..output.left_video import frames_in, label_of
 from ..output.mp4 import VideoWriter
 from ..output.tags import tags_of
 from ..output.writer import ThreadedWriter
+from ..request import shared_seed
 from .flags import refuse
-from .prompts import as_list
+from .prompts import as_list, many_prompts_line, prompts_of
 from .settings import CommandSettings
 from ..models.schedulers import with_flow_shift
 from ..models.wan import WanFamily
+from ..models.folder import check_folder
 from ..models.weights import checkpoint_folder, load_stage, read_configs
 
 class NumberedPrompt(str):
@@ -76,7 +79,9 @@ class DualParalWanModel(xFuserWan21T2VModel):
 
     def preprocess_args(self, input_args):
         """xDiT's, with the prompts numbered, each with its negative prompt."""
-        args = super().preprocess_args(input_args)
+        args = super().preprocess_args(dict(input_args, prompt=prompts_of(input_args), dataset_path=None))
+        if line := many_prompts_line(input_args):
+            log(line)
         prompts, negative = (as_list(args[name]) for name in ("prompt", "negative_prompt"))
         negative = (negative or [""]) * (len(prompts) if len(negative) <= 1 else 1)
         args["prompt"] = [NumberedPrompt(prompts[n], n, negative[n]) for n in range(len(prompts))]
@@ -88,11 +93,19 @@ class DualParalWanModel(xFuserWan21T2VModel):
         stage = torch.distributed.get_rank() // parallel.sp_degree % parallel.pp_degree
         layers = layer_ranges(self.num_layers, self.dualparal_config, parallel.pp_degree)[stage]
         with_vae = stage == parallel.pp_degree - 1 or parallel.use_parallel_vae
-        folder = checkpoint_folder(self.settings.model_name)
-        return load_stage(self.family, folder, stage, parallel.pp_degree, layers, self.dtype, with_vae)
+        try:
+            folder = checkpoint_folder(self.settings.model_name)
+            return load_stage(self.family, folder, stage, parallel.pp_degree, layers, self.dtype, with_vae)
+        except ValueError as error:  # all ranks raise it: they see the same folder
+            if torch.distributed.get_rank() == 0:
+                refuse(error)
+            sys.exit(2)
 
     def _post_load_and_state_initialization(self, input_args):
         """Instead of xDiT's placement, which moves a whole pipeline to each device."""
+        if input_args["seed"] == RANDOM_SEED:
+            input_args["seed"] = shared_seed()  # xDiT hands on this very dict when it runs the model
+            log(f"--seed {input_args['seed']} was drawn at random")
         self.set_flow_shift(input_args.get("flow_shift"))
         self.dualparal = DualParalPipeline(self.pipe, self.engine_config, self.dualparal_config)
         self.dualparal.model_name = self.config.model
@@ -189,8 +202,9 @@ class DualParalWanModel(xFuserWan21T2VModel):
             for segment in run:
                 writer.write(segment)
             writer.drain()
+            run.meter.closes(file.close)
             self._if_ended_at_once(None)
-        report = dict(run.report, frames=writer.frames_written)
+        report = dict(run.report, frames=writer.frames_written, seed=run.spec.seed)
         path.with_suffix(".json").write_text(json.dumps(report, indent=2))
         log(f"{path.name}: {writer.frames_written} frames\n{as_text(report)}")
 
@@ -221,17 +235,12 @@ def at_path(model, path):
     Raises ValueError when it holds no Wan model in diffusers' layout, or one that is not supported.
     """
     try:
-        index, *configs = read_configs(path)
-        sizes = model.family.sizes(*configs)
-    except (OSError, ValueError, KeyError) as problem:
-        raise ValueError(
-            f"--model_path {path} holds no Wan model ({problem}): give a folder in the layout of "
-            f"{model.settings.model_name}, with model_index.json, transformer/config.json and vae/config.json"
-        ) from None
-    try:
-        model.family.check_configs(index, *configs)
+        check_folder(model.family, path)
+        sizes = model.family.sizes(*read_configs(path)[1:])
     except ValueError as error:
-        raise ValueError(f"--model_path {path}: {error}") from None
+        raise ValueError(f"--model_path {error}") from None
+    except KeyError as name:
+        raise ValueError(f"--model_path {path}: transformer/config.json has no {name}: give a folder whose has one") from None
     settings = replace(model.settings, model_name=str(path))
     defaults = replace(model.default_input_values, flow_shift=None)  # the folder's scheduler has its own
     return type(model.__name__, (model,), dict(settings=settings, default_input_values=defaults, **sizes._asdict()))
