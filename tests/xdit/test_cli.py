@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -253,3 +254,13 @@ def hidden_dim():
     """The demo model's."""
     config = json.loads((TINY_WAN_FOLDER / "transformer" / "config.json").read_text())
     return config["num_attention_heads"] * config["attention_head_dim"]
+
+
+@pytest.mark.processes
+def test_a_damaged_folder_is_refused_in_one_line_and_makes_nothing(tmp_path):
+    weights = shutil.copytree(TINY_WAN_FOLDER, tmp_path / "weights")
+    os.truncate(weights / "vae" / "diffusion_pytorch_model.safetensors", 1000)
+    flags = ["--model", "tiny-wan", "--prompt", "x", "--dualparal_degree", "2", "--output_directory", tmp_path / "out"]
+    code, output = commands.run([*flags, "--model_path", weights], tmp_path / "log")
+    assert code == 2 and output.count("\n") == 1 and "vae/diffusion_pytorch_model.safetensors is cut off" in output, output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "weights"]
