@@ -248,7 +248,10 @@ class DualParalPipeline:
         if self.config.trace and self.mesh.in_last_pipeline:
             trace = gather_trace(run.meter.spans, self.mesh.pipeline)
             if trace is not None:
-                Path(self.config.trace).write_text(chrome_trace(trace))
+                try:
+                    Path(self.config.trace).write_text(chrome_trace(trace))
+                except OSError as error:  # the video is there
+                    logger.warning("the trace %s could not be written: %s", self.config.trace, error)
 
     def _latents_file(self, run):
         """What takes each finished block's latents, or None. Every rank of the replica must call it, and raises

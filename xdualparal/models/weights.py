@@ -15,7 +15,7 @@ from huggingface_hub import HfApi, snapshot_download
 from safetensors import safe_open
 
 from .finite import is_finite, not_finite, refusal
-from .folder import check_folder
+from .folder import check_folder, check_tied
 
 _NAME = "diffusion_pytorch_model.safetensors"  # diffusers.utils.SAFETENSORS_WEIGHTS_NAME
 
@@ -108,15 +108,6 @@ def check_finite(module, part, folder):
     name = None if module is None else not_finite(module)
     if name is not None:
         raise refusal(part, name, folder)
-
-
-def check_tied(text_encoder):
-    """Raises ValueError where the encoder's token embedding is not the stored one: transformers 5.0 to 5.2 make a random one."""
-    if text_encoder.encoder.embed_tokens.weight is not text_encoder.shared.weight:
-        raise ValueError(
-            "the text encoder's token embedding is not the stored one (transformers 5.0 to 5.2 do not tie them): install "
-            "transformers 5.3 or newer"
-        )
 
 
 def load_transformer_stage(family, folder, index, count, layers, dtype):

@@ -205,7 +205,10 @@ class DualParalWanModel(xFuserWan21T2VModel):
             run.meter.closes(file.close)
             self._if_ended_at_once(None)
         report = dict(run.report, frames=writer.frames_written, seed=run.spec.seed)
-        path.with_suffix(".json").write_text(json.dumps(report, indent=2))
+        try:
+            path.with_suffix(".json").write_text(json.dumps(report, indent=2))
+        except OSError as error:  # the video is there
+            log(f"the report {path.with_suffix('.json')} could not be written: {error}")
         log(f"{path.name}: {writer.frames_written} frames\n{as_text(report)}")
 
     def _say_finished(self, path):
