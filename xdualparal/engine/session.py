@@ -105,6 +105,7 @@ class VideoRun:
         if self.is_over:
             return
         self.at_start(self)
+        self.snapshots.lock()
         self.outcome = Outcome.RUNNING
         try:
             with torch.no_grad(), ExitStack() as cleanup:
@@ -121,6 +122,8 @@ class VideoRun:
         except BaseException:
             self.outcome = Outcome.FAILED
             raise
+        finally:
+            self.snapshots.release()
         self.outcome = Outcome.STOPPED if self.progress.was_stopped or self._was_left else Outcome.FINISHED
 
     def _given(self, made):

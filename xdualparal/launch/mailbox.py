@@ -97,6 +97,19 @@ def refusing(mailbox):
         sys.exit(REFUSED)
 
 
+@contextmanager
+def refusing_alone(mailbox):
+    """The same for a check that only this rank makes."""
+    try:
+        yield
+    except ValueError as error:
+        if mailbox.has_launcher:
+            mailbox.refuse(error)
+        else:
+            print_error(error)
+        sys.exit(REFUSED)
+
+
 def request_stop(folder, how):
     """Asks all workers to stop, ``how``: FINISH or NOW."""
     write_whole(Path(folder) / "stop", how)

@@ -5,6 +5,7 @@ Knows: the file of latents, the models' VAEs, and the mp4. Must not know: how la
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,9 +16,14 @@ from tqdm.auto import tqdm
 from ..launch.errors import refuse
 from ..models.wan_vae import StreamingDecoder
 from ..models.weights import checkpoint_folder
+from ..models.identity import digest_of_parts, dtype_name, part_sums, tiling_of
+from ..output.files import check_apart, remove_left_beside
 from ..output.latents_file import read_latents
+from ..output.lock import FileLock
+from ..output.owners import check_owner, spec_in_video
 from ..output.mp4 import QUALITY, VideoWriter
 from ..output.tags import tags_of
+from ..run_spec import RunSpec
 from .models import at_path
 from .registry import DUALPARAL_MODELS
 
@@ -25,15 +31,42 @@ from .registry import DUALPARAL_MODELS
 def main(argv):
     """Decodes the file in ``argv``. Ends with exit code 2, and one line, when it cannot."""
     arguments = _parser().parse_args(argv)
-    output = arguments.output or Path(arguments.file).with_suffix(".mp4")
+    output = Path(arguments.output or Path(arguments.file).with_suffix(".mp4"))
     try:
         facts, _ = next(read_latents(arguments.file))  # what is wrong shows before the VAE is loaded
-        model = _model(arguments.model or facts["model"])
+        model = _model(arguments.model or facts.get("model"))
         model = at_path(model, arguments.model_path) if arguments.model_path else model
-        frames = decode(arguments, model, facts, output)
+        spec = replace(_spec_in(facts), quality=arguments.quality, fps=model.settings.fps)
+        known = {**spec.of_latents().as_json(), "quality": spec.quality, "fps": spec.fps}
+        check_output(arguments, output, {name: value for name, value in known.items() if value is not None})
+        with FileLock(output, "--output"):
+            remove_left_beside(output)
+            frames = decode(arguments, model, spec, output)
     except (OSError, ValueError) as error:
         refuse(error)
     tqdm.write(f"{frames} frames are in {output}")
+
+
+def check_output(arguments, output, values):
+    """Raises ValueError when ``output`` must not be written: it is the input, no mp4, or another run's video."""
+    check_apart([("the file of latents", arguments.file), ("--output", output)])
+    if output.suffix != ".mp4":
+        raise ValueError(f"--output is {output}: give a file that ends in .mp4")
+    if not output.absolute().parent.is_dir():
+        raise ValueError(f"--output is {output} and there is no folder {output.parent}: make it first, or give another file")
+    try:
+        check_owner(output, "--output", spec_in_video, values, arguments.overwrite)
+    except ValueError as error:
+        raise ValueError(str(error).replace("--dualparal_overwrite (overwrite=True)", "--overwrite")) from None
+
+
+def _spec_in(facts):
+    """The RunSpec of the run that made the latents."""
+    try:
+        int(facts["num_frames"])
+        return RunSpec.from_json(json.loads(facts["spec"]))
+    except (KeyError, ValueError, TypeError):
+        raise ValueError("the file of latents does not say which run made it: give one that --dualparal_latents_out wrote") from None
 
 
 def _parser():
@@ -44,6 +77,7 @@ def _parser():
     parser.add_argument("--model", help="a model with the same VAE (default: the one that made the latents)")
     parser.add_argument("--model_path", help="the folder of the model's weights (default: that of the hub)")
     parser.add_argument("--quality", type=int, default=QUALITY, help=f"H.264's constant rate factor (default: {QUALITY})")
+    parser.add_argument("--overwrite", action="store_true", help="replace another run's video")
     parser.add_argument("--enable_tiling", action="store_true", help="decode a tile at a time, in less memory")
     return parser
 
@@ -55,18 +89,22 @@ def _model(name):
 
 
 @torch.no_grad()
-def decode(arguments, model, facts, output):
-    """Decodes all whole blocks of the file; returns how many frames they made."""
+def decode(arguments, model, spec, output):
+    """Decodes all whole blocks of the file; returns how many frames they made. ``spec``: of the run that made them."""
     folder = checkpoint_folder(model.settings.model_name)
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     vae = AutoencoderKLWan.from_pretrained(folder / "vae", dtype=torch.float32).to(device).eval()
     if arguments.enable_tiling:
         vae.enable_tiling()
+    digest = digest_of_parts([part_sums(dict(vae=vae), 0)])["vae"]
+    spec = replace(spec, vae=digest, vae_precision=dtype_name(vae.dtype), tiling=tiling_of(vae), output_type="np")
+    check_output(arguments, output, spec.as_json())
     processor = VideoProcessor(vae_scale_factor=vae.config.scale_factor_spatial)
-    decoder, missing = StreamingDecoder(vae), int(facts["num_frames"]) or None
-    tags = tags_of({**json.loads(facts.get("spec", "{}")), "quality": arguments.quality})
-    with VideoWriter(output, model.settings.fps, arguments.quality, label=facts.get("label", ""), tags=tags, overwrite=True) as writer:
+    decoder, missing, tags = StreamingDecoder(vae), spec.num_frames or None, tags_of(spec.as_json())
+    with VideoWriter(output, spec.fps, spec.quality, label=spec.digest(), tags=tags, overwrite=output.exists()) as writer:
         for _, latents in tqdm(read_latents(arguments.file), unit="block"):
+            if latents.dim() != 5 or latents.shape[1] != vae.config.z_dim:
+                raise ValueError(f"{arguments.file} has latents of {latents.shape[1:2]} channels and the VAE {vae.config.z_dim}: give its own --model")
             frames = decoder.decode(latents.to(device))
             if missing is not None:
                 frames = frames[:, :, :missing - writer.frames_written]

@@ -1,0 +1,25 @@
+"""Segments to videos, as diffusers' output types have them.
+
+Knows: the output types. Must not know: how segments are made.
+"""
+
+import numpy as np
+import torch
+
+
+def join_segments(segments, output_type):
+    """The segments of one video as one, without its axis; None for none."""
+    if not segments:
+        return None
+    if output_type == "pil":
+        return [image for segment in segments for image in segment]
+    if output_type == "latent":
+        return torch.cat(segments, dim=2)[0]
+    return torch.cat(segments) if output_type == "pt" else np.concatenate(segments)
+
+
+def stack_videos(videos, output_type):
+    """Videos as a call returns them."""
+    if output_type == "pil":
+        return videos
+    return np.stack(videos) if output_type == "np" else torch.stack(videos)
