@@ -78,7 +78,7 @@ def outputs_of_all_kinds(rank, stages):
     case = Case("", num_frames=50, num_steps=2).arguments()
     two = case | {name: case[name].repeat(2, 1, 1) for name in ("prompt_embeds", "negative_prompt_embeds")}
     seen = {}
-    for kind in ("np", "pt", "pil", "latent"):
+    for kind in ("np", "uint8", "pt", "pil", "latent"):
         output = pipeline(**two | {"output_type": kind, "generator": torch.Generator().manual_seed(SEED)})
         seen[kind] = None if output is None else _as_array(output.frames)
     stream = pipeline.stream(**case | {"output_type": "np", "generator": torch.Generator().manual_seed(SEED)})
@@ -94,12 +94,13 @@ def _as_array(frames):
 
 def test_output_types_and_stream():
     first, last = run_ranks(outputs_of_all_kinds, 2, 2)
-    assert first == {"np": None, "pt": None, "pil": None, "latent": None, "stream": []}
+    assert first == {"np": None, "uint8": None, "pt": None, "pil": None, "latent": None, "stream": []}
     # 50 frames need 14 latent frames: blocks of 6, 4 and 4 latent frames, 21, 16 and 13 (of 16) frames
     assert last["np"].shape == last["pil"].shape == (2, 50, SIZE, SIZE, 3)
     assert last["pt"].shape == (2, 50, 3, SIZE, SIZE)
     assert last["latent"].shape == (2, 16, 14, 4, 4)
     assert last["stream"] == [(21, SIZE, SIZE, 3), (16, SIZE, SIZE, 3), (13, SIZE, SIZE, 3)]
+    assert last["uint8"].dtype == np.uint8 and np.array_equal(last["uint8"], (last["np"] * 255).round())
     assert np.array_equal(last["np"], last["pt"].transpose(0, 1, 3, 4, 2))
     assert not np.array_equal(last["np"][0], last["np"][1])  # each video has its own noise
 

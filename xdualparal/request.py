@@ -10,7 +10,7 @@ import torch
 
 from .run_spec import short_digest
 
-OUTPUT_TYPES = ("np", "pil", "pt", "latent")
+OUTPUT_TYPES = ("np", "uint8", "pil", "pt", "latent")
 
 
 class Request:

@@ -97,3 +97,12 @@ def test_profilers_show_actions_and_waits():
         meter.decodes(parse_action("2D1.2"), torch.ones, 2)
     names = [event.name for event in profiler.events()]
     assert {"0F1.2", "waits for rank 1", "2D1.2"} <= set(names)
+
+
+def test_writing_beside_the_passes_is_known_meanwhile():
+    meter, seen = Meter(lambda: None), []
+    meter.writes(lambda frames: seen.extend([frames, *meter.activities()]), "frames")
+    assert seen[0] == "frames" and [(one.what, one.is_pass) for one in seen[1:]] == [("starts", False), ("writes frames", True)]
+    with pytest.raises(OSError):
+        meter.writes(lambda frames: open("/nowhere"), "frames")
+    assert meter.activities() == [meter.doing] and meter.busy_s == {}

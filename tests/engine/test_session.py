@@ -9,6 +9,7 @@ from dualparal_testing.runs import Case, engine_config
 from dualparal_testing.small_wan import small_pipeline
 
 from xdualparal import DualParalPipeline
+from xdualparal.output.checkpoint import Checkpoint
 
 pytestmark = pytest.mark.processes
 CASE = Case("", num_frames=120, num_steps=4)
@@ -100,6 +101,21 @@ def failed(rank):
     return bad.outcome.value, str(caught.value), video(pipeline)
 
 
+def saved_before_written(rank, folder):
+    """[(segments that a saved state claims, segments written)] where nothing is written before ``drain``."""
+    config = replace(CASE.config(), checkpoint=folder, checkpoint_waves=1)
+    pipeline = DualParalPipeline(small_pipeline(), engine_config(1), config)
+    run = pipeline.stream(**CASE.arguments())
+    given, written, claims = [], [], []
+    run.drain = lambda: written.extend(given[len(written):])
+    with pytest.MonkeyPatch.context() as patch:
+        save, end = Checkpoint.save, Checkpoint.end
+        patch.setattr(Checkpoint, "save", lambda self, state, *more: claims.append((state["segments_given"], len(written))) or save(self, state, *more))
+        patch.setattr(Checkpoint, "end", lambda self: claims.append((run.segments_given, len(written))) or end(self))
+        given.extend(run)  # one by one
+    return claims, run.plan.num_blocks
+
+
 @pytest.fixture(scope="module")
 def expected():
     """The sequential program's latents."""
@@ -133,6 +149,12 @@ def test_two_pipelines_do_not_share_a_stop(expected):
 def test_a_run_that_is_left_near_its_end_can_be_resumed(expected, tmp_path):
     [(outcome, is_kept, latents, resumed)] = run_ranks(left_near_the_end, 1, str(tmp_path))
     assert outcome == "stopped" and is_kept and is_right((latents, resumed), expected)
+
+
+def test_a_snapshot_claims_no_segment_that_is_not_written(tmp_path):
+    [(claims, blocks)] = run_ranks(saved_before_written, 1, str(tmp_path))
+    assert [claim for claim in claims if claim[0] > claim[1]] == [] and claims[-1] == (blocks, blocks)
+    assert len({claimed for claimed, _ in claims}) > 2
 
 
 def test_a_stream_that_never_began(expected):

@@ -14,6 +14,7 @@ from ..output.decoders import (
     PassThrough,
     ThreadedDecoder,
 )
+from ..output.writer import to_uint8
 from ..plan.schedule import AT_END, INLINE, THREAD
 
 
@@ -67,4 +68,7 @@ def _decode_together(run, latents):
 
 
 def _as_asked(run, frames):
-    return run.pipe.video_processor.postprocess_video(frames, output_type=run.request.output_type)[0]
+    process, output_type = run.pipe.video_processor.postprocess_video, run.request.output_type
+    if output_type == "uint8":
+        return to_uint8(process(frames, output_type="pt")[0])
+    return process(frames, output_type=output_type)[0]

@@ -39,7 +39,7 @@ class Meter:
         self.waited_s = self.waited_for_decode_s = 0.0
         self.longest_s = 0.0
         self.doing = Doing("starts", time.monotonic(), False)
-        self._decoding = None
+        self._decoding = self._writing = None
 
     def does(self, action, function, *args):
         """``function(*args)``, the action's; measures it."""
@@ -60,10 +60,17 @@ class Meter:
             self._decoding = None
         return result
 
+    def writes(self, function, frames):
+        """``function(frames)``, writing in a thread of its own; it is known meanwhile and not measured."""
+        self._writing = Doing("writes frames", time.monotonic(), True)
+        try:
+            return function(frames)
+        finally:
+            self._writing = None
+
     def activities(self):
-        """What is being done now: a Doing for the main thread and, while it decodes, one for the decode thread."""
-        decoding = self._decoding
-        return [self.doing] if decoding is None else [self.doing, decoding]
+        """What is being done now: a Doing for the main thread and, while they work, one for the decode and the writer thread."""
+        return [doing for doing in (self.doing, self._decoding, self._writing) if doing is not None]
 
     def waits(self, why, function, *args):
         """``function(*args)``, which waits for another rank."""

@@ -65,6 +65,7 @@ class VideoRun:
         self.report, self.edges, self.passes_done = None, Edges(), 0
         self.first_segment_s, self.started_s = None, time.monotonic()
         self.latents_sink = None  # a context with ``append(block, latents)`` for finished blocks, on the output rank
+        self.drain = lambda: None  # waits until the segments given are stored, before a snapshot says so
         self.at_start = self.at_end = lambda run: None  # called on every rank; what the first raises ends the run
         self._was_left = False
         self._segments = self._run()
@@ -264,12 +265,14 @@ class VideoRun:
             self.progress.stop_after(last)
         done = wave - self.progress.first
         if self.snapshots.is_on and self.stage.is_last and done and done % self.config.checkpoint_waves == 0:
+            self.drain()
             self.snapshots.save(wave, self._denoiser.state(), self.segments_given)
 
     def _end_snapshots(self):
         """Nothing is left to resume when the video is finished; a run that was stopped can be resumed."""
         if not self.snapshots.is_on or not self.stage.is_last:
             return
+        self.drain()
         if self.progress.was_stopped:
             self.snapshots.save(self.progress.end, self._denoiser.state(), self.segments_given, wait=True)
         elif self.mesh.is_output and not self._was_left:  # else the caller has not got all segments

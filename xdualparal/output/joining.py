@@ -22,4 +22,4 @@ def stack_videos(videos, output_type):
     """Videos as a call returns them."""
     if output_type == "pil":
         return videos
-    return np.stack(videos) if output_type == "np" else torch.stack(videos)
+    return np.stack(videos) if output_type in ("np", "uint8") else torch.stack(videos)

@@ -23,6 +23,7 @@ from ..output.lock import FileLock
 from ..output.owners import check_owner, spec_in_video
 from ..output.mp4 import QUALITY, VideoWriter
 from ..output.tags import tags_of
+from ..output.writer import ThreadedWriter, to_uint8
 from ..run_spec import RunSpec
 from .models import at_path
 from .registry import DUALPARAL_MODELS
@@ -97,16 +98,18 @@ def decode(arguments, model, spec, output):
     if arguments.enable_tiling:
         vae.enable_tiling()
     digest = digest_of_parts([part_sums(dict(vae=vae), 0)])["vae"]
-    spec = replace(spec, vae=digest, vae_precision=dtype_name(vae.dtype), tiling=tiling_of(vae), output_type="np")
+    spec = replace(spec, vae=digest, vae_precision=dtype_name(vae.dtype), tiling=tiling_of(vae), output_type="uint8")
     check_output(arguments, output, spec.as_json())
     processor = VideoProcessor(vae_scale_factor=vae.config.scale_factor_spatial)
     decoder, missing, tags = StreamingDecoder(vae), spec.num_frames or None, tags_of(spec.as_json())
-    with VideoWriter(output, spec.fps, spec.quality, label=spec.digest(), tags=tags, overwrite=output.exists()) as writer:
+    file = VideoWriter(output, spec.fps, spec.quality, label=spec.digest(), tags=tags, overwrite=output.exists())
+    with ThreadedWriter(file) as writer:
         for _, latents in tqdm(read_latents(arguments.file), unit="block"):
             if latents.dim() != 5 or latents.shape[1] != vae.config.z_dim:
                 raise ValueError(f"{arguments.file} has latents of {latents.shape[1:2]} channels and the VAE {vae.config.z_dim}: give its own --model")
             frames = decoder.decode(latents.to(device))
             if missing is not None:
-                frames = frames[:, :, :missing - writer.frames_written]
-            writer.write(processor.postprocess_video(frames, output_type="np")[0])
+                frames = frames[:, :, :missing]
+                missing -= frames.shape[2]
+            writer.write(to_uint8(processor.postprocess_video(frames, output_type="pt")[0]))
     return writer.frames_written

@@ -26,6 +26,7 @@ from ..output.files import write_whole
 from ..output.left_video import frames_in, is_fragmented, label_of
 from ..output.mp4 import VideoWriter
 from ..output.tags import tags_of
+from ..output.writer import ThreadedWriter
 from .flags import refuse
 from .outputs import report_path, video_paths
 from .prompts import as_list
@@ -151,7 +152,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
     def _start(self, prompt, input_args, path):
         """(the VideoRun of a prompt, the VideoWriter of its file, which is None off the output rank). What the file has of the
         video already is kept, where there is a checkpoint."""
-        arguments = self._arguments(prompt, input_args)
+        arguments = dict(self._arguments(prompt, input_args), output_type="uint8")
         config = self.dualparal.config = self._config_of(prompt)
         spec = self.dualparal.run_spec(**arguments)
         kept = self.dualparal.on_output_rank(lambda: self._blocks_kept(path, spec, config, input_args["num_frames"]))
@@ -198,15 +199,17 @@ class DualParalWanModel(xFuserWan21T2VModel):
             file_spec=dict(quality=self.command.quality, fps=self.settings.fps),
         )
 
-    def _write(self, writer, run, input_args):
-        with writer:
-            self._if_ended_at_once(writer.close)
+    def _write(self, file, run, input_args):
+        with ThreadedWriter(file, run.meter.writes) as writer:
+            self._if_ended_at_once(writer.close_at_once)
+            run.drain = writer.drain  # a snapshot that says that a segment was given must not find it unwritten
             for segment in run:
                 writer.write(segment)
+            writer.drain()
             self._if_ended_at_once(None)
         report = dict(run.report, frames=writer.frames_written, **provenance(run.spec, input_args))
-        write_whole(report_path(writer.path), json.dumps(report, indent=2, default=str).encode())
-        log(f"{writer.path.name}: {writer.frames_written} frames\n{as_text(report)}")
+        write_whole(report_path(file.path), json.dumps(report, indent=2, default=str).encode())
+        log(f"{file.path.name}: {writer.frames_written} frames\n{as_text(report)}")
 
     def _say_finished(self, path):
         if self.dualparal.is_output_rank:
