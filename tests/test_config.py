@@ -27,7 +27,8 @@ def test_the_sizes_come_first():
     (dict(stage_layers=(4, 0)), "stage_layers is 0"),
     (dict(stagger=0), "stagger is 0"), (dict(checkpoint_waves=True), "checkpoint_waves is True"),
     (dict(decode="here"), "decode is 'here': give one of thread, inline, end"),
-    (dict(end_costs=(0, -1)), "end_costs is .0, -1.: give two numbers of 0 or more"),
+    (dict(end_costs=(0, -1)), "end_costs is -1: give a number from 0 to 1000"),
+    (dict(vae_precision="float8"), "vae_precision is 'float8': give one of float32, bfloat16, float16"),
 ])
 def test_refuses(bad, part):
     with pytest.raises(ValueError, match=part):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from dualparal_testing.processes import run_ranks
-from dualparal_testing.runs import Case, engine_config, latents_of_cases
+from dualparal_testing.runs import STOCHASTIC_CASES, Case, engine_config, latents_of_cases
 from dualparal_testing.small_wan import small_pipeline
 
 from xdualparal import DualParalPipeline
@@ -38,9 +38,17 @@ def test_every_combination_is_the_sequential_program(expected, stages, ulysses, 
 
 @pytest.mark.parametrize("stages", [1, 2])
 def test_guidance_on_two_ranks_gives_the_same_bits(stages):
-    *_, one_rank = run_ranks(latents_of_cases, stages, stages, [CASE])
-    *_, two_ranks = run_ranks(latents_of_cases, 2 * stages, stages, [CASE], use_cfg_parallel=True)
-    assert np.array_equal(two_ranks["hybrid"], one_rank["hybrid"])
+    cases = [CASE, *STOCHASTIC_CASES]
+    *_, one_rank = run_ranks(latents_of_cases, stages, stages, cases)
+    *_, two_ranks = run_ranks(latents_of_cases, 2 * stages, stages, cases, use_cfg_parallel=True)
+    assert all(np.array_equal(two_ranks[case.name], one_rank[case.name]) for case in cases)
+
+
+def test_noise_of_steps_is_shared_by_the_ranks_of_a_frame():
+    *_, last = run_ranks(latents_of_cases, 4, 2, STOCHASTIC_CASES, ulysses_degree=2)
+    for case in STOCHASTIC_CASES:
+        expected = case.sequential().numpy()
+        assert np.abs(last[case.name] - expected).max() / np.abs(expected).max() <= BAR
 
 
 def test_uneven_stages_give_the_same_bits():

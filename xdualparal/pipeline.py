@@ -9,19 +9,21 @@ from pathlib import Path
 
 import torch
 
+from .call import known_options
 from .compat.backends import backends_in_use, check_backend
 from .compat.backports import complete_xfuser
 from .config import DualParalConfig
 from .engine.meter import Meter
+from .engine.placement import place
 from .engine.sharding import check_even_split, check_heads
 from .engine.stop import StopSign, waves_to_finish
 from .models import family_of
 from .models.identity import digest_of_parts, dtype_name, part_sums, tiling_of
 from .output.checkpoint import Checkpoint
 from .output.files import write_whole
-from .output.joining import join_segments, stack_videos
 from .output.latents_file import LatentsFile, facts_of
 from .output.owners import check_owner, spec_in_json
+from .output.segments import join_segments, stack_videos
 from .output.trace import gather_trace
 from .plan.partition import layer_ranges
 from .plan.render import chrome_trace
@@ -67,17 +69,14 @@ class DualParalPipeline:
         index, count_of_stages = self.mesh.stage
         layers = layer_ranges(transformer.config.num_layers, config, count_of_stages)[index]
         self.stage = Stage(self.family, transformer, index, count_of_stages, layers)
-        self._place()
-        self.run, self.tell = None, lambda text: None
+        if config.vae_precision is not None and wan_pipeline.vae is not None:
+            # Not diffusers' own ``to``, which warns of parts that must stay in float32 where there are none.
+            torch.nn.Module.to(wan_pipeline.vae, getattr(torch, config.vae_precision))
+        place(
+            wan_pipeline, self.device, encodes=self.stage.is_first, decodes=self.is_output_rank or self.vae_on_all_ranks
+        )
+        self.run, self.tell = None, lambda doing: None
         self.model_name = str(getattr(wan_pipeline.config, "_name_or_path", ""))
-
-    def _place(self):
-        """Moves what this rank uses to its device."""
-        self.pipe.transformer.to(self.device)
-        if self.stage.is_first and self.pipe.text_encoder is not None:
-            self.pipe.text_encoder.to(self.device)
-        if self.pipe.vae is not None and (self.is_output_rank or self.vae_on_all_ranks):
-            self.pipe.vae.to(self.device)
 
     @property
     def is_output_rank(self):
@@ -96,7 +95,7 @@ class DualParalPipeline:
         """
         self.stage.compile(**options)
 
-    def __call__(self, prompt=None, *, output_type="np", **options):
+    def __call__(self, prompt=None, *, output_type="np", return_dict=True, **options):
         """Makes a video for each prompt.
 
         Arguments are those of diffusers' WanPipeline: ``prompt`` and ``negative_prompt`` (str or list of str),
@@ -106,8 +105,8 @@ class DualParalPipeline:
         "pil" (a list of images a video) or "latent" (videos, channels, latent frames, height, width) before VAE
         scaling.
 
-        Returns diffusers' WanPipelineOutput on the output rank, None on the others. Raises ValueError for
-        arguments that cannot work.
+        Returns diffusers' WanPipelineOutput on the output rank, or with ``return_dict=False`` a tuple of its frames, and None
+        on the others. Raises ValueError for arguments that cannot work, or that only the ordinary pipeline has (call.py).
         """
         from diffusers.pipelines.wan.pipeline_output import WanPipelineOutput
 
@@ -118,7 +117,10 @@ class DualParalPipeline:
         if self.config.latents_out and request.num_videos > 1:
             raise ValueError(f"latents_out is one file and {request.num_videos} videos are asked for: give one prompt")
         videos = [join_segments(list(self._new_run(one, self._spec(one))), output_type) for one in request.each_video()]
-        return WanPipelineOutput(frames=stack_videos(videos, output_type)) if self.is_output_rank else None
+        if not self.is_output_rank:
+            return None
+        frames = stack_videos(videos, output_type)
+        return WanPipelineOutput(frames=frames) if return_dict else (frames,)
 
     def stream(self, prompt=None, *, output_type="np", blocks_kept=0, file_spec=None, **options):
         """One video as an engine.session.VideoRun: iterate over it for its frames in order, a segment as soon as its block
@@ -154,7 +156,7 @@ class DualParalPipeline:
 
     def _request(self, prompt, output_type, options):
         self._check_free()  # before any collective: the ranks that wait for passes would not take part
-        request = Request(self.pipe, prompt=prompt, output_type=output_type, **options)
+        request = Request(self.pipe, prompt=prompt, output_type=output_type, **known_options(options))
         check_even_split(request.frame_tokens, self.mesh.shard[1])
         if self.mesh.branch[1] > request.branches:
             raise ValueError(

@@ -7,7 +7,11 @@ blocks, processes.
 import copy
 
 import torch
+from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 
+from .call_checks import check_embeds, check_generators, check_prompts
+from .limits import FRAMES, GUIDANCE, PIXELS, SIDE, STEPS, TEXT_TOKENS
+from .models.schedulers import SHIFT_NAMES, check_scheduler, flow_shift, fresh_scheduler
 from .run_spec import short_digest
 
 OUTPUT_TYPES = ("np", "uint8", "pil", "pt", "latent")
@@ -21,26 +25,31 @@ class Request:
                  negative_prompt_embeds=None, max_sequence_length=512, output_type="np"):
         self.pipe = pipe
         self.prompt, self.negative_prompt = prompt, negative_prompt
-        self.height, self.width, self.num_frames = height, width, num_frames
-        self.num_inference_steps, self.guidance_scale = num_inference_steps, guidance_scale
+        self.height, self.width = SIDE.of("height", height), SIDE.of("width", width)
+        self.num_frames = FRAMES.of("num_frames", num_frames)
+        self.num_inference_steps = STEPS.of("num_inference_steps", num_inference_steps)
+        self.guidance_scale = GUIDANCE.of("guidance_scale", guidance_scale)
         self.prompt_embeds, self.negative_prompt_embeds = prompt_embeds, negative_prompt_embeds
-        self.max_sequence_length, self.output_type = max_sequence_length, output_type
+        self.max_sequence_length = TEXT_TOKENS.of("max_sequence_length", max_sequence_length)
+        self.output_type = output_type
         self._check()
-        self.generator = generator if generator is not None else _shared_generator()
-        _check_generators(self.generator, self.num_videos)
+        self.generator = generator if generator is not None else torch.Generator().manual_seed(shared_seed())
+        check_generators(self.generator, self.num_videos)
 
     def _check(self):
+        check_prompts(self.prompt, self.negative_prompt, self.prompt_embeds, self.negative_prompt_embeds)
+        check_embeds(self.prompt_embeds, self.negative_prompt_embeds, self.pipe.transformer.config.text_dim)
+        check_size(self.height, self.width, self.pixels_per_token)
         self.pipe.check_inputs(
             self.prompt, self.negative_prompt, self.height, self.width, self.prompt_embeds, self.negative_prompt_embeds
         )
-        check_size(self.height, self.width, self.pixels_per_token)
-        if self.num_frames != 0:
-            check_at_least_one("num_frames", self.num_frames)
-        check_at_least_one("num_inference_steps", self.num_inference_steps)
+        self.scheduler_facts = check_scheduler(self.pipe.scheduler, self.num_inference_steps)
         if self.output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type is {self.output_type!r}: give one of {', '.join(OUTPUT_TYPES)}")
         if self.branches == 2 and self.prompt_embeds is not None and self.negative_prompt_embeds is None:
             raise ValueError("prompt_embeds come without negative_prompt_embeds: give both, or guidance_scale 1")
+        if self.prompt_embeds is None and self.negative_prompt_embeds is not None:
+            raise ValueError("negative_prompt_embeds come without prompt_embeds: give both")
 
     @property
     def patch(self):
@@ -73,12 +82,14 @@ class Request:
                  "max_sequence_length", "output_type")
         embeds = [rows for rows in (self.prompt_embeds, self.negative_prompt_embeds) if rows is not None]
         scheduler = self.pipe.scheduler
-        settings = repr(sorted((name, value) for name, value in scheduler.config.items() if not name.startswith("_")))
+        settings = repr(sorted(
+            (name, value) for name, value in scheduler.config.items() if not name.startswith("_") and name not in SHIFT_NAMES
+        ))
         return dict(
             {name: getattr(self, name) for name in names}, guidance_scale=float(self.guidance_scale), seed=self.generator.initial_seed(),
             embeds=tuple(short_digest(rows.float().cpu().numpy().tobytes()) for rows in embeds),
             generator=short_digest(self.generator.get_state().numpy().tobytes()),
-            scheduler=f"{type(scheduler).__name__} {short_digest(settings.encode())}",
+            scheduler=f"{type(scheduler).__name__} {short_digest(settings.encode())}", flow_shift=flow_shift(scheduler),
         )
 
     @property
@@ -112,12 +123,21 @@ class Request:
         texts = [positive, negative] if self.branches == 2 else [positive]
         return torch.cat([text.to(device, dtype) for text in texts])
 
+    def cut_texts(self):
+        """{"prompt" or "negative prompt": what ``encode`` leaves out of it}, of those that are longer than the text may be."""
+        texts = {"prompt": self.prompt, "negative prompt": self.negative_prompt if self.branches == 2 else None}
+        cut = {what: self._beyond_length(_nth(text, 0)) for what, text in texts.items() if text}
+        return {what: rest for what, rest in cut.items() if rest}
+
+    def _beyond_length(self, text):
+        """The end of ``text`` that ``encode`` leaves out, as the tokenizer spells it. The last token that is kept is the one
+        that marks the end."""
+        tokens = self.pipe.tokenizer(prompt_clean(text), add_special_tokens=False).input_ids
+        return self.pipe.tokenizer.decode(tokens[self.max_sequence_length - 1:])
+
     def make_scheduler(self, device):
         """A fresh scheduler of the pipeline's kind with its timesteps set."""
-        scheduler = type(self.pipe.scheduler).from_config(self.pipe.scheduler.config)
-        scheduler.set_timesteps(self.num_inference_steps, device=device)
-        scheduler.set_begin_index(0)
-        return scheduler
+        return fresh_scheduler(self.pipe.scheduler, self.num_inference_steps, device)
 
     def check_is_one_video(self):
         """Raises ValueError when several videos are asked for."""
@@ -142,40 +162,26 @@ class Request:
             yield one
 
 
-def check_at_least_one(name, value):
-    """Raises ValueError unless ``value`` is a whole number of 1 or more."""
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} is {value!r}: give a whole number of 1 or more")
-
-
 def check_size(height, width, pixels_per_token):
     """Raises ValueError unless a frame of ``height`` x ``width`` pixels divides into tokens."""
     for name, size, unit in zip(("height", "width"), (height, width), pixels_per_token):
         if size < unit or size % unit:
             nearest = max(unit, round(size / unit) * unit)
             raise ValueError(f"{name} is {size}: the model needs a multiple of {unit}, for example {nearest}")
+    if height * width > PIXELS:
+        raise ValueError(
+            f"a frame of {height} x {width} pixels has more than {PIXELS} (4096 x 2304): give a smaller height or width"
+        )
 
 
-def _check_generators(generators, num_videos):
-    listed = generators if isinstance(generators, list) else [generators]
-    if len(listed) not in (1, num_videos):
-        raise ValueError(f"{len(listed)} generators were given for {num_videos} videos: give one, or one for each")
-    for generator in listed:
-        if generator.device.type != "cpu":
-            raise ValueError(
-                f"the generator is on {generator.device}: give one on the CPU, torch.Generator().manual_seed(...), so "
-                "that every rank draws the same noise"
-            )
-
-
-def _shared_generator():
-    """A CPU generator with a seed of its own, the same on all ranks."""
+def shared_seed():
+    """A seed drawn at random, the same on all ranks, which must all call it. An int of 0 to 2**62 - 1."""
     seed = torch.randint(2**62, (1,))
     if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
         holder = [seed]
         torch.distributed.broadcast_object_list(holder, src=0)
         seed = holder[0]
-    return torch.Generator().manual_seed(int(seed))
+    return int(seed)
 
 
 def _nth(values, index):
@@ -183,4 +189,4 @@ def _nth(values, index):
 
 
 def _nth_row(rows, index):
-    return None if rows is None else rows[index:index + 1]
+    return None if rows is None else rows[index:index + 1] if len(rows) > 1 else rows

@@ -17,7 +17,7 @@ class RunSpec:
 
     Request: ``prompt``, ``negative_prompt``, ``embeds`` (digests of given embeddings), ``height``, ``width`` (pixels),
     ``num_frames`` (0: endless), ``num_inference_steps``, ``guidance_scale``, ``max_sequence_length``, ``seed``, ``generator``
-    (digest of its state). Model: ``model`` (name), ``scheduler`` (class, and digest of its settings), ``transformer``,
+    (digest of its state). Model: ``model`` (name), ``scheduler`` (class, and digest of its other settings), ``flow_shift``, ``transformer``,
     ``text_encoder``, ``vae`` (digests of configuration and weights), ``precision`` (the transformer's dtype),
     ``attention_backend``, ``cross_attention_backend`` (names of what computes), ``compiled``, ``compile_options``. Method: ``strategy`` and its settings. Frames: ``output_type``,
     ``vae_precision``, ``tiling`` (the tiles' sizes in pixels). File: ``quality`` (H.264's rate factor), ``fps``.
@@ -36,6 +36,7 @@ class RunSpec:
     generator: str | None = None
     model: str | None = None
     scheduler: str | None = None
+    flow_shift: float | None = None
     transformer: str | None = None
     text_encoder: str | None = None
     vae: str | None = None

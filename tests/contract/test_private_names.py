@@ -91,7 +91,6 @@ NAMES = [
     Name("xfuser:xFuserArgs.add_runner_args", "xdit", "every flag of xdit", "parser"),
     Name("xfuser:xFuserArgs.from_runner_args", "xdit", "flags to xDiT's configuration", "args"),
     Name("xfuser.runner:xFuserModelRunner._select_model", "xdit", "chooses the model's class", "self model_name config"),
-    Name("xfuser.core.utils.runner_utils:load_dataset_prompts", "xdit", "the prompts of --dataset_path"),
     Name(BASE_MODEL + ":xFuserModel._customize_settings", "xdit", "the attention backend for ring on a CPU", "self config"),
     Name(BASE_MODEL + ":xFuserModel._load_model", "xdit", "loads one stage", "self"),
     Name(BASE_MODEL + ":xFuserModel._post_load_and_state_initialization", "xdit", "in place of xDiT's placement", "self input_args"),

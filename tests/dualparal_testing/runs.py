@@ -5,9 +5,11 @@ from dataclasses import dataclass
 import torch
 
 from xdualparal import DualParalConfig, DualParalPipeline, initial_noise
+from xdualparal.engine.noise import StepNoise
+from xdualparal.plan.actions import Pass
 
 from .sequential import sequential_latents
-from .small_wan import SCHEDULERS, small_pipeline, small_transformer, texts
+from .small_wan import SCHEDULERS, STOCHASTIC, small_pipeline, small_transformer, texts
 
 SIZE = 32  # pixels; 4 x 4 in latents
 SEED = 5
@@ -50,12 +52,20 @@ class Case:
         noise = initial_noise(blocks, self.block, self.context, (16, 4, 4), generator, latent_frames)
         branches = texts() if self.guidance_scale > 1 else texts()[:1]
         return sequential_latents(
-            small_transformer(), SCHEDULERS[self.scheduler], self.num_steps, noise, branches, self.guidance_scale,
-            self.block, self.context, self.stagger, **broken,
+            small_transformer(), (SCHEDULERS | STOCHASTIC)[self.scheduler], self.num_steps, noise, branches, self.guidance_scale,
+            self.block, self.context, self.stagger, step_generator=self._step_generator(), **broken,
         )
 
+    def _step_generator(self):
+        if self.scheduler not in STOCHASTIC:
+            return None
+        noise = StepNoise(torch.Generator().manual_seed(SEED))
+        return lambda block, step: noise.generator(Pass(0, block, step))
 
+
+STOCHASTIC_CASES = [Case(name, num_frames=57, num_steps=4, scheduler=name) for name in STOCHASTIC]
 CASES = [
+    *STOCHASTIC_CASES,
     Case("more blocks than steps", num_frames=120, num_steps=3),
     Case("more steps than blocks", num_frames=57, num_steps=8),
     Case("context as long as a block", num_frames=77, num_steps=4, block=3, context=3),

@@ -50,11 +50,12 @@ class ContextAttention:
 
 @torch.no_grad()
 def sequential_latents(transformer, make_scheduler, num_steps, noise, texts, guidance_scale, block, context, stagger=1,
-                       next_context=True, previous_context_after=True):
+                       next_context=True, previous_context_after=True, step_generator=None):
     """All latents of the video, (1, channels, latent frames, height, width).
 
-    ``noise``: the blocks' initial latents. ``texts``: one embedding a branch. The last two arguments break a rule of
-    the method, for tests of the tests: no next context; the previous context one step noisier.
+    ``noise``: the blocks' initial latents. ``texts``: one embedding a branch. ``next_context`` and ``previous_context_after``
+    break a rule of the method, for tests of the tests: no next context; the previous context one step noisier.
+    ``step_generator(block, step)``: of the noise that a scheduler adds in a step.
     """
     transformer.rope = AbsoluteRope(transformer.config.attention_head_dim)
     processors = [ContextAttention() for _ in transformer.blocks]
@@ -90,6 +91,7 @@ def sequential_latents(transformer, make_scheduler, num_steps, noise, texts, gui
             if len(texts) == 2:
                 prediction = predictions[1] + guidance_scale * (predictions[0] - predictions[1])
             own = prediction[:, :, -start[i].shape[2]:]
-            latents[i] = schedulers[i].step(own, timesteps[step], start[i], return_dict=False)[0]
+            drawn = {} if step_generator is None else dict(generator=step_generator(i, step))
+            latents[i] = schedulers[i].step(own, timesteps[step], start[i], return_dict=False, **drawn)[0]
             history[i].append(latents[i])
     return torch.cat(latents, dim=2)

@@ -4,6 +4,7 @@ import torch
 from diffusers import (
     AutoencoderKLWan,
     DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
     UniPCMultistepScheduler,
     WanPipeline,
     WanTransformer3DModel,
@@ -16,6 +17,13 @@ SCHEDULERS = {
     ),
     "dpm++": lambda: DPMSolverMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0, algorithm_type="dpmsolver++"
+    ),
+}
+
+STOCHASTIC = {  # they add noise in their steps
+    "stochastic euler": lambda: FlowMatchEulerDiscreteScheduler(shift=3.0, stochastic_sampling=True),
+    "sde-dpm++": lambda: DPMSolverMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0, algorithm_type="sde-dpmsolver++"
     ),
 }
 
@@ -45,7 +53,7 @@ def small_vae():
 def small_pipeline(scheduler="unipc", rope_max_seq_len=1024):
     """A WanPipeline without text encoder: give it prompt_embeds."""
     return WanPipeline(
-        tokenizer=None, text_encoder=None, vae=small_vae(), scheduler=SCHEDULERS[scheduler](),
+        tokenizer=None, text_encoder=None, vae=small_vae(), scheduler=(SCHEDULERS | STOCHASTIC)[scheduler](),
         transformer=small_transformer(rope_max_seq_len),
     )
 

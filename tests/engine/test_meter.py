@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from xdualparal.engine.meter import Meter
+from xdualparal.engine.meter import DECODER, MAIN, WRITER, Meter
 from xdualparal.plan.actions import parse_action
 from xdualparal.plan.simulate import Span
 
@@ -17,7 +17,11 @@ def test_actions_and_waits_are_told_and_counted():
     assert meter.does(parse_action("0F1.2"), lambda a: a + 1, 2) == 3
     assert meter.waits("for rank 1", time.sleep, 0.02) is None
     meter.does(parse_action("0S1.2"), time.sleep, 0.01)
-    assert told == ["action 0F1.2", "waits for rank 1", "action 0S1.2"] and len(waits_for_device) == 3
+    assert [doing.what for doing in told] == [
+        "action 0F1.2", "after action 0F1.2", "waits for rank 1", "after waits for rank 1", "action 0S1.2", "after action 0S1.2",
+    ]
+    assert [doing.waits for doing in told[::2]] == [False, True, False] and {doing.is_pass for doing in told[1::2]} == {False}
+    assert len(waits_for_device) == 3
     assert meter.count == {"F": 1, "S": 1} and meter.busy_s["S"] >= 0.01 and meter.waited_s >= 0.02
     assert meter.longest_s == max(meter.busy_s.values())
     assert meter.spans == []  # nobody asked for them
@@ -97,6 +101,36 @@ def test_profilers_show_actions_and_waits():
         meter.decodes(parse_action("2D1.2"), torch.ones, 2)
     names = [event.name for event in profiler.events()]
     assert {"0F1.2", "waits for rank 1", "2D1.2"} <= set(names)
+
+
+def test_decoding_beside_the_passes_is_told_as_such():
+    told = []
+    meter = Meter(lambda: None, tell=told.append)
+    meter.decodes(parse_action("2D1.2"), lambda: None)
+    meter.passes_wait(lambda: None)
+    assert [(doing.what, doing.is_pass, doing.waits, doing.thread) for doing in told] == [
+        ("action 2D1.2", True, False, DECODER), ("", False, False, DECODER), ("waits for decoding", False, True, MAIN),
+        ("after waits for decoding", False, False, MAIN),
+    ]
+
+
+def test_writing_is_told_and_closing_has_a_limit_of_its_own():
+    told, written = [], []
+    meter = Meter(lambda: None, tell=told.append)
+    meter.writes(written.append, "segment")
+    meter.closes(lambda: written.append("closed"))
+    assert written == ["segment", "closed"]
+    assert [(doing.what, doing.is_pass, doing.thread) for doing in told] == [
+        ("writes frames", True, WRITER), ("", False, WRITER), ("closes the video", False, MAIN), ("after closes the video", False, MAIN),
+    ]
+    assert [doing.limit_s is not None for doing in told] == [False, False, True, False]
+
+
+def test_decoding_between_the_passes_is_an_action():
+    told = []
+    meter = Meter(lambda: None, tell=told.append)
+    meter.passes_wait(meter.does, parse_action("2D1.2"), lambda: None)
+    assert [doing.what for doing in told] == ["waits for decoding", "action 2D1.2", *["after action 2D1.2"] * 2]
 
 
 def test_writing_beside_the_passes_is_known_meanwhile():

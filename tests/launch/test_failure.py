@@ -4,15 +4,19 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import time
 
 import av
 import pytest
+import torch
 from dualparal_testing.commands import LIMIT_S, Run, is_running, kill
 from dualparal_testing.processes import free_port
+from safetensors.torch import load_file, save_file
 
 from xdualparal import DualParalConfig
+from xdualparal.xdit.demo_model import TINY_WAN_FOLDER
 
 pytestmark = pytest.mark.processes
 NUM_FRAMES, END_S = 609, 30  # the issue's: all end within 30 seconds
@@ -122,17 +126,27 @@ def test_a_second_signal_ends_at_once_and_closes_the_file(tmp_path):
     assert b"moof" not in content and played(video(tmp_path / "run")) in BLOCK_ENDS
 
 
-def test_a_rank_that_hangs_is_found(tmp_path):
+@pytest.mark.parametrize("stopped", [[0], [0, 1]])
+def test_a_rank_that_hangs_is_found(tmp_path, stopped):
+    """Where one is stopped the other one waits for it, and is not the one that is named."""
     with Started(tmp_path / "run", "--dualparal_hang_timeout", "4") as run:
         run.wait_for_passes()
-        kill(run.workers()[0], signal.SIGSTOP)
+        for rank in stopped:
+            kill(run.workers()[rank], signal.SIGSTOP)
         assert run.ended(END_S) == 1
-        assert re.search(r"error: rank 1, stage 1: waits for rank 0 to .* for \d+ s, more than 4 s: .* hangs", run.output())
+        [line] = [line for line in run.output().splitlines() if "error" in line]
+        assert re.search(r"error: rank ([01]), stage \1, .* for \d+ s, more than 4 s: the process does not run", line), line
+        assert int(line.partition("rank ")[2][0]) in stopped
 
 
 def test_numbers_that_are_none_end_the_run(tmp_path):
-    """Guidance so strong that it overflows."""
-    with Started(tmp_path / "run", "--guidance_scale", "1e39", checkpoint=False) as run:
+    """Weights so large that the last layer overflows."""
+    weights = tmp_path / "weights"
+    shutil.copytree(TINY_WAN_FOLDER, weights)
+    [file] = (weights / "transformer").glob("*.safetensors")
+    tensors = load_file(file)
+    save_file(tensors | {"proj_out.weight": torch.full_like(tensors["proj_out.weight"], 3e38)}, file, {"format": "pt"})
+    with Started(tmp_path / "run", "--model_path", weights, checkpoint=False) as run:
         assert run.ended() == 1
         [line] = [line for line in run.output().splitlines() if line.startswith("xdit-dualparal: error")]
     assert "rank 1, stage 1, " in line and "the prediction of block 0 at step 0 has a NaN or an infinity" in line
@@ -205,7 +219,7 @@ def test_another_video_of_the_same_name_is_refused_and_replaced_when_told(tmp_pa
     other = ["--prompt", "a blue square on a light background"]
     with Started(tmp_path / "run", *output, *other, checkpoint=False, num_frames=45) as run:
         assert run.ended() == 2
-    assert "exists and is of another run (prompt was 'a red circle" in run.output() and run.output().count("\n") == 1
+    assert "exists and is of another run (prompt was 'a red circle" in run.output() and run.output().count("xdit-dualparal: error") == 1
     assert file.read_bytes() == first
     with Started(tmp_path / "run", *output, *other, "--dualparal_overwrite", checkpoint=False, num_frames=45) as run:
         assert run.ended() == 0, run.output()
@@ -219,9 +233,9 @@ def test_one_of_two_runs_wins_and_the_other_changes_nothing(tmp_path):
         for extra, name in (([], "the video"), (["--seed", "7"], "--dualparal_checkpoint")):
             with Started(tmp_path / "run", *extra, log="second") as second:
                 assert second.ended(END_S) == 2
-            assert re.fullmatch(
-                rf"xdit-dualparal: error: {name} .* is being written by another run \(process {first.workers()[-1]} on .*\): .*\n", second.output()
-            ), second.output()
+            [line] = [line for line in second.output().splitlines() if "error" in line]
+            owner = rf"process {first.workers()[-1]} on .*"
+            assert re.fullmatch(rf"xdit-dualparal: error: {name} .* is being written by another run \({owner}\): .*", line), line
         assert first.ended() == 0, first.output()
     files = {file.name for file in (tmp_path / "run").rglob("*")}
     assert played(video(tmp_path / "run")) == NUM_FRAMES and not any(name.endswith((".lock", ".part")) for name in files), files

@@ -128,7 +128,7 @@ def test_processes_of_a_node(node, world_size, processes):
 
 
 def test_a_node_that_cannot_be():
-    with pytest.raises(ValueError, match="--nnodes is 0: give 1 or more"):
+    with pytest.raises(ValueError, match="--nnodes is 0: give a whole number from 1 to 4096"):
         Node(nnodes=0)
     with pytest.raises(ValueError, match="--node_rank is 2 and there are 2 nodes: give 0 to 1"):
         Node(nnodes=2, node_rank=2)

@@ -1,14 +1,14 @@
 """What a worker's watchdog reports, and when it ends the worker."""
 
 import threading
-import time
 from types import SimpleNamespace
 
 import pytest
 from torch.distributed import DistNetworkError
 
-from xdualparal.engine.meter import Doing
+from xdualparal.engine.meter import DECODER, MAIN, Doing
 from xdualparal.launch import watchdog as module
+from xdualparal.launch.heartbeats import StandstillTimer
 from xdualparal.launch.mailbox import NoMailbox
 
 
@@ -56,11 +56,6 @@ def pipeline(**meter):
     return SimpleNamespace(meter=SimpleNamespace(longest_s=2.0, **meter), stage=SimpleNamespace(index=1), mesh=SimpleNamespace(stage=(1, 2)))
 
 
-def since(seconds, what, is_pass=True):
-    """What a thread has done for so long."""
-    return Doing(what, time.monotonic() - seconds, is_pass)
-
-
 def test_a_long_start_is_logged(watchdog, monkeypatch, caplog):
     watchdog._check_start()
     assert not caplog.text
@@ -88,15 +83,61 @@ def test_a_lost_rank_or_store_is_told_from_an_error_of_its_own(watchdog, mailbox
     assert [failure["kind"] for failure in mailbox.failures] == [kind]
 
 
-def test_the_thread_that_hangs_is_reported(watchdog, mailbox):
-    """Decoding hangs; the main thread is at work, then waits for it."""
-    activities = [since(1, "action 1F0.0"), since(90, "action 1D0")]
-    watchdog.over(pipeline(activities=lambda: activities, doing=activities[0]))
-    watchdog._check_silence()  # 100 s: 50 of the longest action
-    activities[1] = since(101, "action 1D0")
+class Clock:
+    """Seconds that a test lets pass, as the watchdog's thread lives through them."""
+
+    def __init__(self, watchdog):
+        self.now_s, self._watchdog = 0.0, watchdog
+        watchdog._timer = StandstillTimer(lambda: self.now_s)
+
+    def passes(self, seconds):
+        """Raises Ended when the watchdog ends the worker meanwhile."""
+        for _ in range(seconds):
+            self.now_s += 1
+            self._watchdog._timer.look()
+            self._watchdog._check_silence()
+
+
+@pytest.mark.parametrize("main", [dict(is_pass=True, waits=True), dict(is_pass=False)])
+def test_the_thread_that_hangs_is_reported(watchdog, mailbox, main):
+    """Decoding hangs; the main thread waits for other ranks, which wait for it, or is between two actions."""
+    clock, waits, decodes = Clock(watchdog), Doing("waits", 0.0, **main), Doing("action 1D0", 1.0, True, thread=DECODER)
+    watchdog.over(pipeline(activities=lambda: [waits, decodes], doing=waits))
+    clock.passes(100)  # 50 of the longest action
     with pytest.raises(Ended, match="1"):
-        watchdog._check_silence()
-    activities[0] = since(150, "action 1F0.0", is_pass=False)
-    with pytest.raises(Ended):
-        watchdog._check_silence()
-    assert [failure["cause"].partition(" for 101 s, more than 100 s")[0] for failure in mailbox.failures] == ["action 1D0"] * 2
+        clock.passes(2)
+    assert [failure["cause"].partition(" for 101 s, more than 100 s")[0] for failure in mailbox.failures] == ["action 1D0"]
+
+
+def test_a_pause_of_the_machine_is_not_counted(watchdog, mailbox):
+    clock, works = Clock(watchdog), Doing("action 1F0.0", 0.0, True)
+    watchdog.over(pipeline(activities=lambda: [works], doing=works))
+    clock.passes(10)
+    clock.now_s += 5000
+    clock.passes(80)
+    assert mailbox.failures == []
+
+
+def test_other_nodes_are_not_waited_for_for_ever(watchdog, mailbox, monkeypatch):
+    monkeypatch.setattr(module, "_CONNECT_S", -1.0)
+    with pytest.raises(Ended, match="1"):
+        watchdog._check_start()
+    assert "start the same command on all nodes" in mailbox.failures[0]["cause"]
+    watchdog.begins("loads the weights")
+    watchdog._check_start()
+
+
+def test_what_is_done_is_told_with_its_limit(watchdog, mailbox):
+    told = []
+    mailbox.set_activity = lambda *activity: told.append(activity)
+    observed = pipeline()
+    watchdog.over(observed)
+    observed.tell(Doing("action 1F0.0", 0.0, True))
+    observed.tell(Doing("waits for rank 0", 0.0, True, waits=True))
+    observed.tell(Doing("after action 1F0.0", 0.0, False))
+    observed.tell(Doing("closes", 0.0, False, limit_s=7.0))
+    observed.tell(Doing("", 0.0, False, thread=DECODER))
+    assert told == [
+        (MAIN, "stage 1, action 1F0.0", 100.0, False), (MAIN, "stage 1, waits for rank 0", 100.0, True),
+        (MAIN, "stage 1, after action 1F0.0", 0.0, False), (MAIN, "stage 1, closes", 7.0, False), (DECODER, "", 0.0, False),
+    ]

@@ -32,7 +32,7 @@ def test_a_good_command_gives_its_model(tmp_path):
     (dict(extra=["--num_frames", "0"], prompt=("--prompt", "a", "b")), "without end, and there are several prompts: give one"),
     (dict(extra=["--dualparal_stagger", "9", "--num_inference_steps", "8"]), "stagger is 9 and there are 8 steps: give 1 to 8"),
     (dict(extra=["--dualparal_decode", "here"]), "decode is 'here': give one of thread, inline, end"),
-    (dict(extra=["--dualparal_quality", "52"]), "quality is 52: give 0 to 51"),
+    (dict(extra=["--dualparal_quality", "52"]), "quality is 52: give a whole number from 0 to 51"),
     (dict(extra=["--use_parallel_vae", "--dualparal_checkpoint", "x"]), "saves what was decoded: leave one out"),
     (dict(extra=["--dualparal_latents_out", "x"], prompt=("--prompt", "a", "b")), "latents_out is one file and there are several"),
     (dict(extra=["--num_frames", "-3"]), "num_frames is -3"),
@@ -54,14 +54,14 @@ def test_a_good_command_gives_its_model(tmp_path):
     (dict(extra=["--tensor_parallel_degree", "2"]), "--tensor_parallel_degree is 2 .* raise --dualparal_degree"),
     (dict(extra=["--use_cfg_parallel", "--guidance_scale", "1"]), "--guidance_scale is 1.0.* leave it out"),
     (dict(extra=["--negative_prompt", "grey", "blurred"]), "2 negative .* are 1 prompts: give one for all, in quotes"),
-    (dict(extra=["--dataset_path", "no.csv"]), "--dataset_path no.csv cannot be read .No such file.*: give a csv file"),
-    (dict(extra=["--dataset_path", __file__]), "--dataset_path .* has no column 'prompt'"),
+    (dict(extra=["--dataset_path", "no.csv"], prompt=()), "--dataset_path no.csv cannot be read .No such file.*: give a csv file"),
+    (dict(extra=["--dataset_path", __file__], prompt=()), "--dataset_path .* has no column 'prompt'"),
     (dict(extra=["--data_parallel_degree", "2"]), "there are 1 prompts: every replica needs one"),
     (dict(extra=["--attention_backend", "FLEX_BLOCK_ATTN"]), "FLEX_BLOCK_ATTN picks keys by their place"),
     (dict(extra=["--enable_group_cpu_offload"]), "--enable_group_cpu_offload is given and DualParal keeps each stage's"),
-    (dict(extra=["--use_fp8_gemms"]), "does not support use_fp8_gemms"),
-    (dict(extra=["--ulysses_degree", "0"]), "--ulysses_degree is 0: give 1 or more"),
-    (dict(extra=["--data_parallel_degree", "-2"]), "--data_parallel_degree is -2: give 1 or more"),
+    (dict(extra=["--use_fp8_gemms"]), "--use_fp8_gemms is given and the stages compute in the precision .*: leave it out"),
+    (dict(extra=["--ulysses_degree", "0"]), "--ulysses_degree is 0: give a whole number from 1"),
+    (dict(extra=["--data_parallel_degree", "-2"]), "--data_parallel_degree is -2: give a whole number from 1"),
 ])
 def test_refuses(tmp_path, extra, message):
     arguments = dict(extra)
@@ -122,7 +122,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     spec = RunSpec(
         **DualParal().identity(DualParalConfig()), model="another name of it", prompt="a red circle", negative_prompt="", seed=42,
         num_frames=81, quality=18, compiled=False, height=32, width=32, num_inference_steps=8, guidance_scale=1.5, fps=16,
-        precision="float32", attention_backend="SDPA",
+        precision="float32", vae_precision="float32", attention_backend="SDPA",
     )
     Checkpoint(tmp_path / "saved" / "0", spec).save({}, 1, wait=True)
     check_command(command(tmp_path, *flags), 2)

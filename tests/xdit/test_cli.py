@@ -139,8 +139,8 @@ def test_a_bad_command_is_one_line_and_exit_code_2(tmp_path):
     (["--dualparal_degree", "0"], "--dualparal_degree is 0: every stage needs a layer and tiny-wan has 8, give 1 to 8"),
     (["--dualparal_degree", "two"], "argument --dualparal_degree: invalid int value: 'two' (xdit-dualparal --help lists the flags)"),
     (["--dualparal_degree", "2", "--wings"], "unrecognized arguments: --wings (xdit-dualparal --help lists the flags)"),
-    (["--dualparal_degree", "2", "--ulysses_degree", "-1"], "--ulysses_degree is -1: give 1 or more"),
-    (["--dualparal_degree", "2", "--use_fp8_gemms"], f"Model {TINY_WAN_FOLDER} does not support use_fp8_gemms"),
+    (["--dualparal_degree", "2", "--ulysses_degree", "-1"], "--ulysses_degree is -1: give a whole number from 1 to 4096 (processes)"),
+    (["--dualparal_degree", "2", "--use_fp8_gemms"], "--use_fp8_gemms is given and the stages compute in the precision that the model is loaded in: leave it out"),
     (["--dualparal_degree", "4", "--nproc_per_node", "2"],
      "the degrees (dualparal_degree 4) make 4 processes and 2 were started: change a degree, or start 4"),
 ])
@@ -165,7 +165,7 @@ def test_the_launcher_imports_the_standard_library_only():
 
 
 @pytest.mark.parametrize("argv, line", [
-    (["--nnodes", "0"], "--nnodes is 0: give 1 or more"), (["--master_port", "x"], "argument --master-port/--master_port: invalid int value: 'x'"),
+    (["--nnodes", "0"], "--nnodes is 0: give a whole number from 1 to 4096"), (["--master_port", "x"], "argument --master-port/--master_port: invalid int value: 'x'"),
     (["--ulysses_degree", "100000"], "100000 processes would start on this node"),
 ])
 def test_what_the_launcher_refuses_itself(argv, line, capsys):

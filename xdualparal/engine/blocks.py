@@ -6,6 +6,7 @@ stages, how latents travel, or which ones a window is made of (its PassSpec says
 
 import torch
 
+from ..models import schedulers
 from ..plan.actions import Pass
 
 
@@ -48,11 +49,14 @@ class Denoiser:
     """The last stage's latents, with each block's own scheduler: it takes the steps.
 
     ``make_scheduler``: returns a fresh scheduler with its timesteps set (UniPC and DPM++ keep history, so every block needs
-    its own). ``noise``: as for BlockStore. ``in_flight``: what ``state`` gave, where a run is resumed.
+    its own). ``noise``: as for BlockStore. ``in_flight``: what ``state`` gave, where a run is resumed. ``step_noise``
+    (noise.StepNoise) and ``shard`` (sharding.SpatialShard): where the scheduler adds noise in its steps, which is drawn for
+    the whole block.
     """
 
-    def __init__(self, make_scheduler, timesteps, noise, device, in_flight=()):
+    def __init__(self, make_scheduler, timesteps, noise, device, in_flight=(), step_noise=None, shard=None):
         self.timesteps, self._device = timesteps, device
+        self._step_noise, self._shard = step_noise, shard
         self._make_scheduler, self._noise = make_scheduler, noise
         self._blocks = {}  # latents and scheduler, by the pass after which they stand
         for one, (latents, remembered) in dict(in_flight).items():
@@ -66,10 +70,22 @@ class Denoiser:
         ``prediction``: (1, channels, own frames, height, width), guidance already applied.
         """
         latents, scheduler = self._before(one)
-        latents = scheduler.step(prediction, self.timesteps[one.step], latents, return_dict=False)[0]
+        latents = self._step(scheduler, one, prediction, latents)
         if one.step < len(self.timesteps) - 1:
             self._blocks[one] = latents, scheduler
         return latents
+
+    def _step(self, scheduler, one, prediction, latents):
+        timestep = self.timesteps[one.step]
+        if self._step_noise is None:
+            return schedulers.step(scheduler, prediction, timestep, latents)
+        # Schedulers draw noise of their sample's shape and treat number by number: so the whole block, zeros at the other
+        # ranks' places.
+        _change_latents(scheduler, self._shard.spread)
+        prediction, latents = self._shard.spread(prediction), self._shard.spread(latents)
+        latents = schedulers.step(scheduler, prediction, timestep, latents, self._step_noise.generator(one))
+        _change_latents(scheduler, self._shard.take)
+        return self._shard.take(latents)
 
     def _before(self, one):
         if one.step == 0:
@@ -79,15 +95,31 @@ class Denoiser:
     def state(self):
         """{(video, block, last step done): (latents, what the scheduler remembers)} of the blocks in flight, as plain values
         and tensors."""
-        return {tuple(one): (latents, _remembered(scheduler)) for one, (latents, scheduler) in self._blocks.items()}
+        fresh = self._make_scheduler() if self._blocks else None
+        return {tuple(one): (latents, _remembered(scheduler, fresh)) for one, (latents, scheduler) in self._blocks.items()}
 
 
-def _remembered(scheduler):
-    """What a diffusers scheduler knows of its block's past; its tables and configuration any fresh one has."""
-    return {name: value for name, value in vars(scheduler).items() if isinstance(value, _PLAIN) or _is_latents(value)}
+def _remembered(scheduler, fresh):
+    """What a diffusers scheduler knows of its block's past; its tables and configuration a ``fresh`` one has, too."""
+    before = vars(fresh)
+    return {
+        name: value for name, value in vars(scheduler).items()
+        if isinstance(value, _KEPT) and not (isinstance(value, torch.Tensor) and _is_same(value, before.get(name)))
+    }
 
 
-_PLAIN = (type(None), bool, int, float, str, list, tuple)
+_KEPT = (type(None), bool, int, float, str, list, tuple, torch.Tensor)
+
+
+def _is_same(tensor, other):
+    return isinstance(other, torch.Tensor) and tensor.shape == other.shape and torch.equal(tensor, other)
+
+
+def _change_latents(scheduler, function):
+    """Applies ``function`` to all latents that ``scheduler`` remembers."""
+    for name, value in vars(scheduler).items():
+        if isinstance(value, (list, tuple, torch.Tensor)):
+            setattr(scheduler, name, map_tensors(value, lambda one: function(one) if _is_latents(one) else one))
 
 
 def _is_latents(value):

@@ -3,12 +3,13 @@
 Knows: how the noise of block after block is drawn. Must not know: blocks in flight, schedulers, processes.
 """
 
+import hashlib
 from itertools import count
 
 import torch
 
 from ..plan.layout import Layout
-from ..plan.settings import check_whole
+from ..limits import check_whole
 
 
 def noise_blocks(layout, latent_shape, generator):
@@ -55,3 +56,21 @@ def initial_noise(num_blocks, block_latents, context_latents, latent_shape, gene
         )
     layout = Layout(block_latents, context_latents, most if latent_frames is None else latent_frames)
     return list(noise_blocks(layout, latent_shape, generator))
+
+
+class StepNoise:
+    """The generators of the noise that stochastic schedulers add in a step.
+
+    Each block and step has a generator of its own, seeded with the SHA-256 of the state of the video's ``generator`` before
+    anything is drawn from it, the block and the step. So the noise is the same on every rank, for every number of stages and
+    in a resumed run, and nothing is drawn from the user's generator. (diffusers' WanPipeline gives its scheduler no
+    generator: there this noise is different each time.)
+    """
+
+    def __init__(self, generator):
+        self._state = generator.get_state().numpy().tobytes()
+
+    def generator(self, one):
+        """The generator, on the CPU, of the noise of the pass ``one``'s step."""
+        digest = hashlib.sha256(self._state + f"block {one.block} step {one.step}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)  # at most 2**63 - 1

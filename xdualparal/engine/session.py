@@ -4,9 +4,10 @@ Knows: how plan, stage, stores, edges, decoding and snapshots make a run. Must n
 flags, files other than the checkpoint's.
 """
 
+import logging
 import time
 from collections import deque
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from enum import Enum
 from itertools import islice
 
@@ -20,11 +21,14 @@ from ..plan.schedule import AT_END, NO_DECODE
 from .blocks import BlockStore, Denoiser, apply_guidance
 from .decoding import make_decoder
 from .executor import Edges, Executor, Work
-from .noise import noise_blocks
+from .noise import StepNoise, noise_blocks
 from .p2p import Receiver, Sender
+from .placement import encoding, ready_for_passes
 from .sharding import SpatialShard
 from .snapshot import Snapshots
 from .stage import StageRun
+
+logger = logging.getLogger(__name__)
 
 
 class Outcome(Enum):
@@ -171,7 +175,9 @@ class VideoRun:
 
     def _make_executor(self, cleanup):
         timesteps = self.request.make_scheduler(self.device).timesteps
-        self._stage_run = StageRun(self.stage, timesteps, self._text(), self.shard)
+        text = self._text()
+        ready_for_passes(self.pipe, self.device)
+        self._stage_run = StageRun(self.stage, timesteps, text, self.shard)
         cleanup.callback(self._stage_run.end)
         cleanup.enter_context(self._stage_run.context.installed())
         self.edges = self._make_edges()
@@ -181,7 +187,7 @@ class VideoRun:
         if self.stage.is_last:
             work.denoiser = self._denoiser = Denoiser(
                 lambda: self.request.make_scheduler(self.device), timesteps, self._noise(), self.device,
-                self.snapshots.in_flight(),
+                self.snapshots.in_flight(), self._step_noise(), self.shard,
             )
             work.guide, work.finish, work.decode = self._guide, self._finish, self._decoder.add
         self._draw_all_noise()
@@ -193,6 +199,10 @@ class VideoRun:
         noise = self._noise_of(self.request.generator.clone_state())
         deque(islice(noise, self.plan.started(self.progress.first)), maxlen=0)
         return noise
+
+    def _step_noise(self):
+        """The noise that the scheduler adds in its steps, None for one that adds none."""
+        return StepNoise(self.request.generator) if self.request.scheduler_facts.draws_noise else None
 
     def _noise_of(self, generator):
         return map(self.shard.take, noise_blocks(self.plan.layout, self.request.latent_shape, generator))
@@ -206,13 +216,23 @@ class VideoRun:
         """Prompt embeddings (branches, length, dim), encoded on the first stage and sent to the others."""
         request, dtype = self.request, self.pipe.transformer.dtype
         if request.has_embeds or self.stage.is_first:
-            text = request.encode(self.device, dtype).contiguous()
+            self._warn_of_cut_texts()
+            with nullcontext() if request.has_embeds else encoding(self.pipe, self.device):
+                text = request.encode(self.device, dtype).contiguous()
         else:
             text = torch.empty(request.text_shape, dtype=dtype, device=self.device)
         if not request.has_embeds:
             self.mesh.share_along_pipeline(text)
         branch, ranks = self.mesh.branch
         return text if ranks == 1 else text[branch:branch + 1]
+
+    def _warn_of_cut_texts(self):
+        if self.request.has_embeds or not self.mesh.decides:
+            return
+        for what, rest in self.request.cut_texts().items():
+            logger.warning(
+                "the %s is longer than %d tokens and its end is left out: %r", what, self.request.max_sequence_length, rest
+            )
 
     def _make_edges(self):
         """This rank's ends of the edges of its ring, by the lane at the other end."""

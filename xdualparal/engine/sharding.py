@@ -7,6 +7,8 @@ on every rank. Patches do not overlap, and guidance and schedulers work number b
 latents under its own tokens only, from noise to the last step: they are gathered once a block, when it is finished.
 """
 
+import torch
+
 
 class SpatialShard:
     """One rank's part of every latent frame: tokens ``rank * n`` to ``(rank + 1) * n`` in row order.
@@ -45,6 +47,14 @@ class SpatialShard:
         # rows and columns of patches: (..., rows, high, columns, wide) to (..., high, rows, columns, wide)
         patches = latents.unflatten(3, (self._rows, high)).unflatten(5, (self._columns, wide)).transpose(3, 4)
         return patches.flatten(4, 5)[..., self.tokens, :].flatten(4, 5).contiguous()
+
+    def spread(self, part):
+        """Whole latents, (1, channels, frames, height, width), with this rank's ``part`` in its place and zeros elsewhere."""
+        if self._degree == 1:
+            return part
+        wide, before = self._patch[1], self.tokens.start
+        after = self._rows * self._columns - self.tokens.stop
+        return self.join(torch.nn.functional.pad(part, (before * wide, after * wide)))
 
     def join(self, parts):
         """The whole latents again, from all ranks' side by side: (1, channels, frames, high, tokens * wide)."""

@@ -6,6 +6,7 @@ Knows: torchrun's flags for several nodes and its variables. Must not know: what
 import os
 from dataclasses import dataclass, fields
 
+from ..limits import NODES, PORT, Whole
 from .network import LOOPBACK, loopback_interface
 
 _NOT_OURS = ("RANK", "WORLD_SIZE")  # set in a shell, they would stand for a process that is not ours
@@ -25,8 +26,11 @@ class Node:
     nproc_per_node: int | None = None
 
     def __post_init__(self):
-        if self.nnodes < 1:
-            raise ValueError(f"--nnodes is {self.nnodes}: give 1 or more")
+        NODES.of("--nnodes", self.nnodes)
+        if self.master_port is not None:
+            PORT.of("--master_port", self.master_port)
+        if self.nproc_per_node is not None:
+            Whole(1, MAX_PROCESSES, "the limit of a node").of("--nproc_per_node", self.nproc_per_node)
         if not 0 <= self.node_rank < self.nnodes:
             raise ValueError(f"--node_rank is {self.node_rank} and there are {self.nnodes} nodes: give 0 to {self.nnodes - 1}")
 
@@ -37,7 +41,7 @@ class Node:
 
     def processes(self, world_size):
         """How many of ``world_size`` processes start here. Raises ValueError for a number that no node can hold."""
-        processes = max(1, self.nproc_per_node or world_size // self.nnodes)
+        processes = self.nproc_per_node or max(1, world_size // self.nnodes)
         if processes > MAX_PROCESSES:
             raise ValueError(
                 f"{processes} processes would start on this node and {MAX_PROCESSES} is the limit: lower a degree, or "

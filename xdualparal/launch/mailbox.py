@@ -6,7 +6,6 @@ not know: when a message is left, or what is done about it.
 
 import json
 import logging
-import mmap
 import os
 import sys
 import time
@@ -14,13 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import REFUSED, print_error
+from .status import MAIN, StatusFile
 
 FOLDER, PARENT = "XDUALPARAL_FOLDER", "XDUALPARAL_PARENT"  # PARENT: the launcher's process id
 FINISH, NOW = "finish", "now"  # how a run is asked to stop: finish the blocks that are nearly done, or end at once
 RAISED, HANG, LOST = "raised", "hang", "lost"  # kinds of failures; LOST: a connection to another rank broke
 REFUSAL = "refused"
-STARTS = "starts"  # the status of a worker that has not said any
-_STATUS_BYTES = 256
 
 logger = logging.getLogger(__name__)
 
@@ -32,12 +30,12 @@ class Mailbox:
 
     def __init__(self, rank):
         self._folder, self._rank = Path(os.environ[FOLDER]), rank
-        self._status = _shared_text(self._folder / f"rank{rank}")
+        status = StatusFile(self._folder / f"rank{rank}")
+        self.set_activity, self.beat = status.set_activity, status.beat
 
     def set_status(self, text):
-        """Says what this worker does now."""
-        content = text.encode()[:_STATUS_BYTES]
-        self._status[:] = content + b" " * (_STATUS_BYTES - len(content))
+        """Says what this worker does now, for as long as it likes."""
+        self.set_activity(MAIN, text)
 
     def stop_request(self):
         """How the user asks the run to stop: FINISH, NOW, or "" when the run goes on."""
@@ -63,6 +61,12 @@ class NoMailbox:
 
     def set_status(self, text):
         """Nobody reads it."""
+
+    def set_activity(self, thread, what, limit_s=0.0, waits=False):
+        """Nobody reads it."""
+
+    def beat(self, limit_s):
+        """Nobody looks."""
 
     def stop_request(self):
         """"": signals come to the worker itself."""
@@ -121,11 +125,6 @@ def read_failures(folder):
     return sorted(failures, key=lambda failure: (failure["kind"] == LOST, failure["time"]))
 
 
-def read_status(folder, rank):
-    """What ``rank`` did last, in words."""
-    return _read(Path(folder) / f"rank{rank}").strip("\0 ") or STARTS
-
-
 def failure_line(failure):
     """A failure, as a Watchdog reports it, in one line."""
     stage = "" if failure["stage"] is None else f", stage {failure['stage']}"
@@ -142,13 +141,6 @@ def write_whole(path, text):
         os.replace(unfinished, path)
     except OSError as error:
         logger.error("%s could not be written: %s", path, error)
-
-
-def _shared_text(path):
-    """A file that others can read, also after this process was killed; a write is a memory access."""
-    path.write_bytes(b" " * _STATUS_BYTES)
-    with open(path, "r+b") as file:
-        return mmap.mmap(file.fileno(), _STATUS_BYTES)
 
 
 def _read(path):

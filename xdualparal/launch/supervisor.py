@@ -12,7 +12,9 @@ import time
 from pathlib import Path
 
 from .errors import FAILED, REFUSED, STOPPED, print_error
-from .mailbox import FINISH, FOLDER, LOST, NOW, PARENT, REFUSAL, STARTS, failure_line, read_failures, read_status, request_stop
+from .heartbeats import Heartbeats
+from .mailbox import FINISH, FOLDER, LOST, NOW, PARENT, REFUSAL, failure_line, read_failures, request_stop
+from .status import STARTS, read_status
 
 _POLL_S = 0.1
 # How long the others may report why, or lose their connection, after the first process has failed.
@@ -53,10 +55,17 @@ def supervise(start, environments, store_socket=None):
 
 def _has_checked(process, environment, signals):
     """Waits until a worker says what it does, which it does once the command has passed its check. False where it ended
-    with an error before, or the user stopped the run."""
-    while read_status(environment[FOLDER], environment["RANK"]) == STARTS and process.poll() is None and not signals:
+    with an error before, or hangs, or the user stopped the run."""
+    heartbeats = Heartbeats(environment[FOLDER], [environment["RANK"]])
+    while _doing(environment[FOLDER], environment["RANK"]) == STARTS:
+        if process.poll() is not None or signals or heartbeats.hang():
+            return process.poll() == 0 and not signals
         time.sleep(_POLL_S)
-    return process.poll() in (None, 0) and not signals
+    return True
+
+
+def _doing(folder, rank):
+    return read_status(Path(folder, f"rank{rank}")).text
 
 
 def _pass_signals_on(folder):
@@ -73,6 +82,8 @@ def _pass_signals_on(folder):
 
 
 def _exit_code(processes, environments, folder, signals):
+    running = [environment["RANK"] for environment, _ in zip(environments, processes)]
+    heartbeats = Heartbeats(folder, running)
     while len(signals) < 2:
         codes = [process.poll() for process in processes]
         if signals and STOPPED in codes:
@@ -81,6 +92,10 @@ def _exit_code(processes, environments, folder, signals):
             return _failed(processes, environments, folder)
         if None not in codes:
             return max(codes)
+        running[:] = [environment["RANK"] for environment, code in zip(environments, codes) if code is None]
+        hang = heartbeats.hang()
+        if hang is not None:
+            return _end_with(hang)
         time.sleep(_POLL_S)
     return STOPPED
 
@@ -106,6 +121,10 @@ def _failed(processes, environments, folder):
     line, details = _cause(codes, environments, folder)
     if details:
         line += f" (traceback in {_keep(details)})"
+    return _end_with(line)
+
+
+def _end_with(line):
     sys.stderr.write("\n")  # ends the line of the progress bar
     print_error(f"{line}: all processes were ended")
     return FAILED
@@ -120,13 +139,13 @@ def _cause(codes, environments, folder):
     ranks = [environment["RANK"] for environment in environments]
     for rank, code in zip(ranks, codes):
         if code is not None and code < 0:
-            return f"rank {rank}, {read_status(folder, rank)}: it was killed by {signal.Signals(-code).name}", ""
+            return f"rank {rank}, {_doing(folder, rank)}: it was killed by {signal.Signals(-code).name}", ""
     failures = read_failures(folder)
     if failures:
         first = failures[0]
         return failure_line(first), "" if first["kind"] == LOST else first["details"]
     rank, code = next((rank, code) for rank, code in zip(ranks, codes) if code)
-    return f"rank {rank}, {read_status(folder, rank)}: it ended with exit code {code}", ""
+    return f"rank {rank}, {_doing(folder, rank)}: it ended with exit code {code}", ""
 
 
 def _keep(details):

@@ -13,6 +13,7 @@ import traceback
 import torch
 
 from .errors import FAILED, STOPPED
+from .heartbeats import START_PULSE_S, StandstillTimer
 from .mailbox import FINISH, HANG, LOST, NOW, RAISED, NoMailbox
 
 _PERIOD_S = 0.2
@@ -22,12 +23,15 @@ _PERIOD_S = 0.2
 _LONGEST_ACTIONS, _LEAST_S, _FIRST_ACTION_S = 50, 60.0, 600.0
 _CLOSE_S = 5
 _NOTICE_S = 30.0  # how often a long start is logged
+_CONNECTS = "connects to the other processes"
+_CONNECT_S = 25 * 60.0  # how long other nodes may be waited for: torch would give up after 30 minutes, with a C++ stack
 
 logger = logging.getLogger(__name__)
 
 
 class Watchdog:
-    """Observes a worker from a thread of its own.
+    """Observes a worker from a thread of its own. Where there is a launcher, that one judges what hangs (launch/heartbeats):
+    this thread tells it that the process runs, and the passes themselves tell what they do.
 
     ``hang_timeout_s``: how long one action may take; None: by the duration of the longest one so far. ``mailbox``: a
     Mailbox, or NoMailbox.
@@ -38,7 +42,8 @@ class Watchdog:
         self.rank, self._ranks, self._hang_timeout_s = int(os.environ["RANK"]), os.environ["WORLD_SIZE"], hang_timeout_s
         self._pipeline = self._close = None
         self._signals, self._phase, self._noticed_s = 0, "", time.monotonic()
-        self.begins("connects to the other processes")
+        self._timer = StandstillTimer()
+        self.begins(_CONNECTS)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
         threading.Thread(target=self._loop, daemon=True, name="watchdog").start()
@@ -50,8 +55,13 @@ class Watchdog:
 
     def over(self, pipeline):
         """Observes ``pipeline``, a DualParalPipeline, from now on."""
-        self._pipeline, mailbox = pipeline, self._mailbox
-        pipeline.tell = lambda text: mailbox.set_status(f"stage {pipeline.stage.index}, {text}")
+        self._pipeline = pipeline
+        pipeline.tell = self._tell
+
+    def _tell(self, doing):
+        limit_s = self._limit_s(self._pipeline.meter, doing)
+        what = f"stage {self._pipeline.stage.index}, {doing.what}" if doing.what else ""
+        self._mailbox.set_activity(doing.thread, what, limit_s or 0.0, doing.waits)
 
     def closes(self, function):
         """Sets the function that is called when the worker is ended at once, to close its files; None: none."""
@@ -67,10 +77,13 @@ class Watchdog:
     def _loop(self):
         while True:
             time.sleep(_PERIOD_S)
+            self._timer.look()
+            self._mailbox.beat(self._pulse_limit_s())
             self._check_launcher()
             self._check_stop()
             self._check_start()
-            self._check_silence()
+            if not self._mailbox.has_launcher:
+                self._check_silence()
 
     def _check_launcher(self):
         """A launcher that was killed has not ended its workers: each closes its files and ends itself."""
@@ -95,7 +108,11 @@ class Watchdog:
             os._exit(code)
 
     def _check_start(self):
-        """Logs a long start. How long loading takes, or another node needs to come, is the user's to judge."""
+        """Logs a long start. How long loading takes is the user's to judge."""
+        started_s = self._timer.standing_s("phase", self._phase)
+        if self._pipeline is None and self._phase == _CONNECTS and started_s > _CONNECT_S:
+            self._report(f"still {_CONNECTS} after {_CONNECT_S / 60:.0f} minutes: start the same command on all nodes", HANG)
+            self._end_at_once(FAILED)
         if self._pipeline is None and self._phase and time.monotonic() - self._noticed_s > _NOTICE_S:
             self._noticed_s = time.monotonic()
             if os.environ.get("LOCAL_RANK", "0") == "0":
@@ -105,16 +122,25 @@ class Watchdog:
         meter = self._pipeline.meter if self._pipeline is not None else None
         if meter is None:
             return
-        now, limit_s = time.monotonic(), self._limit_s(meter)
-        hanging = [activity for activity in meter.activities() if activity.is_pass and now - activity.since > limit_s]
-        if hanging:
-            longest = min(hanging, key=lambda activity: activity.since)
+        ages = [(self._timer.standing_s(doing.thread, doing), doing) for doing in meter.activities()]
+        over = [(age_s, doing) for age_s, doing in ages if age_s > (self._limit_s(meter, doing) or age_s)]
+        if over:
+            age_s, doing = min(over, key=lambda one: (one[1].waits, -one[0]))
             self._report(
-                f"{longest.what} for {now - longest.since:.0f} s, more than {limit_s:.0f} s: it, or what it waits for, hangs", HANG
+                f"{doing.what} for {age_s:.0f} s, more than {self._limit_s(meter, doing):.0f} s: it, or what it waits for, hangs", HANG
             )
             self._end_at_once(FAILED)
 
-    def _limit_s(self, meter):
+    def _pulse_limit_s(self):
+        """How long this thread may stand still."""
+        meter = self._pipeline.meter if self._pipeline is not None else None
+        return self._limit_of_passes_s(meter) if meter is not None and (meter.longest_s or self._hang_timeout_s) else START_PULSE_S
+
+    def _limit_s(self, meter, doing):
+        """How long ``doing`` may take, None: as long as it likes."""
+        return self._limit_of_passes_s(meter) if doing.is_pass else doing.limit_s
+
+    def _limit_of_passes_s(self, meter):
         if self._hang_timeout_s is not None:
             return self._hang_timeout_s
         if not meter.longest_s:

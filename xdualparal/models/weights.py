@@ -7,6 +7,7 @@ done with the weights.
 import json
 from pathlib import Path
 
+import diffusers
 import torch
 from accelerate import init_empty_weights
 from diffusers import DiffusionPipeline
@@ -29,6 +30,19 @@ def read_configs(folder):
     """
     files = ("model_index.json", "transformer/config.json", "vae/config.json")
     return [json.loads(Path(folder, file).read_text()) for file in files]
+
+
+def read_scheduler(folder):
+    """The scheduler of the checkpoint in ``folder``. Raises ValueError where there is none of diffusers'."""
+    try:
+        name = json.loads(Path(folder, "model_index.json").read_text())["scheduler"][1]
+        return getattr(diffusers, name).from_pretrained(Path(folder, "scheduler"))
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as problem:
+        reason = str(problem).strip().splitlines()[0]
+        raise ValueError(
+            f"{folder} has no scheduler that can be read ({reason}): put scheduler/scheduler_config.json there, and its "
+            "class in model_index.json, as the model's page on the hub has them"
+        ) from None
 
 
 def load_stage(family, folder, index, count, layers, dtype, with_vae):

@@ -6,9 +6,11 @@ Knows: the fields and their limits. Must not know: how anything is decoded or wr
 from dataclasses import dataclass
 
 from ..plan.schedule import AT_END, INLINE, THREAD
-from ..plan.settings import Settings, check_whole, setting
+from ..limits import WAVES
+from ..plan.settings import Settings, setting
 
 PLACES = (THREAD, INLINE, AT_END)
+VAE_PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,9 @@ class OutputSettings(Settings):
     decode: str = setting(
         THREAD, "where finished blocks are decoded: 'thread' beside the last stage's passes, 'inline' between them, "
         "'end' when all blocks are finished"
+    )
+    vae_precision: str | None = setting(
+        None, "numbers that the VAE computes with: float32 (as loaded), bfloat16 or float16, in half the memory"
     )
     latents_out: str | None = setting(
         None, "also write the finished latents to this file, block by block; xdit-dualparal decode FILE makes the video "
@@ -33,6 +38,8 @@ class OutputSettings(Settings):
         """Raises ValueError for an unknown place."""
         if self.decode not in PLACES:
             raise ValueError(f"decode is {self.decode!r}: give one of {', '.join(PLACES)}")
+        if self.vae_precision not in (None, *VAE_PRECISIONS):
+            raise ValueError(f"vae_precision is {self.vae_precision!r}: give one of {', '.join(VAE_PRECISIONS)}")
 
 
 @dataclass(frozen=True)
@@ -46,4 +53,4 @@ class CheckpointSettings(Settings):
 
     def check(self):
         """Raises ValueError for a number of waves below 1."""
-        check_whole("checkpoint_waves", self.checkpoint_waves, at_least=1)
+        WAVES.of("checkpoint_waves", self.checkpoint_waves)

@@ -5,7 +5,8 @@ Knows: numbers of layers and what the ends cost. Must not know: what a layer is.
 
 from dataclasses import dataclass
 
-from .settings import Settings, check_whole, setting
+from ..limits import LAYERS, check_whole
+from .settings import Settings, setting
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,15 @@ class PartitionSettings(Settings):
 
     def check(self):
         """Raises ValueError for a stage without layers, or a negative cost."""
-        for layers in self.stage_layers or ():
-            check_whole("stage_layers", layers, at_least=1)
-        if min(self.end_costs) < 0:
-            raise ValueError(f"end_costs is {self.end_costs}: give two numbers of 0 or more")
+        if self.stage_layers is not None:
+            if not isinstance(self.stage_layers, (tuple, list)):
+                raise ValueError(f"stage_layers is {self.stage_layers!r}: give a list of whole numbers, one for each stage")
+            for layers in self.stage_layers:
+                check_whole("stage_layers", layers, at_least=1)
+        if not isinstance(self.end_costs, (tuple, list)) or len(self.end_costs) != 2:
+            raise ValueError(f"end_costs is {self.end_costs!r}: give two numbers of 0 or more")
+        for cost in self.end_costs:
+            LAYERS.of("end_costs", cost)
 
 
 def layer_ranges(num_layers, settings, num_stages):

@@ -3,7 +3,9 @@
 Knows: dataclass fields. Must not know: any setting.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+
+from ..limits import plain
 
 
 def setting(default, help):
@@ -17,12 +19,8 @@ class Settings:
     classes can be bases of one."""
 
     def __post_init__(self):
+        for one in fields(self):
+            object.__setattr__(self, one.name, plain(getattr(self, one.name)))
         for owner in type(self).__mro__:
             if "check" in vars(owner):
                 owner.check(self)
-
-
-def check_whole(name, value, at_least):
-    """Raises ValueError unless ``value`` is a whole number of ``at_least`` or more."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
-        raise ValueError(f"{name} is {value!r}: give a whole number of {at_least} or more")

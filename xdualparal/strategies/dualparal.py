@@ -10,7 +10,8 @@ from ..plan.actions import Pass
 from ..plan.layout import Layout
 from ..plan.passes import Frames, Kept, KVKey, PassSpec
 from ..plan.schedule import DECODE_PLACES, NO_DECODE, PipelinePlan, parse_rows, whole_schedule
-from ..plan.settings import Settings, check_whole, setting
+from ..limits import POSITIONS, STEPS, check_whole
+from ..plan.settings import Settings, setting
 
 HEAD = "head"  # a block's own first C latent frames: the next context of the block before it
 DEFAULT_LAYOUT = Layout(block_latents=8, context_latents=4)
@@ -36,11 +37,17 @@ class DualParalSettings(Settings):
         """Raises ValueError for numbers outside their limits."""
         check_whole("block_latents", self.block_latents, at_least=1)
         check_whole("context_latents", self.context_latents, at_least=0)
-        check_whole("stagger", self.stagger, at_least=1)
+        STEPS.of("stagger", self.stagger)
         if self.context_latents > self.block_latents:
             raise ValueError(
                 f"context_latents is {self.context_latents} and block_latents is {self.block_latents}: "
                 f"the context is taken from one block, so give context_latents 0 to {self.block_latents}"
+            )
+        seen_latents = self.block_latents + 2 * self.context_latents
+        if seen_latents > POSITIONS:
+            raise ValueError(
+                f"block_latents + 2 * context_latents is {seen_latents}: give {POSITIONS} or less, where the model's table "
+                "of positions ends"
             )
 
     @property

@@ -12,7 +12,8 @@ from xfuser import xFuserArgs
 
 from ..compat.backends import check_backend
 from ..config import DualParalConfig
-from ..request import check_at_least_one, check_size
+from ..limits import RANDOM_SEED
+from ..request import check_size
 from ..strategies.dualparal import DualParalPlan
 from ..engine.sharding import check_even_split, check_heads
 from ..plan.partition import layer_ranges
@@ -20,17 +21,17 @@ from .degrees import DEGREES, num_processes
 from .flags import command_settings, dualparal_config, value_of, xdit_args
 from .folders import check_folders
 from .models import at_path
+from .numbers import check_degrees, check_numbers
 from .outputs import check_names
 from .prompts import check_prompts, prompts_of
 from .registry import model_class
 from .resume import check_checkpoint
+from .sampling import check_sampling
 from .settings import CommandSettings
+from .support import check_support
 
 # diffusers' WanPipeline.check_inputs asks for multiples of 16 whatever the VAE and the patch are.
 PIXEL_MULTIPLE = (16, 16)
-# DualParal splits the weights over its stages already; these split them in other ways.
-_OFFLOADS = ("enable_model_cpu_offload", "enable_sequential_cpu_offload", "enable_group_cpu_offload")
-_INSTEAD = ("tensor_parallel_degree", "pipefusion_parallel_degree", "fully_shard_degree", "text_encoder_tp_degree")
 
 
 def check_command(args, world_size):
@@ -41,9 +42,9 @@ def check_command(args, world_size):
     model = model_class(args["model"], args["dualparal_degree"])
     if args["model_path"] and args["dualparal_degree"] is not None:
         model = at_path(model, args["model_path"])
-    if not args["prompt"] and not args["dataset_path"]:
+    if args["prompt"] in (None, []) and not args["dataset_path"]:
         raise ValueError('the prompt is missing: add --prompt "what the video shows"')
-    _check_degrees(args)
+    check_degrees(args)
     if args["dualparal_degree"] is not None:
         _check_dualparal(args, model)
     elif dualparal_config(args) != DualParalConfig() or command_settings(args) != CommandSettings():
@@ -61,8 +62,11 @@ def check_command(args, world_size):
 def _check_dualparal(args, model):
     config = dualparal_config(args)
     command_settings(args)
+    check_support(args)
+    check_numbers(args, model)
     _check_stages(args, model, config)
     _check_video(args, model)
+    check_sampling(args, model)
     check_prompts(args)
     if args["use_torch_compile"]:
         _check_compiler()
@@ -72,6 +76,8 @@ def _check_dualparal(args, model):
     _check_endless(args, config)
     if config.latents_out and len(prompts_of(args)) > 1:
         raise ValueError("--dualparal_latents_out is one file and there are several prompts: give one prompt")
+    if config.checkpoint and args["seed"] == RANDOM_SEED:
+        raise ValueError("--seed -1 draws a seed and --dualparal_checkpoint resumes with the same one: give a seed of 0 or more")
     if config.checkpoint and args["use_parallel_vae"]:
         raise ValueError(
             "--use_parallel_vae decodes at the end and --dualparal_checkpoint saves what was decoded: leave one out"
@@ -83,6 +89,11 @@ def _check_endless(args, config):
         return
     if len(prompts_of(args)) > 1:
         raise ValueError("--num_frames is 0, for a video without end, and there are several prompts: give one")
+    if args["num_iterations"] != 1 or args["warmup_calls"] or args["profile"]:
+        raise ValueError(
+            "--num_frames is 0, for a video without end, and it would be made several times: leave --num_iterations, "
+            "--warmup_calls and --profile out"
+        )
     if config.decode == "end" or args["use_parallel_vae"]:
         raise ValueError(
             "--num_frames is 0, for a video without end, and it would be decoded at the end: give --dualparal_decode "
@@ -107,18 +118,6 @@ def _check_stages(args, model, config):
             f"{model.num_layers}, give 1 to {model.num_layers}"
         )
     layer_ranges(model.num_layers, config, degree)
-    for name in _OFFLOADS:
-        if args[name]:
-            raise ValueError(
-                f"--{name} is given and DualParal keeps each stage's weights on its device: leave it out, or raise "
-                "--dualparal_degree"
-            )
-    for name in _INSTEAD:
-        if (args[name] or 1) > 1:
-            raise ValueError(
-                f"--{name} is {args[name]} and DualParal splits the weights over its stages already: leave it out, or "
-                "raise --dualparal_degree"
-            )
 
 
 def _check_video(args, model):
@@ -132,9 +131,6 @@ def _check_video(args, model):
             f"--guidance_scale is {guidance_scale}, so there is one branch, and --use_cfg_parallel computes two: leave "
             "it out, or give a guidance scale above 1"
         )
-    check_at_least_one("--num_inference_steps", value_of(args, model, "num_inference_steps"))
-    if args["num_frames"] != 0:
-        check_at_least_one("--num_frames", value_of(args, model, "num_frames"))
 
 
 def _check_world(args, world_size):
@@ -145,9 +141,3 @@ def _check_world(args, world_size):
             f"the degrees ({given}) make {wanted} processes and {world_size} were started: change a degree, or "
             f"start {wanted}"
         )
-
-
-def _check_degrees(args):
-    for name in DEGREES[1:]:  # the first one has a limit above, too: _check_stages
-        if args[name] is not None and args[name] < 1:
-            raise ValueError(f"--{name} is {args[name]}: give 1 or more")

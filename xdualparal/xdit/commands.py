@@ -14,6 +14,7 @@ from diffusers.video_processor import VideoProcessor
 from tqdm.auto import tqdm
 
 from ..launch.errors import refuse
+from ..limits import RATE_FACTOR
 from ..models.wan_vae import StreamingDecoder
 from ..models.weights import checkpoint_folder
 from ..models.identity import digest_of_parts, dtype_name, part_sums, tiling_of
@@ -22,6 +23,7 @@ from ..output.latents_file import read_latents
 from ..output.lock import FileLock
 from ..output.owners import check_owner, spec_in_video
 from ..output.mp4 import QUALITY, VideoWriter
+from ..output.settings import VAE_PRECISIONS
 from ..output.tags import tags_of
 from ..output.writer import ThreadedWriter, to_uint8
 from ..run_spec import RunSpec
@@ -34,6 +36,7 @@ def main(argv):
     arguments = _parser().parse_args(argv)
     output = Path(arguments.output or Path(arguments.file).with_suffix(".mp4"))
     try:
+        RATE_FACTOR.of("--quality", arguments.quality)
         facts, _ = next(read_latents(arguments.file))  # what is wrong shows before the VAE is loaded
         model = _model(arguments.model or facts.get("model"))
         model = at_path(model, arguments.model_path) if arguments.model_path else model
@@ -79,6 +82,9 @@ def _parser():
     parser.add_argument("--model_path", help="the folder of the model's weights (default: that of the hub)")
     parser.add_argument("--quality", type=int, default=QUALITY, help=f"H.264's constant rate factor (default: {QUALITY})")
     parser.add_argument("--overwrite", action="store_true", help="replace another run's video")
+    parser.add_argument(
+        "--vae_precision", choices=VAE_PRECISIONS, default="float32", help="the VAE's numbers (default: float32)"
+    )
     parser.add_argument("--enable_tiling", action="store_true", help="decode a tile at a time, in less memory")
     return parser
 
@@ -94,7 +100,8 @@ def decode(arguments, model, spec, output):
     """Decodes all whole blocks of the file; returns how many frames they made. ``spec``: of the run that made them."""
     folder = checkpoint_folder(model.settings.model_name)
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
-    vae = AutoencoderKLWan.from_pretrained(folder / "vae", dtype=torch.float32).to(device).eval()
+    dtype = getattr(torch, arguments.vae_precision)
+    vae = AutoencoderKLWan.from_pretrained(folder / "vae", dtype=dtype).to(device).eval()
     if arguments.enable_tiling:
         vae.enable_tiling()
     digest = digest_of_parts([part_sums(dict(vae=vae), 0)])["vae"]

@@ -89,8 +89,8 @@ def command_settings(args):
 
 
 def value_of(args, model, name):
-    """What ``--name`` gives, or the model's default."""
-    return args[name] if args[name] is not None else getattr(model.default_input_values, name)
+    """What ``--name`` gives, or the model's default; None where there is neither."""
+    return args[name] if args[name] is not None else getattr(model.default_input_values, name, None)
 
 
 def xdit_args(args):
@@ -100,4 +100,7 @@ def xdit_args(args):
     """
     if args["dualparal_degree"] is None:
         return dict(args)
-    return dict(args, pipefusion_parallel_degree=args["dualparal_degree"], num_pipeline_patch=1)
+    batch_size = args["batch_size"] or (1 if args["dataset_path"] else None)  # xDiT wants one with a file of prompts
+    return dict(
+        args, pipefusion_parallel_degree=args["dualparal_degree"], num_pipeline_patch=1, batch_size=batch_size
+    )

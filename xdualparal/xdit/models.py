@@ -21,16 +21,19 @@ from ..pipeline import DualParalPipeline
 from ..output.owners import check_owner, spec_in_json, spec_in_video
 from ..output.report import as_text, provenance
 from ..engine.session import Outcome
+from ..limits import RANDOM_SEED
 from ..plan.partition import layer_ranges
 from ..output.files import write_whole
 from ..output.left_video import frames_in, is_fragmented, label_of
 from ..output.mp4 import VideoWriter
 from ..output.tags import tags_of
 from ..output.writer import ThreadedWriter
+from ..request import shared_seed
 from .flags import refuse
 from .outputs import report_path, video_paths
-from .prompts import as_list
+from .prompts import as_list, many_prompts_line, prompts_of
 from .settings import CommandSettings
+from ..models.schedulers import with_flow_shift
 from ..models.wan import WanFamily
 from ..models.weights import checkpoint_folder, load_stage, read_configs
 
@@ -78,12 +81,18 @@ class DualParalWanModel(xFuserWan21T2VModel):
 
     def preprocess_args(self, input_args):
         """xDiT's, with the prompts numbered, each with its negative prompt."""
-        args = super().preprocess_args(input_args)
+        args = super().preprocess_args(dict(input_args, prompt=prompts_of(input_args), dataset_path=None))
+        if line := many_prompts_line(input_args):
+            log(line)
         prompts, negative = (as_list(args[name]) for name in ("prompt", "negative_prompt"))
         negative = (negative or [""]) * (len(prompts) if len(negative) <= 1 else 1)
         args["prompt"] = [NumberedPrompt(prompts[n], n, negative[n]) for n in range(len(prompts))]
-        self.paths = video_paths(input_args, type(self), self.dualparal_config, self.command)
+        self._flags = dict(input_args)
+        self.paths = self._video_paths(input_args["seed"])
         return args
+
+    def _video_paths(self, seed):
+        return video_paths(dict(self._flags, seed=seed), type(self), self.dualparal_config, self.command)
 
     def _load_model(self):
         parallel = self.engine_config.parallel_config
@@ -96,15 +105,21 @@ class DualParalWanModel(xFuserWan21T2VModel):
 
     def _post_load_and_state_initialization(self, input_args):
         """Instead of xDiT's placement, which moves a whole pipeline to each device."""
-        if input_args.get("flow_shift") is not None:
-            self.pipe.scheduler = type(self.pipe.scheduler).from_config(
-                self.pipe.scheduler.config, flow_shift=input_args["flow_shift"]
-            )
+        if input_args["seed"] == RANDOM_SEED:
+            input_args["seed"] = shared_seed()  # xDiT hands on this very dict when it runs the model
+            log(f"--seed {input_args['seed']} was drawn at random")
+            self.paths = self._video_paths(input_args["seed"])
+        self.set_flow_shift(input_args.get("flow_shift"))
         self.dualparal = DualParalPipeline(self.pipe, self.engine_config, self.dualparal_config)
         self.dualparal.model_name = self.config.model
         self._made = set()  # the prompts whose videos this process has made
         if self.watchdog is not None:
             self.watchdog.over(self.dualparal)
+
+    def set_flow_shift(self, shift):
+        """Gives the pipeline's scheduler another shift; None leaves it as it is."""
+        if shift is not None:
+            self.pipe.scheduler = with_flow_shift(self.pipe.scheduler, shift)
 
     def _compile_model(self, input_args):
         """Compiles the stage's blocks and makes a short video with windows of all sizes, which needs all that is compiled."""
@@ -206,6 +221,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
             for segment in run:
                 writer.write(segment)
             writer.drain()
+            run.meter.closes(file.close)
             self._if_ended_at_once(None)
         report = dict(run.report, frames=writer.frames_written, **provenance(run.spec, input_args))
         write_whole(report_path(file.path), json.dumps(report, indent=2, default=str).encode())
@@ -246,7 +262,8 @@ def at_path(model, path):
     except ValueError as error:
         raise ValueError(f"--model_path {path}: {error}") from None
     settings = replace(model.settings, model_name=str(path))
-    return type(model.__name__, (model,), dict(settings=settings, **sizes._asdict()))
+    defaults = replace(model.default_input_values, flow_shift=None)  # the folder's scheduler has its own
+    return type(model.__name__, (model,), dict(settings=settings, default_input_values=defaults, **sizes._asdict()))
 
 
 class Wan21T2VSmallModel(DualParalWanModel):

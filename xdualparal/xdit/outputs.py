@@ -21,7 +21,8 @@ from .resume import known_values
 
 _WORDS = 40  # characters of the prompt in a name
 # Flags that decide a video and are no fields of a RunSpec, or of which a RunSpec has what they lead to.
-_MORE = ("flow_shift", "enable_tiling", "enable_slicing", "use_parallel_vae", "task", "use_vae_channels_last_format")
+_MORE = ("flow_shift", "enable_tiling", "enable_slicing", "use_parallel_vae", "task", "use_vae_channels_last_format", "vae_tile_size_height",
+         "vae_tile_size_width")
 
 
 def video_paths(args, model, config, command):

@@ -3,7 +3,10 @@
 Knows: the flags of prompts and the file of prompts. Must not know: how a prompt is encoded.
 """
 
-from xfuser.core.utils.runner_utils import load_dataset_prompts
+import csv
+from pathlib import Path
+
+_SHOWN_PROMPTS, _SHOWN_LETTERS = 5, 40  # in a message
 
 
 def as_list(prompts):
@@ -12,29 +15,108 @@ def as_list(prompts):
 
 
 def check_prompts(args):
-    """Raises ValueError for numbers of prompts that do not fit each other."""
-    prompts, negative = len(prompts_of(args)), len(as_list(args["negative_prompt"]))
+    """Raises ValueError for prompts that say nothing, and for numbers of prompts that do not fit each other."""
+    if args["dataset_path"] and as_list(args["prompt"] or []):
+        raise ValueError("--prompt and --dataset_path are given and one would be ignored: leave one out")
+    prompts = prompts_of(args)
+    if not args["dataset_path"]:
+        _check_texts("--prompt", prompts)
+    negative = as_list(args["negative_prompt"] or [])
+    for text in negative:
+        check_is_text("--negative_prompt", text)
     replicas = args["data_parallel_degree"]
-    if negative not in (0, 1, prompts):
+    if len(negative) not in (0, 1, len(prompts)):
         raise ValueError(
-            f"{negative} negative prompts are given and there are {prompts} prompts: give one for all, in quotes, or "
+            f"{len(negative)} negative prompts are given and there are {len(prompts)} prompts: give one for all, in quotes, or "
             "one for each"
         )
-    if prompts < replicas:
+    if len(prompts) < replicas:
         raise ValueError(
-            f"--data_parallel_degree is {replicas} and there are {prompts} prompts: every replica needs one, give "
-            f"{replicas} prompts or a degree of {prompts}"
+            f"--data_parallel_degree is {replicas} and there are {len(prompts)} prompts: every replica needs one, give "
+            f"{replicas} prompts or a degree of {len(prompts)}"
         )
 
 
 def prompts_of(args):
-    """The prompts that a command makes videos of, in order. Raises ValueError for a file that cannot be read."""
-    path = args["dataset_path"]
-    if not path:
-        return as_list(args["prompt"])
+    """The prompts that a command makes videos of, in order. Raises ValueError for a file that cannot be used."""
+    return read_prompts(args["dataset_path"]) if args["dataset_path"] else as_list(args["prompt"])
+
+
+def many_prompts_line(args):
+    """What should be said of several prompts, in one line, or "" for one: words without quotes are a prompt each."""
+    prompts = prompts_of(args)
+    if len(prompts) == 1:
+        return ""
+    shown = ", ".join(repr(_shortened(prompt)) for prompt in prompts[:_SHOWN_PROMPTS])
+    shown += ", ..." if len(prompts) > _SHOWN_PROMPTS else ""
+    single_words = not args["dataset_path"] and not any(" " in prompt for prompt in prompts)
+    hint = "; if they are one prompt, put it in quotes" if single_words else ""
+    return f"{len(prompts)} prompts, {len(prompts)} videos: {shown}{hint}"
+
+
+def check_is_text(name, text):
+    """Raises ValueError for what no tokenizer takes: a NUL character, or bytes of argv that were no text."""
+    if "\0" in text:
+        raise ValueError(f"{name} {ascii(_shortened(text))} has a NUL character: give text")
     try:
-        return load_dataset_prompts(path)
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} {ascii(_shortened(text))} has bytes that are no UTF-8 text: give it in UTF-8") from None
+
+
+def _check_texts(name, texts):
+    for number, text in enumerate(texts):
+        place = f" {number + 1} of {len(texts)}" if len(texts) > 1 else ""
+        if is_blank(text):
+            raise ValueError(f"{name}{place} is {_shortened(text)!r}, which says nothing: give what the video shows")
+        check_is_text(f"{name}{place}", text)
+
+
+def is_blank(text):
+    """Whether nothing in ``text`` can be seen."""
+    return not any(letter.isprintable() and not letter.isspace() for letter in text)
+
+
+def _shortened(text):
+    return text if len(text) <= _SHOWN_LETTERS else text[:_SHOWN_LETTERS - 3] + "..."
+
+
+def read_prompts(path):
+    """The column "prompt" of the csv file ``path``, UTF-8 with or without a byte order mark; a line that is quite empty is
+    left out. Raises ValueError for any other file, and for a row that has no prompt or more columns than the first line."""
+    name = f"--dataset_path {path}"
+    prompts = _column(name, _read_text(name, Path(path)))
+    if not prompts:
+        raise ValueError(f"{name} has no row below its first line: add a prompt a line")
+    return prompts
+
+
+def _read_text(name, path):
+    try:
+        if path.exists() and not path.is_file():
+            raise ValueError(f"{name} is no file: give a csv file")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise ValueError(f"--dataset_path {path} cannot be read ({error.strerror}): give a csv file") from None
-    except KeyError:
-        raise ValueError(f"--dataset_path {path} has no column 'prompt': name the prompts' column so") from None
+        raise ValueError(f"{name} cannot be read ({error.strerror}): give a csv file") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{name} is no UTF-8 text: give a csv file, saved as UTF-8") from None
+
+
+def _column(name, text):
+    reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
+    try:
+        if "prompt" not in (reader.fieldnames or ()):
+            raise ValueError(f"{name} has no column 'prompt': name the prompts' column so in the first line")
+        return [_prompt(f"{name}, line {reader.line_num},", row) for row in reader]
+    except csv.Error as error:
+        raise ValueError(f"{name} is no csv after line {reader.line_num} ({error}): give a csv file") from None
+
+
+def _prompt(place, row):
+    if None in row:
+        raise ValueError(f"{place} has more columns than the first line: put a prompt with commas in double quotes")
+    prompt = row["prompt"]
+    if prompt is None or is_blank(prompt):
+        raise ValueError(f"{place} has a prompt that says nothing: give what the video shows, or delete the line")
+    check_is_text(place, prompt)
+    return prompt

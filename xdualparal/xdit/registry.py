@@ -31,7 +31,7 @@ def model_class(name, degree):
         raise ValueError(
             f"model {name} has no DualParal support: give one of {supported}, or leave --dualparal_degree out"
         )
-    return known[name] if degree is None else DUALPARAL_MODELS[name]
+    return MODEL_REGISTRY[name] if degree is None else DUALPARAL_MODELS[name]
 
 
 def _nearest_first(name, known):

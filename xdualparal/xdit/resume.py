@@ -39,15 +39,18 @@ def pair_prompts(prompts, negative):
 
 
 def _common_values(args, model, config, command):
-    names = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale", "seed")
+    names = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale", "seed", "flow_shift")
     on_cpu = not torch.accelerator.is_available()
     backends = {name: args.get(name) for name in ("attention_backend", "cross_attention_backend")}
     values = dict(
         {name: value_of(args, model, name) for name in names}, **DualParal().identity(config),
         precision=str(model.dtype).removeprefix("torch."), compiled=bool(args.get("use_torch_compile")),
+        vae_precision=config.vae_precision or str(model.family.facts.vae_dtype).removeprefix("torch."),
         quality=command.quality, fps=model.settings.fps,
         **{name: same_backend(backend, on_cpu) for name, backend in backends.items() if backend},
     )
+    if values["flow_shift"] is None:  # the weights' folder says it
+        del values["flow_shift"]
     if args.get("max_sequence_length"):
         values["max_sequence_length"] = args["max_sequence_length"]
     return values

@@ -5,6 +5,7 @@ Knows: the fields and their limits. Must not know: how a file is written or a pr
 
 from dataclasses import dataclass
 
+from ..limits import RATE_FACTOR, SECONDS
 from ..plan.settings import Settings, setting
 
 
@@ -27,9 +28,8 @@ class CommandSettings(Settings):
 
     def check(self):
         """Raises ValueError for what is no rate factor or no time."""
-        if self.quality not in range(52):
-            raise ValueError(f"quality is {self.quality!r}: give 0 to 51")
+        RATE_FACTOR.of("quality", self.quality)
+        if self.hang_timeout is not None:
+            SECONDS.of("hang_timeout", self.hang_timeout)
         if self.output is not None and not self.output.endswith(".mp4"):
             raise ValueError(f"output is {self.output!r}: give a file that ends in .mp4")
-        if self.hang_timeout is not None and not self.hang_timeout > 0:
-            raise ValueError(f"hang_timeout is {self.hang_timeout!r}: give seconds, more than 0")

@@ -1,4 +1,4 @@
-"""Segments to videos, as diffusers' output types have them.
+"""A video of its segments, and several videos as one value, in the form of each output type.
 
 Knows: the output types. Must not know: how segments are made.
 """
@@ -8,7 +8,7 @@ import torch
 
 
 def join_segments(segments, output_type):
-    """The segments of one video as one, without its axis; None for none."""
+    """One video of its ``segments``, None without any."""
     if not segments:
         return None
     if output_type == "pil":
@@ -19,7 +19,7 @@ def join_segments(segments, output_type):
 
 
 def stack_videos(videos, output_type):
-    """Videos as a call returns them."""
+    """Videos as a call returns them: stacked, or a list of lists of images."""
     if output_type == "pil":
         return videos
     return np.stack(videos) if output_type in ("np", "uint8") else torch.stack(videos)

@@ -1,0 +1,45 @@
+"""The arguments of diffusers' WanPipeline that a call with DualParal takes, and those that it refuses.
+
+Knows: the names. Must not know: what they mean (request.py). tests/test_call.py holds them against diffusers' signature.
+"""
+
+import difflib
+
+TAKEN = (
+    "prompt", "negative_prompt", "height", "width", "num_frames", "num_inference_steps", "guidance_scale", "generator",
+    "prompt_embeds", "negative_prompt_embeds", "output_type", "max_sequence_length",
+)
+# Accepted with a value that changes nothing: (those values, what to do instead of another one).
+ONLY_AS = {
+    "guidance_scale_2": ((None,), "it is for models with two transformers and this one has one: give guidance_scale"),
+    "num_videos_per_prompt": ((None, 1), "give the prompt as often in a list, with a generator each"),
+    "latents": ((None,), "noise is drawn block by block: give a generator; initial_noise() draws the same"),
+    "return_dict": ((True,), "a tuple is returned by a call, pipeline(...), only: leave it out"),
+    "attention_kwargs": ((None, {}), "the stages call their layers without any; scale a LoRA when it is loaded"),
+    "callback_on_step_end": ((None,), "blocks are at different steps, on several ranks: iterate over stream() to see blocks as they come"),
+    "callback_on_step_end_tensor_inputs": ((None, ["latents"]), "it is for callback_on_step_end, which is not supported"),
+}
+
+
+def known_options(options):
+    """``options`` of a call without those that change nothing. Raises ValueError for one that is not supported or not known."""
+    for name, value in options.items():
+        if name in ONLY_AS:
+            allowed, instead = ONLY_AS[name]
+            if not any(_is_same(value, one) for one in allowed):
+                raise ValueError(f"{name} is {_shown(value)} and is not supported with DualParal: {instead}")
+        elif name not in TAKEN:
+            nearest = difflib.get_close_matches(str(name), TAKEN, 1)
+            hint = f"did you mean {nearest[0]}? " if nearest else ""
+            raise ValueError(f"{name} is no argument of this call: {hint}it takes {', '.join(TAKEN)}")
+    return {name: value for name, value in options.items() if name not in ONLY_AS}
+
+
+def _is_same(value, one):
+    return value is one or (type(value) is type(one) and value == one)
+
+
+def _shown(value):
+    """Short, whatever it is: a tensor's text has lines."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"a {type(value).__name__}"

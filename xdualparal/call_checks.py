@@ -1,0 +1,86 @@
+"""What a call's prompts, embeddings and generators must be.
+
+Knows: their types and shapes. Must not know: the models, or what is made of them.
+"""
+
+import torch
+
+
+def check_prompts(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds):
+    """Raises ValueError unless there are prompts or embeddings, not both, of the right types, and one negative one for all or
+    one for each."""
+    for name, text, embeds in (
+        ("prompt", prompt, prompt_embeds), ("negative_prompt", negative_prompt, negative_prompt_embeds),
+    ):
+        if text is not None and embeds is not None:
+            raise ValueError(f"{name} and {name}_embeds are given: give one of them")
+        _check_texts(name, text)
+    if prompt is None and prompt_embeds is None:
+        raise ValueError('the prompt is missing: give prompt="what the video shows", or prompt_embeds')
+    for text in prompt if isinstance(prompt, list) else [prompt] * (prompt is not None):
+        if not any(letter.isprintable() and not letter.isspace() for letter in text):
+            raise ValueError(f"a prompt is {text[:40]!r}, which says nothing: give what the video shows")
+    count = len(prompt) if isinstance(prompt, list) else 1 if prompt is not None else len(prompt_embeds)
+    if isinstance(negative_prompt, list) and len(negative_prompt) not in (1, count):
+        raise ValueError(f"{len(negative_prompt)} negative prompts are given and there are {count} prompts: give one for all, or one for each")
+
+
+def _check_texts(name, value):
+    if value is None:
+        return
+    texts = value if isinstance(value, list) else [value]
+    if not texts or not all(isinstance(text, str) for text in texts):
+        what = f"a list of {', '.join(sorted({type(text).__name__ for text in texts})) or 'nothing'}" if isinstance(value, list) else f"a {type(value).__name__}"
+        raise ValueError(f"{name} is {what}: give a str, or a list of str")
+    for text in texts:
+        _check_is_text(name, text)
+
+
+def _check_is_text(name, text):
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} {ascii(text[:40])} has characters that UTF-8 has not: give text") from None
+    if "\0" in text:
+        raise ValueError(f"{name} {ascii(text[:40])} has a NUL character: give text")
+
+
+def check_embeds(prompt_embeds, negative_prompt_embeds, dim):
+    """Raises ValueError unless embeddings are finite floating tensors (videos, length, ``dim``), alike, one negative row for
+    all or one for each."""
+    for name, rows in (("prompt_embeds", prompt_embeds), ("negative_prompt_embeds", negative_prompt_embeds)):
+        if rows is not None:
+            _check_rows(name, rows, dim)
+    if prompt_embeds is None or negative_prompt_embeds is None:
+        return
+    videos, *sizes = prompt_embeds.shape
+    if negative_prompt_embeds.shape not in {(videos, *sizes), (1, *sizes)}:
+        raise ValueError(
+            f"negative_prompt_embeds are {tuple(negative_prompt_embeds.shape)} and prompt_embeds "
+            f"{tuple(prompt_embeds.shape)}: give equal shapes, or one negative row for all"
+        )
+
+
+def _check_rows(name, rows, dim):
+    if not isinstance(rows, torch.Tensor) or not rows.is_floating_point():
+        what = rows.dtype if isinstance(rows, torch.Tensor) else f"a {type(rows).__name__}"
+        raise ValueError(f"{name} is {what}: give a tensor of floating-point numbers, (videos, length, {dim})")
+    if rows.dim() != 3 or rows.shape[2] != dim or 0 in rows.shape:
+        raise ValueError(f"{name} has the shape {tuple(rows.shape)}: give (videos, length, {dim})")
+    if not torch.isfinite(rows).all():
+        raise ValueError(f"{name} has numbers that are not finite: encode the prompt anew")
+
+
+def check_generators(generators, num_videos):
+    """Raises ValueError unless there is a CPU generator, or a list of one for each video."""
+    listed = generators if isinstance(generators, list) else [generators]
+    if len(listed) not in (1, num_videos):
+        raise ValueError(f"{len(listed)} generators were given for {num_videos} videos: give one, or one for each")
+    for generator in listed:
+        if not isinstance(generator, torch.Generator):
+            raise ValueError(f"generator is a {type(generator).__name__}: give torch.Generator().manual_seed(...)")
+        if generator.device.type != "cpu":
+            raise ValueError(
+                f"the generator is on {generator.device}: give one on the CPU, torch.Generator().manual_seed(...), so "
+                "that every rank draws the same noise"
+            )

@@ -1,0 +1,90 @@
+"""What each flag of xDiT's runner does with DualParal on: it is used, or refused by name.
+
+Knows: xDiT 0.7.0's flags, and why some do nothing in xdit/models.py. Must not know: what a used flag's value means.
+tests/xdit/test_support.py holds the table against xDiT's parser: a flag that is new there fails it.
+"""
+
+from functools import cache
+
+from xfuser.config.gemm import parse_gemm_quantization
+
+from .flags import make_parser
+
+USED = frozenset((
+    "model", "model_path", "prompt", "negative_prompt", "dataset_path", "height", "width", "num_frames", "num_inference_steps",
+    "guidance_scale", "flow_shift", "seed", "max_sequence_length", "output_directory",
+    "ulysses_degree", "ring_degree", "data_parallel_degree", "use_cfg_parallel", "attention_backend", "cross_attention_backend",
+    "use_torch_compile", "use_parallel_vae", "enable_tiling", "vae_tile_size_height", "vae_tile_size_width",
+    "vae_tile_overlap_height", "vae_tile_overlap_width",
+    "num_iterations", "warmup_calls", "profile",  # xDiT repeats the run, and profiles it, around us
+    "batch_size",  # xDiT wants it with --dataset_path and times so many prompts together; each is a video of its own
+))
+WITH_PROFILE = frozenset(("profile_wait", "profile_warmup", "profile_active", "profile_with_stack"))
+
+_SPLIT = "DualParal splits the weights over its stages already: leave it out, or raise --dualparal_degree"
+_OFFLOAD = "DualParal keeps each stage's weights on its device: leave it out, or raise --dualparal_degree"
+_LOADING = "each stage loads its own layers only, whatever it says: leave it out"
+_GEMMS = "the stages compute in the precision that the model is loaded in: leave it out"
+_STEP_CACHE = "a cache between steps would mix blocks, which are in flight together: leave it out"
+_SPARSE = "sparse attention picks keys by their place, and context from other passes is among the keys: leave it out"
+_SCHEDULE = "blocks in flight are at different steps, so no step has a backend or precision of its own: leave it out"
+_COMMS = "Wan2.1 has no float8 communication in xDiT: leave it out"
+_IMAGES = "the models of DualParal make videos of text only: leave it out"
+_DISTILLED = "Wan2.1 text-to-video has no separate distilled transformer in xDiT: give such weights with --model_path"
+_VAE_FORMAT = "blocks are decoded by our own loop, which does not convert them: leave it out"
+_SLICING = "videos are decoded one at a time already: leave it out"
+_DETERMINISM = "what is compared there are the names of the videos' files: leave it out, and compare the files of two runs"
+_CAPTURE = "the stages' blocks are compiled without CUDA graphs: leave it out"
+
+REFUSED = {
+    **dict.fromkeys(("tensor_parallel_degree", "pipefusion_parallel_degree", "fully_shard_degree", "text_encoder_tp_degree",
+                     "reshard_after_forward", "memory_efficient_sharding"), _SPLIT),
+    **dict.fromkeys(("enable_model_cpu_offload", "enable_sequential_cpu_offload", "enable_group_cpu_offload",
+                     "group_offload_low_cpu_mem"), _OFFLOAD),
+    "memory_efficient_replicated_load": _LOADING,
+    **dict.fromkeys(("gemm_quantization", "gemm_config", "use_int8_gemms", "use_fp8_gemms", "use_fp4_gemms",
+                     "use_fp8_text_encoder", "fp8_precision_override_prefix_patterns",
+                     "fp8_precision_override_suffix_patterns"), _GEMMS),
+    **dict.fromkeys(("use_fp8_comms", "fp8_comms_scale", "fp8_comms_safety_factor"), _COMMS),
+    **dict.fromkeys(("use_teacache", "use_fbcache", "cache_method", "cache_config"), _STEP_CACHE),
+    **dict.fromkeys(("use_hybrid_attn_schedule", "hybrid_attn_low_precision_backend", "hybrid_attn_high_precision_backend",
+                     "num_hybrid_attn_high_precision_steps", "hybrid_attn_schedule", "use_hybrid_gemm_schedule",
+                     "num_hybrid_gemm_high_precision_steps"), _SCHEDULE),
+    **dict.fromkeys(("use_ssta_sparse_text_to_image", "spargeattn_simthreshold", "spargeattn_cdfthreshold",
+                     "spargeattn_reorder_sequence", "use_spargeattn_static_block_mask", "use_spargeattn_head_balance",
+                     "vsa_block_size", "vsa_top_k", "vsa_top_k_ratio", "vsa_drop_rates", "vsa_prob_threshold",
+                     "vsa_reorder_sequence", "use_vsa_static_block_mask", "use_vsa_first_frame_mask",
+                     "vsa_collect_density"), _SPARSE),
+    **dict.fromkeys(("input_images", "resize_input_images"), _IMAGES),
+    **dict.fromkeys(("distilled_transformer_path", "distilled_transformer_2_path"), _DISTILLED),
+    **dict.fromkeys(("determinism_check", "determinism_check_report_ranks"), _DETERMINISM),
+    "guidance_scale_2": "it is for models with two transformers and this one has one: give --guidance_scale",
+    "task": "the models of DualParal have one task, text to video: leave it out",
+    "use_vae_channels_last_format": _VAE_FORMAT,
+    "enable_slicing": _SLICING,
+    "profile_capture_phase": _CAPTURE,
+}
+_ALSO_OFF = {"gemm_quantization": parse_gemm_quantization("none")}  # values that ask for nothing, beside the default
+
+
+def check_support(args):
+    """Raises ValueError for a flag of xDiT that has another value than by default and does nothing with DualParal."""
+    for name, reason in REFUSED.items():
+        if _is_given(args, name):
+            raise ValueError(f"--{name} {_how_given(args[name])} and {reason}")
+    for name in sorted(WITH_PROFILE):
+        if _is_given(args, name) and not args["profile"]:
+            raise ValueError(f"--{name} {_how_given(args[name])} and nothing is profiled: add --profile, or leave it out")
+
+
+def _is_given(args, name):
+    return name in args and args[name] not in (_defaults()[name], _ALSO_OFF.get(name, _defaults()[name]))
+
+
+def _how_given(value):
+    return "is given" if value is True else f"is {value}"
+
+
+@cache
+def _defaults():
+    return vars(make_parser().parse_args(["--model", "any"]))
