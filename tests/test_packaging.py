@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = Path(xdualparal.__file__).parent
 SETTINGS = ConfigParser(delimiters=("=",))
 SETTINGS.read(ROOT / "setup.cfg")
-NOT_IMPORTED = {"transformers", "ftfy", "triton"}  # setup.cfg says why they are needed
+NOT_IMPORTED = {"ftfy", "triton"}  # setup.cfg says why they are needed
 OF_XFUSER = {"yunchang"}  # its own requirement, imported only where xfuser imports it
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from diffusers import FirstBlockCacheConfig, WanPipeline, WanVACETransformer3DModel
+from diffusers import FirstBlockCacheConfig, WanPipeline, WanTransformer3DModel, WanVACETransformer3DModel
 from dualparal_testing.small_wan import SCHEDULERS, small_pipeline, small_transformer, small_vae
 
 import xdualparal
@@ -95,7 +95,7 @@ OTHERS = {
 def wan21():
     """The configs of Wan2.1-T2V, as far as they are looked at."""
     index, transformer, vae = read_configs(TINY_WAN)
-    return index, transformer | dict(in_channels=16, out_channels=16), vae | dict(z_dim=16)
+    return index, transformer | dict(in_channels=16, out_channels=16), vae | dict(z_dim=16, latents_mean=[0.0] * 16, latents_std=[1.0] * 16)
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -122,3 +122,19 @@ def test_sizes():
     assert WanFamily.sizes(transformer, {}) == (30, 12, 16)  # older configs of Wan's VAE have no factors
     with pytest.raises(KeyError):
         WanFamily.sizes({}, {})
+
+
+class WithOwnForward(WanTransformer3DModel):
+    """Computes something else."""
+
+    def forward(self, *args, **options):
+        """Does something else."""
+
+
+def test_another_forward_is_refused():
+    with pytest.raises(ValueError, match="transformer is WithOwnForward, not WanTransformer3DModel"):
+        family_of(pipeline_of(transformer=WithOwnForward(**SMALL)))
+    pipeline = small_pipeline()
+    pipeline.transformer.forward = lambda *args: None  # as cache-dit does
+    with pytest.raises(ValueError, match="the transformer's forward was replaced, by cache-dit or a hook"):
+        family_of(pipeline)

@@ -137,5 +137,18 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", DUALPARAL_MODELS)
-def test_every_model_can_be_asked_for(tmp_path, name):
+def test_every_model_can_be_asked_for(tmp_path, name, monkeypatch):
+    monkeypatch.setattr("xdualparal.xdit.checks.check_reachable", lambda family, name: None)  # as if the hub were there
     assert check_command(command(tmp_path, model=name), 2) is DUALPARAL_MODELS[name]
+
+
+def test_a_model_that_is_neither_cached_nor_to_be_downloaded_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(ValueError, match="Wan-AI/Wan2.1-T2V-1.3B-Diffusers is not in the hub's cache .*--model_path FOLDER"):
+        check_command(command(tmp_path, model="Wan2.1-T2V-1.3B"), 2)
+
+
+def test_a_folder_as_model_is_told_its_flag(tmp_path):
+    with pytest.raises(ValueError, match="--model .* is a folder: give --model Wan2.1-T2V-1.3B --model_path "):
+        check_command(command(tmp_path, model=str(tmp_path)), 2)

@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import shutil
 
 import pytest
 from diffusers import WanPipeline
@@ -29,16 +30,14 @@ def test_a_folder_says_its_own_sizes():
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="holds no Wan model .*model_index.json.*: give a folder in the layout of Wan-AI/"):
+    with pytest.raises(ValueError, match="holds no whole Wan2.1 .*model_index.json is missing.*: give the whole folder .*Wan-AI/"):
         at_path(DUALPARAL_MODELS["Wan2.1-T2V"], tmp_path)
 
 
 def test_a_folder_of_a_model_that_is_not_supported_is_refused(tmp_path):
-    for file in ("model_index.json", "transformer/config.json", "vae/config.json"):
-        config = json.loads((TINY_WAN_FOLDER / file).read_text())
-        config |= {"expand_timesteps": True} if file == "model_index.json" else {}
-        (tmp_path / file).parent.mkdir(exist_ok=True)
-        (tmp_path / file).write_text(json.dumps(config))
+    shutil.copytree(TINY_WAN_FOLDER, tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "model_index.json").read_text())
+    (tmp_path / "model_index.json").write_text(json.dumps(config | {"expand_timesteps": True}))
     with pytest.raises(ValueError, match="--model_path .*: this is no Wan2.1 .*expand_timesteps is True.*: give one"):
         at_path(DUALPARAL_MODELS["Wan2.1-T2V"], tmp_path)
 

@@ -96,14 +96,14 @@ class WanFamily:
 
     @classmethod
     def check_pipeline(cls, pipeline):
-        """Refuses what ``check_configs`` refuses, a subclass with its own ``__call__``, and a step cache.
+        """Refuses what ``check_configs`` refuses, an own ``__call__`` or ``forward``, and a step cache.
 
         A cache keeps its state from call to call of a block: here those are different blocks of the video.
         """
         classes = cls.classes()
         index = dict(
             _class_name=_class_name(pipeline, classes.pipeline, "__call__"),
-            transformer=(None, _class_name(pipeline.transformer, classes.transformer)),
+            transformer=(None, _class_name(pipeline.transformer, classes.transformer, "forward")),
             vae=(None, _class_name(pipeline.vae, classes.vae)),
             transformer_2=(None, _class_name(pipeline.transformer_2)),
             boundary_ratio=pipeline.config.boundary_ratio, expand_timesteps=pipeline.config.expand_timesteps,
@@ -112,6 +112,11 @@ class WanFamily:
         cls.check_configs(index, *configs)
         if pipeline.transformer.is_cache_enabled:
             raise ValueError("a step cache is enabled and DualParal has none: call transformer.disable_cache() first")
+        if getattr(pipeline.transformer.forward, "__func__", None) is not classes.transformer.forward:
+            raise ValueError(
+                "the transformer's forward was replaced, by cache-dit or a hook, and DualParal does not call it: give a "
+                "transformer without it (cache_dit.disable_cache(pipeline))"
+            )
 
     @classmethod
     def check_configs(cls, model_index, transformer_config, vae_config):
@@ -250,7 +255,20 @@ def _compared(family, index, transformer, vae):
     if vae_class is not None:
         yield "vae", vae_class, classes.vae.__name__
         yield "in_channels", channels, vae.get("z_dim", 16)
+        yield from _compared_in_vae(vae, facts)
         yield "scale_factor_temporal", vae.get("scale_factor_temporal", 4), facts.frames_per_latent
+
+
+def _compared_in_vae(vae, facts):
+    """As ``_compared``, of what the VAE's config says twice: channels and the sizes of a latent."""
+    for name in ("latents_mean", "latents_std"):
+        if name in vae:
+            yield f"the length of {name}", len(vae[name]), vae.get("z_dim", 16)
+    if "dim_mult" in vae:
+        pixels = 2 ** (len(vae["dim_mult"]) - 1) * (vae.get("patch_size") or 1)  # each level but the last halves the picture
+        yield "scale_factor_spatial", vae.get("scale_factor_spatial", 8), pixels
+    if "temperal_downsample" in vae:
+        yield "frames of a latent by temperal_downsample", 2 ** sum(vae["temperal_downsample"]), facts.frames_per_latent
 
 
 def _angles(dim, first, count, device):

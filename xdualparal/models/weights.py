@@ -11,16 +11,47 @@ import diffusers
 import torch
 from accelerate import init_empty_weights
 from diffusers import DiffusionPipeline
+from huggingface_hub import HfApi, snapshot_download
 from safetensors import safe_open
+
+from .folder import check_folder
 
 _NAME = "diffusion_pytorch_model.safetensors"  # diffusers.utils.SAFETENSORS_WEIGHTS_NAME
 
 
 def checkpoint_folder(name_or_folder):
-    """Returns the local folder of a checkpoint; downloads one that is named by its hub id, if need be."""
+    """Returns the local folder of a checkpoint; downloads one that is named by its hub id, if need be.
+
+    Raises ValueError, one line, where it cannot be downloaded and is not in the hub's cache.
+    """
     if Path(name_or_folder).is_dir():
         return Path(name_or_folder)
-    return Path(DiffusionPipeline.download(name_or_folder))
+    try:
+        return Path(DiffusionPipeline.download(name_or_folder))
+    except Exception as error:  # which ones is up to the HTTP library of huggingface_hub
+        raise _not_here(name_or_folder, error) from None
+
+
+def check_reachable(family, name):
+    """Checks the model with the hub id ``name`` as far as it can be known before it is downloaded.
+
+    Raises ValueError where it is not in the hub's cache, whole, and the hub cannot be reached.
+    """
+    try:
+        check_folder(family, snapshot_download(name, local_files_only=True))
+    except (OSError, ValueError) as cached:
+        try:
+            HfApi().model_info(name, timeout=5)
+        except Exception as error:  # which ones is up to the HTTP library of huggingface_hub
+            raise _not_here(name, error if isinstance(cached, OSError) else cached) from None
+
+
+def _not_here(name, error):
+    reason = " ".join(str(error).split())[:100] or type(error).__name__
+    return ValueError(
+        f"{name} is not in the hub's cache and cannot be downloaded ({reason}): give its folder with --model_path FOLDER, or "
+        "go online"
+    )
 
 
 def read_configs(folder):
@@ -49,8 +80,10 @@ def load_stage(family, folder, index, count, layers, dtype, with_vae):
     """Loads a pipeline of ``family`` with only what stage ``index`` of ``count`` uses.
 
     That is its ``layers`` (a range) in ``dtype``, the text encoder on the first stage, and the VAE in the family's dtype
-    where ``with_vae``; elsewhere the VAE has its configuration, without weights.
+    where ``with_vae``; elsewhere the VAE has its configuration, without weights. Raises ValueError where the folder is not
+    whole, see ``folder.check_folder``, and where the text encoder came out wrong.
     """
+    check_folder(family, folder)
     classes = family.classes()
     parts = {"transformer": load_transformer_stage(family, folder / "transformer", index, count, layers, dtype)}
     if index > 0:
@@ -59,7 +92,19 @@ def load_stage(family, folder, index, count, layers, dtype, with_vae):
         parts["vae"] = classes.vae.from_pretrained(folder / "vae", dtype=family.facts.vae_dtype)
     else:
         parts["vae"] = _empty(classes.vae, folder / "vae")
-    return classes.pipeline.from_pretrained(folder, dtype=dtype, **parts)
+    pipeline = classes.pipeline.from_pretrained(folder, dtype=dtype, **parts)
+    if pipeline.text_encoder is not None:
+        check_tied(pipeline.text_encoder)
+    return pipeline
+
+
+def check_tied(text_encoder):
+    """Raises ValueError where the encoder's token embedding is not the stored one: transformers 5.0 to 5.2 make a random one."""
+    if text_encoder.encoder.embed_tokens.weight is not text_encoder.shared.weight:
+        raise ValueError(
+            "the text encoder's token embedding is not the stored one (transformers 5.0 to 5.2 do not tie them): install "
+            "transformers 5.3 or newer"
+        )
 
 
 def load_transformer_stage(family, folder, index, count, layers, dtype):

@@ -14,6 +14,7 @@ from ..compat.backends import check_backend
 from ..config import DualParalConfig
 from ..limits import RANDOM_SEED
 from ..request import check_size
+from ..models.weights import check_reachable
 from ..strategies.dualparal import DualParalPlan
 from ..engine.sharding import check_even_split, check_heads
 from ..plan.partition import layer_ranges
@@ -40,7 +41,7 @@ def check_command(args, world_size):
     Raises ValueError, with what was given, what is allowed and what to do, for a command that cannot work.
     """
     model = model_class(args["model"], args["dualparal_degree"])
-    if args["model_path"] and args["dualparal_degree"] is not None:
+    if args["model_path"] is not None and args["dualparal_degree"] is not None:
         model = at_path(model, args["model_path"])
     if args["prompt"] in (None, []) and not args["dataset_path"]:
         raise ValueError('the prompt is missing: add --prompt "what the video shows"')
@@ -56,6 +57,8 @@ def check_command(args, world_size):
         check_names(args, model, dualparal_config(args), command_settings(args))
     if args["dualparal_degree"] is not None and args["dualparal_checkpoint"]:
         check_checkpoint(args, model, dualparal_config(args), command_settings(args))
+    if args["dualparal_degree"] is not None and not os.path.isdir(model.settings.model_name):
+        check_reachable(model.family, model.settings.model_name)
     return model
 
 

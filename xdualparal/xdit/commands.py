@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from ..launch.errors import refuse
 from ..limits import RATE_FACTOR
+from ..models.folder import check_vae
 from ..models.wan_vae import StreamingDecoder
 from ..models.weights import checkpoint_folder
 from ..models.identity import digest_of_parts, dtype_name, part_sums, tiling_of
@@ -27,7 +28,6 @@ from ..output.settings import VAE_PRECISIONS
 from ..output.tags import tags_of
 from ..output.writer import ThreadedWriter, to_uint8
 from ..run_spec import RunSpec
-from .models import at_path
 from .registry import DUALPARAL_MODELS
 
 
@@ -39,13 +39,14 @@ def main(argv):
         RATE_FACTOR.of("--quality", arguments.quality)
         facts, _ = next(read_latents(arguments.file))  # what is wrong shows before the VAE is loaded
         model = _model(arguments.model or facts.get("model"))
-        model = at_path(model, arguments.model_path) if arguments.model_path else model
+        folder = Path(arguments.model_path) if arguments.model_path else checkpoint_folder(model.settings.model_name)
+        check_vae(model.family, folder)
         spec = replace(_spec_in(facts), quality=arguments.quality, fps=model.settings.fps)
         known = {**spec.of_latents().as_json(), "quality": spec.quality, "fps": spec.fps}
         check_output(arguments, output, {name: value for name, value in known.items() if value is not None})
         with FileLock(output, "--output"):
             remove_left_beside(output)
-            frames = decode(arguments, model, spec, output)
+            frames = decode(arguments, folder, spec, output)
     except (OSError, ValueError) as error:
         refuse(error)
     tqdm.write(f"{frames} frames are in {output}")
@@ -96,9 +97,9 @@ def _model(name):
 
 
 @torch.no_grad()
-def decode(arguments, model, spec, output):
-    """Decodes all whole blocks of the file; returns how many frames they made. ``spec``: of the run that made them."""
-    folder = checkpoint_folder(model.settings.model_name)
+def decode(arguments, folder, spec, output):
+    """Decodes all whole blocks of the file; returns how many frames they made. ``folder``: of the model's weights. ``spec``: of
+    the run that made them."""
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     dtype = getattr(torch, arguments.vae_precision)
     vae = AutoencoderKLWan.from_pretrained(folder / "vae", dtype=dtype).to(device).eval()

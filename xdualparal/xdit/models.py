@@ -35,6 +35,7 @@ from .prompts import as_list, many_prompts_line, prompts_of
 from .settings import CommandSettings
 from ..models.schedulers import with_flow_shift
 from ..models.wan import WanFamily
+from ..models.folder import check_folder
 from ..models.weights import checkpoint_folder, load_stage, read_configs
 
 class NumberedPrompt(str):
@@ -100,8 +101,13 @@ class DualParalWanModel(xFuserWan21T2VModel):
         stage = torch.distributed.get_rank() // parallel.sp_degree % parallel.pp_degree
         layers = layer_ranges(self.num_layers, self.dualparal_config, parallel.pp_degree)[stage]
         with_vae = stage == parallel.pp_degree - 1 or parallel.use_parallel_vae
-        folder = checkpoint_folder(self.settings.model_name)
-        return load_stage(self.family, folder, stage, parallel.pp_degree, layers, self.dtype, with_vae)
+        try:
+            folder = checkpoint_folder(self.settings.model_name)
+            return load_stage(self.family, folder, stage, parallel.pp_degree, layers, self.dtype, with_vae)
+        except ValueError as error:  # all ranks raise it: they see the same folder
+            if torch.distributed.get_rank() == 0:
+                refuse(error)
+            sys.exit(2)
 
     def _post_load_and_state_initialization(self, input_args):
         """Instead of xDiT's placement, which moves a whole pipeline to each device."""
@@ -250,17 +256,12 @@ def at_path(model, path):
     Raises ValueError when it holds no Wan model in diffusers' layout, or one that is not supported.
     """
     try:
-        index, *configs = read_configs(path)
-        sizes = model.family.sizes(*configs)
-    except (OSError, ValueError, KeyError) as problem:
-        raise ValueError(
-            f"--model_path {path} holds no Wan model ({problem}): give a folder in the layout of "
-            f"{model.settings.model_name}, with model_index.json, transformer/config.json and vae/config.json"
-        ) from None
-    try:
-        model.family.check_configs(index, *configs)
+        check_folder(model.family, path)
+        sizes = model.family.sizes(*read_configs(path)[1:])
     except ValueError as error:
-        raise ValueError(f"--model_path {path}: {error}") from None
+        raise ValueError(f"--model_path {error}") from None
+    except KeyError as name:
+        raise ValueError(f"--model_path {path}: transformer/config.json has no {name}: give a folder whose has one") from None
     settings = replace(model.settings, model_name=str(path))
     defaults = replace(model.default_input_values, flow_shift=None)  # the folder's scheduler has its own
     return type(model.__name__, (model,), dict(settings=settings, default_input_values=defaults, **sizes._asdict()))

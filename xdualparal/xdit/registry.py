@@ -4,6 +4,7 @@ Knows: names. Must not know: what the models do.
 """
 
 import difflib
+import os
 
 from xfuser.model_executor.models.runner_models.base_model import MODEL_REGISTRY
 
@@ -22,6 +23,8 @@ DUALPARAL_MODELS = {
 def model_class(name, degree):
     """The class of the model ``name``, with DualParal where ``degree`` is not None. Raises ValueError when there is none."""
     known = {**MODEL_REGISTRY, **DUALPARAL_MODELS}
+    if name not in known and os.path.isdir(name):
+        raise ValueError(f"--model {name} is a folder: give --model Wan2.1-T2V-1.3B --model_path {name}, or another model's name")
     if name not in known:
         raise ValueError(f"model {name!r} is not known: give one of {', '.join(_nearest_first(name, known))}")
     if degree is None and name not in MODEL_REGISTRY:
