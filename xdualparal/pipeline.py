@@ -236,7 +236,10 @@ class DualParalPipeline:
         if self.config.trace and self.mesh.in_last_pipeline:
             trace = gather_trace(run.meter.spans, self.mesh.pipeline)
             if trace is not None:
-                write_whole(Path(self.config.trace), chrome_trace(trace, spec=run.spec.as_json()).encode())
+                try:
+                    write_whole(Path(self.config.trace), chrome_trace(trace, spec=run.spec.as_json()).encode())
+                except OSError as error:  # the video is there
+                    logger.warning("the trace %s could not be written: %s", self.config.trace, error)
 
     def on_output_rank(self, function):
         """What ``function()`` gives on the output rank, None on the others. Every rank of the replica must call it; all raise

@@ -69,6 +69,31 @@ def test_refuses(tmp_path, extra, message):
         check_command(command(tmp_path, *arguments.pop("extra", []), **arguments), 2)
 
 
+@pytest.mark.parametrize("size, overlap, words", [
+    ((16, 17), None, "--vae_tile_size_height 16, --vae_tile_size_width 17: the VAE cannot cut its latents so .*: give multiples of"),
+    (None, (999, 999), "--vae_tile_overlap_height 999, --vae_tile_overlap_width 999: the VAE cannot"),
+    ((16, 16), (16, 16), "--vae_tile_overlap_height 16"), ((16, 16), None, None), ((16, 16), (8, 8), None),
+])
+def test_tiles_are_judged_before_the_vae_is_loaded(tmp_path, size, overlap, words):
+    flags = ["--enable_tiling"]
+    for kind, values in (("size", size), ("overlap", overlap)):
+        for side, value in zip(("height", "width"), values or ()):
+            flags += [f"--vae_tile_{kind}_{side}", str(value)]
+    if words is None:
+        check_command(command(tmp_path, *flags), 2)
+    else:
+        with pytest.raises(ValueError, match=words):
+            check_command(command(tmp_path, *flags), 2)
+
+
+@pytest.mark.parametrize("name", [
+    "model_path", "output_directory", "dualparal_trace", "dualparal_checkpoint", "dualparal_latents_out", "attention_backend", "dataset_path",
+])
+def test_an_unset_variable_is_no_value(tmp_path, name):
+    with pytest.raises(ValueError, match=f"^--{name} is '': give a value, or leave it out"):
+        check_command(command(tmp_path, f"--{name}", ""), 2)
+
+
 def writing(folder):
     """Flags for all that a run writes, in new folders."""
     return ["--output_directory", str(folder / "a" / "b"), "--dualparal_checkpoint", str(folder / "c" / "d"),

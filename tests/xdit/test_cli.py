@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -141,6 +142,9 @@ def test_a_bad_command_is_one_line_and_exit_code_2(tmp_path):
     (["--dualparal_degree", "2", "--wings"], "unrecognized arguments: --wings (xdit-dualparal --help lists the flags)"),
     (["--dualparal_degree", "2", "--ulysses_degree", "-1"], "--ulysses_degree is -1: give a whole number from 1 to 4096 (processes)"),
     (["--dualparal_degree", "2", "--use_fp8_gemms"], "--use_fp8_gemms is given and the stages compute in the precision that the model is loaded in: leave it out"),
+    (["--dualparal_degree", "2", "--guidance_scale", "nan"], "--guidance_scale is nan: give a number from 0 to 100"),
+    (["--dualparal_degree", "2", "--guidance_scale_2", "3"], "--guidance_scale_2 is 3.0 and it is for models with two transformers"),
+    (["--dualparal_degree", "2", "--prompt", "a circle", " "], "--prompt 2 of 2 is ' ', which says nothing: give what the video shows"),
     (["--dualparal_degree", "4", "--nproc_per_node", "2"],
      "the degrees (dualparal_degree 4) make 4 processes and 2 were started: change a degree, or start 4"),
 ])
@@ -149,6 +153,21 @@ def test_a_refusal_comes_from_one_rank_and_makes_nothing(tmp_path, extra, line):
     code, output = commands.run([*DEMO, *folders, *extra], tmp_path / "log")
     assert code == 2 and output.count("\n") == 1 and output.startswith(f"xdit-dualparal: error: {line}"), output
     assert [path.name for path in tmp_path.iterdir()] == ["log"]
+
+
+@pytest.mark.processes
+def test_a_seed_that_is_drawn_is_said_and_makes_the_same_video_again(tmp_path):
+    videos = {}
+    for seed in ("-1", "again", "-1"):
+        folder = tmp_path / str(len(videos))
+        seed = videos_seed if seed == "again" else seed
+        output = make_video(folder, "--num_frames", "5", "--dualparal_degree", "2", "--seed", seed)
+        [report] = [file for file in folder.glob("*.json") if file.name != "timings.json"]
+        videos_seed = str(json.loads(report.read_text())["seed"])
+        assert (f"--seed {videos_seed} was drawn at random" in output) == (seed == "-1")
+        videos[folder] = frames(folder)
+    first, again, other = videos.values()
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
 
 
 def test_help_and_version():
@@ -261,3 +280,13 @@ def hidden_dim():
     """The demo model's."""
     config = json.loads((TINY_WAN_FOLDER / "transformer" / "config.json").read_text())
     return config["num_attention_heads"] * config["attention_head_dim"]
+
+
+@pytest.mark.processes
+def test_a_damaged_folder_is_refused_in_one_line_and_makes_nothing(tmp_path):
+    weights = shutil.copytree(TINY_WAN_FOLDER, tmp_path / "weights")
+    os.truncate(weights / "vae" / "diffusion_pytorch_model.safetensors", 1000)
+    flags = ["--model", "tiny-wan", "--prompt", "x", "--dualparal_degree", "2", "--output_directory", tmp_path / "out"]
+    code, output = commands.run([*flags, "--model_path", weights], tmp_path / "log")
+    assert code == 2 and output.count("\n") == 1 and "vae/diffusion_pytorch_model.safetensors is cut off" in output, output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "weights"]

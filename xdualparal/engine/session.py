@@ -231,7 +231,8 @@ class VideoRun:
             return
         for what, rest in self.request.cut_texts().items():
             logger.warning(
-                "the %s is longer than %d tokens and its end is left out: %r", what, self.request.max_sequence_length, rest
+                "the %s is longer than %d tokens and its end is left out: %r", what,
+                self.request.max_sequence_length, rest if len(rest) <= 400 else rest[:300] + " ... " + rest[-80:],
             )
 
     def _make_edges(self):

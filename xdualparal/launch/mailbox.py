@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import sys
 import time
@@ -57,6 +58,10 @@ class Mailbox:
     def launcher_has_ended(self):
         """Whether the launcher has ended without ending its workers."""
         return os.getppid() != int(os.environ[PARENT])
+
+    def remove(self):
+        """Removes the folder, which a launcher that was killed has left."""
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 class NoMailbox:

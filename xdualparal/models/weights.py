@@ -14,7 +14,7 @@ from diffusers import DiffusionPipeline
 from huggingface_hub import HfApi, snapshot_download
 from safetensors import safe_open
 
-from .folder import check_folder
+from .folder import check_folder, check_tied
 
 _NAME = "diffusion_pytorch_model.safetensors"  # diffusers.utils.SAFETENSORS_WEIGHTS_NAME
 
@@ -96,15 +96,6 @@ def load_stage(family, folder, index, count, layers, dtype, with_vae):
     if pipeline.text_encoder is not None:
         check_tied(pipeline.text_encoder)
     return pipeline
-
-
-def check_tied(text_encoder):
-    """Raises ValueError where the encoder's token embedding is not the stored one: transformers 5.0 to 5.2 make a random one."""
-    if text_encoder.encoder.embed_tokens.weight is not text_encoder.shared.weight:
-        raise ValueError(
-            "the text encoder's token embedding is not the stored one (transformers 5.0 to 5.2 do not tie them): install "
-            "transformers 5.3 or newer"
-        )
 
 
 def load_transformer_stage(family, folder, index, count, layers, dtype):

@@ -30,9 +30,11 @@ from .resume import check_checkpoint
 from .sampling import check_sampling
 from .settings import CommandSettings
 from .support import check_support
+from .tiles import check_tiles
 
 # diffusers' WanPipeline.check_inputs asks for multiples of 16 whatever the VAE and the patch are.
 PIXEL_MULTIPLE = (16, 16)
+_TEXTS = ("prompt", "negative_prompt")  # from Python a str; prompts.py judges it
 
 
 def check_command(args, world_size):
@@ -40,6 +42,8 @@ def check_command(args, world_size):
 
     Raises ValueError, with what was given, what is allowed and what to do, for a command that cannot work.
     """
+    if args["dualparal_degree"] is not None:
+        _check_not_blank(args)
     model = model_class(args["model"], args["dualparal_degree"])
     if args["model_path"] is not None and args["dualparal_degree"] is not None:
         model = at_path(model, args["model_path"])
@@ -67,6 +71,7 @@ def _check_dualparal(args, model):
     command_settings(args)
     check_support(args)
     check_numbers(args, model)
+    check_tiles(args, model)
     _check_stages(args, model, config)
     _check_video(args, model)
     check_sampling(args, model)
@@ -85,6 +90,13 @@ def _check_dualparal(args, model):
         raise ValueError(
             "--use_parallel_vae decodes at the end and --dualparal_checkpoint saves what was decoded: leave one out"
         )
+
+
+def _check_not_blank(args):
+    """An empty text, of a shell's variable that is not set, would be taken for a flag that is not given."""
+    for name, value in args.items():
+        if isinstance(value, str) and name not in _TEXTS and not value.strip():
+            raise ValueError(f"--{name} is {value!r}: give a value, or leave it out")
 
 
 def _check_endless(args, config):

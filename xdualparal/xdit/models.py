@@ -230,7 +230,10 @@ class DualParalWanModel(xFuserWan21T2VModel):
             run.meter.closes(file.close)
             self._if_ended_at_once(None)
         report = dict(run.report, frames=writer.frames_written, **provenance(run.spec, input_args))
-        write_whole(report_path(file.path), json.dumps(report, indent=2, default=str).encode())
+        try:
+            write_whole(report_path(file.path), json.dumps(report, indent=2, default=str).encode())
+        except OSError as error:  # the video is there
+            log(f"the report {report_path(file.path)} could not be written: {error}")
         log(f"{file.path.name}: {writer.frames_written} frames\n{as_text(report)}")
 
     def _say_finished(self, path):
