@@ -110,6 +110,7 @@ class VideoRun:
         if self.is_over:
             return
         self.at_start(self)
+        self.snapshots.lock()
         self.outcome = Outcome.RUNNING
         try:
             with torch.no_grad(), ExitStack() as cleanup:
@@ -126,6 +127,8 @@ class VideoRun:
         except BaseException:
             self.outcome = Outcome.FAILED
             raise
+        finally:
+            self.snapshots.release()
         self.outcome = Outcome.STOPPED if self.progress.was_stopped or self._was_left else Outcome.FINISHED
 
     def _given(self, made):

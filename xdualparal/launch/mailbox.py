@@ -111,6 +111,19 @@ def refusing(mailbox):
         sys.exit(REFUSED)
 
 
+@contextmanager
+def refusing_alone(mailbox):
+    """The same for a check that only this rank makes."""
+    try:
+        yield
+    except ValueError as error:
+        if mailbox.has_launcher:
+            mailbox.refuse(error)
+        else:
+            print_error(error)
+        sys.exit(REFUSED)
+
+
 def signals_that_stop():
     """The signals by which a user stops a run: Ctrl-C, the system's, and a closed terminal's unless nohup lets it be ignored."""
     hung_up = [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]

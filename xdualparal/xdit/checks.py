@@ -23,6 +23,7 @@ from .flags import command_settings, dualparal_config, value_of, xdit_args
 from .folders import check_folders
 from .models import at_path
 from .numbers import check_degrees, check_numbers
+from .outputs import check_names
 from .prompts import check_prompts, prompts_of
 from .registry import model_class
 from .resume import check_checkpoint
@@ -56,8 +57,10 @@ def check_command(args, world_size):
     _check_world(args, world_size)
     model(xFuserArgs.from_runner_args(xdit_args(args)))  # xDiT's own checks of what the model supports
     check_folders(args)
+    if args["dualparal_degree"] is not None:
+        check_names(args, model, dualparal_config(args), command_settings(args))
     if args["dualparal_degree"] is not None and args["dualparal_checkpoint"]:
-        check_checkpoint(args, model, dualparal_config(args))
+        check_checkpoint(args, model, dualparal_config(args), command_settings(args))
     if args["dualparal_degree"] is not None and not os.path.isdir(model.settings.model_name):
         check_reachable(model.family, model.settings.model_name)
     return model
