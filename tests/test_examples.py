@@ -1,5 +1,6 @@
 """The examples run, with the demo model in the place of a real one."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import av
 import pytest
+from dualparal_testing.commands import is_running
 
 pytestmark = pytest.mark.processes
 ROOT = Path(__file__).parent.parent
@@ -56,3 +58,40 @@ def test_the_backends_are_compared(tmp_path):
     run([sys.executable, *script, "--runs", "1", "--json", str(tmp_path / "figures.json")], tmp_path)
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert [0 < row["relative_error"] < 0.1 for row in figures["backends"]] == [True, True]
+
+
+def test_the_report_of_a_gpu(tmp_path):
+    """Tiny sizes on the CPU, each part that must work there."""
+    table = tmp_path / "table.md"
+    run(["bash", str(ROOT / "examples" / "gpu_report.sh"), "--device", "cpu", "--output", str(table)], tmp_path)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.read_text().splitlines()]
+    assert rows[0][0].startswith("CPU, torch") and {len(row) for row in rows} == {3}
+    figures = [(part, figure) for part, what, figure in rows[2:] if what != "took"]
+    assert [(part, figure) for part, figure in figures if "**" in figure and "too noisy" not in figure] == []
+    assert [part for part, what, _ in rows if what == "took"] == ["correctness", "matrices", "passes", "decoding", "runs"]
+    assert "skipped" in dict(figures)["correctness"]
+
+
+def test_the_report_goes_on_where_a_part_fails(tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("gpu_report", ROOT / "examples" / "gpu_report.py")
+    report = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(report)
+    assert sum(report.LIMITS_S.values()) <= 24 * 60
+    results = iter([(1, "", "Traceback\nRuntimeError: no | memory"), (None, "", ""), (0, 'said\n[["a", "1 s"]]\n', "")])
+    with monkeypatch.context() as patch:
+        patch.setattr(report, "limited", lambda *_: next(results))
+        report.write_table(tmp_path / "table.md", "cpu", ["matrices", "passes", "runs"])
+    rows = [line for line in (tmp_path / "table.md").read_text().splitlines() if "| took |" not in line]
+    assert rows[2:] == [
+        "| matrices | failed | **exit code 1: RuntimeError: no / memory** |", "| passes | ended | **it took more than 420 s** |",
+        "| runs | a | 1 s |",
+    ]
+
+
+def test_a_part_that_takes_too_long_is_ended_with_all_that_it_started():
+    spec = importlib.util.spec_from_file_location("gpu_report", ROOT / "examples" / "gpu_report.py")
+    report = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(report)
+    code, output, _ = report.limited(["bash", "-c", "sleep 600 & echo $!; wait"], 1)
+    assert code is None and not is_running(int(output))
+    assert report.limited(["bash", "-c", "echo a; echo b >&2; exit 3"], 60) == (3, "a\n", "b\n")

@@ -18,13 +18,13 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def run_ranks(function, world_size, *args, **options):
+def run_ranks(function, world_size, *args, start_method="forkserver", **options):
     """``function(rank, *args, **options)`` in ``world_size`` processes; what each returned, in rank order.
 
-    ``function`` must be importable. Raises AssertionError with the traceback of a rank that failed, or when
+    ``start_method``: "spawn" where a fork will not do, for GPUs. ``function`` must be importable. Raises AssertionError with the traceback of a rank that failed, or when
     one is still running after LIMIT_S seconds.
     """
-    context = forkserver_context()
+    context = forkserver_context() if start_method == "forkserver" else multiprocessing.get_context(start_method)
     results, port = context.Queue(), free_port()
     ranks = [
         context.Process(target=_rank, args=(function, rank, world_size, port, results, args, options)) for rank in range(world_size)

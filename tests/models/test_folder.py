@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings, strategies
 from safetensors.torch import load_file, save_file
 
 import xdualparal
-from xdualparal.models import WanFamily
-from xdualparal.models.folder import check_folder, check_vae
-from xdualparal.models.weights import check_reachable, check_tied, load_stage
+from xdualparal.models import WanFamily, family_of
+from xdualparal.models.folder import check_folder, check_tied, check_vae
+from xdualparal.models.weights import check_reachable, load_stage
 
 TINY_WAN = Path(xdualparal.__file__).parent / "demo" / "tiny-wan"
 CASES = json.loads((Path(__file__).parent / "cases" / "folders.json").read_text())
@@ -125,6 +125,24 @@ def test_any_damage_of_a_file_is_refused(tmp_path, file, how, share):
     shutil.rmtree(folder)
 
 
+TENSORS = [(file, name) for file in FILES if file.endswith(".safetensors") for name in load_file(TINY_WAN / file)]
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(tensor=strategies.sampled_from(TENSORS), end=strategies.sampled_from([None, "x", "_scale"]))
+def test_any_tensor_that_is_missing_or_has_another_name_is_refused(tmp_path, tensor, end):
+    folder = shutil.copytree(TINY_WAN, tmp_path / "model", dirs_exist_ok=True)
+    file, name = tensor
+
+    def change(tensors):
+        value = tensors.pop(name)
+        tensors |= {} if end is None else {name + end: value}
+
+    weights(folder / file, change)
+    assert f"{file.partition('/')[0]} lacks {name} that" in refusal(folder)
+    shutil.rmtree(folder)
+
+
 def test_the_vae_alone(folder):
     shutil.rmtree(folder / "transformer")
     check_vae(WanFamily, folder)
@@ -145,6 +163,8 @@ def test_an_embedding_that_is_not_tied_is_refused():
     encoder.encoder.embed_tokens.weight = torch.nn.Parameter(torch.zeros_like(encoder.shared.weight))
     with pytest.raises(ValueError, match="token embedding is not the stored one .*install transformers 5.3"):
         check_tied(encoder)
+    with pytest.raises(ValueError, match="token embedding is not the stored one"):
+        family_of(pipeline)
 
 
 def test_a_hub_name_without_a_connection(monkeypatch):

@@ -7,6 +7,9 @@ not know: when a message is left, or what is done about it.
 import json
 import logging
 import os
+import re
+import shutil
+import signal
 import sys
 import time
 from contextlib import contextmanager
@@ -19,6 +22,9 @@ FOLDER, PARENT = "XDUALPARAL_FOLDER", "XDUALPARAL_PARENT"  # PARENT: the launche
 FINISH, NOW = "finish", "now"  # how a run is asked to stop: finish the blocks that are nearly done, or end at once
 RAISED, HANG, LOST = "raised", "hang", "lost"  # kinds of failures; LOST: a connection to another rank broke
 REFUSAL = "refused"
+
+# What torch's C++ errors have after their message.
+_CPP_STACK = re.compile(r"\n?Exception raised from |\nC\+\+ CapturedTraceback|\nframe #0")
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +58,10 @@ class Mailbox:
     def launcher_has_ended(self):
         """Whether the launcher has ended without ending its workers."""
         return os.getppid() != int(os.environ[PARENT])
+
+    def remove(self):
+        """Removes the folder, which a launcher that was killed has left."""
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 class NoMailbox:
@@ -101,6 +111,25 @@ def refusing(mailbox):
         sys.exit(REFUSED)
 
 
+@contextmanager
+def refusing_alone(mailbox):
+    """The same for a check that only this rank makes."""
+    try:
+        yield
+    except ValueError as error:
+        if mailbox.has_launcher:
+            mailbox.refuse(error)
+        else:
+            print_error(error)
+        sys.exit(REFUSED)
+
+
+def signals_that_stop():
+    """The signals by which a user stops a run: Ctrl-C, the system's, and a closed terminal's unless nohup lets it be ignored."""
+    hung_up = [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGINT, signal.SIGTERM, *hung_up]
+
+
 def request_stop(folder, how):
     """Asks all workers to stop, ``how``: FINISH or NOW."""
     write_whole(Path(folder) / "stop", how)
@@ -115,7 +144,7 @@ def read_failures(folder):
 def failure_line(failure):
     """A failure, as a Watchdog reports it, in one line."""
     stage = "" if failure["stage"] is None else f", stage {failure['stage']}"
-    cause = " ".join(failure["cause"].split())
+    cause = " ".join(_CPP_STACK.split(failure["cause"])[0].split())
     doing = "" if failure["kind"] == HANG else f", {failure['doing']}"
     return f"rank {failure['rank']}{stage}{doing}: {cause}"
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from .errors import FAILED, REFUSED, STOPPED, print_error
 from .heartbeats import Heartbeats
-from .mailbox import FINISH, FOLDER, LOST, NOW, PARENT, REFUSAL, failure_line, read_failures, request_stop
+from .mailbox import FINISH, FOLDER, LOST, NOW, PARENT, REFUSAL, failure_line, read_failures, request_stop, signals_that_stop
 from .status import STARTS, read_status
+from .streams import survive_closed_output
 
 _POLL_S = 0.1
 # How long the others may report why, or lose their connection, after the first process has failed.
@@ -24,6 +25,7 @@ _CLOSE_S = 5.0
 # Of more processes than a node usually has devices the first one is started alone, and the others when it has checked the
 # command: each imports 500 MB (measured), and with a slip of the finger, --dualparal_degree 99, they would fill the memory.
 _MOST_UNCHECKED = 8
+TRACEBACK = f"xdualparal-traceback-{os.getuid()}.txt"  # a user's own: the folder may be that for everybody's temporary files
 
 
 def supervise(start, environments, store_socket=None):
@@ -33,9 +35,10 @@ def supervise(start, environments, store_socket=None):
     subprocess.Popen. It should lead a session of its own: the terminal's Ctrl-C is for the launcher only. ``store_socket``:
     what the first process gets and this one closes.
 
-    When one process fails the others are ended, and one line says which failed and why. The first SIGINT or SIGTERM
+    When one process fails the others are ended, and one line says which failed and why. The first SIGINT, SIGTERM or SIGHUP
     asks the workers to finish the blocks that are nearly done, a second one ends the run at once.
     """
+    survive_closed_output()
     folder = Path(tempfile.mkdtemp(prefix="xdualparal"))
     signals = _pass_signals_on(folder)
     processes = []
@@ -76,7 +79,7 @@ def _pass_signals_on(folder):
         signals.append(number)
         request_stop(folder, FINISH if len(signals) == 1 else NOW)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in signals_that_stop():
         signal.signal(number, on_signal)
     return signals
 
@@ -118,9 +121,9 @@ def _failed(processes, environments, folder):
         return REFUSED
     if REFUSED in codes:
         return REFUSED
-    line, details = _cause(codes, environments, folder)
+    line, details, folder_of_traceback = _cause(codes, environments, folder)
     if details:
-        line += f" (traceback in {_keep(details)})"
+        line += f" (traceback in {keep_traceback(details, folder_of_traceback)})"
     return _end_with(line)
 
 
@@ -136,23 +139,33 @@ def _refusals(folder):
 
 
 def _cause(codes, environments, folder):
-    """(one line, traceback or ""): the rank that died of a signal, else the one that reported first."""
+    """(one line, traceback or "", the folder for it or None): the rank that died of a signal, else the one that reported first."""
     ranks = [environment["RANK"] for environment in environments]
     for rank, code in zip(ranks, codes):
         if code is not None and code < 0:
-            return f"rank {rank}, {_doing(folder, rank)}: it was killed by {signal.Signals(-code).name}", ""
+            return f"rank {rank}, {_doing(folder, rank)}: it was killed by {signal.Signals(-code).name}", "", None
     failures = read_failures(folder)
     if failures:
         first = failures[0]
-        return failure_line(first), "" if first["kind"] == LOST else first["details"]
+        return failure_line(first), "" if first["kind"] == LOST else first["details"], first.get("folder")
     rank, code = next((rank, code) for rank, code in zip(ranks, codes) if code)
-    return f"rank {rank}, {_doing(folder, rank)}: it ended with exit code {code}", ""
+    return f"rank {rank}, {_doing(folder, rank)}: it ended with exit code {code}", "", None
 
 
-def _keep(details):
-    with tempfile.NamedTemporaryFile("w", prefix="xdualparal-traceback-", suffix=".txt", delete=False) as file:
-        file.write(details)
-    return file.name
+def keep_traceback(details, folder=None):
+    """Writes a traceback into ``folder``, in place of the last one there; where it cannot, into the folder for temporary files.
+    Returns the file's path. It is readable for its owner only."""
+    for place in filter(None, (folder, tempfile.gettempdir())):
+        try:
+            number, unfinished = tempfile.mkstemp(prefix=".xdualparal-", suffix=".part", dir=place)
+            with open(number, "w") as file:
+                file.write(details)
+            path = os.path.join(place, TRACEBACK)
+            os.replace(unfinished, path)  # follows no link
+            return path
+        except OSError:
+            continue
+    return "no file: nothing could be written"
 
 
 def _end(processes, folder):

@@ -14,7 +14,7 @@ import torch
 
 from .errors import FAILED, STOPPED
 from .heartbeats import START_PULSE_S, StandstillTimer
-from .mailbox import FINISH, HANG, LOST, NOW, RAISED, NoMailbox
+from .mailbox import FINISH, HANG, LOST, NOW, RAISED, NoMailbox, signals_that_stop
 
 _PERIOD_S = 0.2
 # A rank may wait for other ranks' passes, a decode or a checkpoint, so it is said to hang after this many of its longest
@@ -34,17 +34,17 @@ class Watchdog:
     this thread tells it that the process runs, and the passes themselves tell what they do.
 
     ``hang_timeout_s``: how long one action may take; None: by the duration of the longest one so far. ``mailbox``: a
-    Mailbox, or NoMailbox.
+    Mailbox, or NoMailbox. ``folder``: where a traceback is kept.
     """
 
-    def __init__(self, hang_timeout_s=None, mailbox=NoMailbox()):
-        self._mailbox = mailbox
+    def __init__(self, hang_timeout_s=None, mailbox=NoMailbox(), folder=None):
+        self._mailbox, self._folder = mailbox, folder
         self.rank, self._ranks, self._hang_timeout_s = int(os.environ["RANK"]), os.environ["WORLD_SIZE"], hang_timeout_s
         self._pipeline = self._close = None
         self._signals, self._phase, self._noticed_s = 0, "", time.monotonic()
         self._timer = StandstillTimer()
         self.begins(_CONNECTS)
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in signals_that_stop():
             signal.signal(number, self._on_signal)
         threading.Thread(target=self._loop, daemon=True, name="watchdog").start()
 
@@ -88,6 +88,7 @@ class Watchdog:
     def _check_launcher(self):
         """A launcher that was killed has not ended its workers: each closes its files and ends itself."""
         if self._mailbox.launcher_has_ended():
+            self._mailbox.remove()
             signal.alarm(_CLOSE_S)  # nobody else would kill a worker whose file does not close
             self._end_at_once(FAILED)
 
@@ -151,7 +152,7 @@ class Watchdog:
         has_meter = self._pipeline is not None and self._pipeline.meter is not None
         failure = dict(
             rank=self.rank, stage=self._pipeline.stage.index if self._pipeline is not None else None, kind=kind,
-            doing=self._pipeline.meter.doing.what if has_meter else self._phase or "runs", time=time.time(), details=details,
+            doing=self._pipeline.meter.doing.what if has_meter else self._phase or "runs", time=time.time(), details=details, folder=self._folder,
             cause=cause if isinstance(cause, str) else f"{type(cause).__name__}: {cause}",
         )
         self._mailbox.report(failure)

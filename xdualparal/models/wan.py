@@ -13,6 +13,7 @@ from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from torch import nn
 
 from .base import Classes, Conditioning, Facts, Sizes
+from .folder import check_tied
 from .wan_vae import StreamingDecoder, decode_at_once, memory_latents
 
 
@@ -110,6 +111,7 @@ class WanFamily:
         )
         configs = (getattr(part, "config", {}) for part in (pipeline.transformer, pipeline.vae))
         cls.check_configs(index, *configs)
+        check_tied(pipeline.text_encoder)
         if pipeline.transformer.is_cache_enabled:
             raise ValueError("a step cache is enabled and DualParal has none: call transformer.disable_cache() first")
         if getattr(pipeline.transformer.forward, "__func__", None) is not classes.transformer.forward:
@@ -255,15 +257,20 @@ def _compared(family, index, transformer, vae):
     if vae_class is not None:
         yield "vae", vae_class, classes.vae.__name__
         yield "in_channels", channels, vae.get("z_dim", 16)
-        yield from _statistics(vae)
+        yield from _compared_in_vae(vae, facts)
         yield "scale_factor_temporal", vae.get("scale_factor_temporal", 4), facts.frames_per_latent
 
 
-def _statistics(vae):
-    """As ``_compared``, of the means and deviations of the VAE's latents: one of each channel."""
+def _compared_in_vae(vae, facts):
+    """As ``_compared``, of what the VAE's config says twice: channels and the sizes of a latent."""
     for name in ("latents_mean", "latents_std"):
         if name in vae:
             yield f"the length of {name}", len(vae[name]), vae.get("z_dim", 16)
+    if "dim_mult" in vae:
+        pixels = 2 ** (len(vae["dim_mult"]) - 1) * (vae.get("patch_size") or 1)  # each level but the last halves the picture
+        yield "scale_factor_spatial", vae.get("scale_factor_spatial", 8), pixels
+    if "temperal_downsample" in vae:
+        yield "frames of a latent by temperal_downsample", 2 ** sum(vae["temperal_downsample"]), facts.frames_per_latent
 
 
 def _angles(dim, first, count, device):

@@ -20,7 +20,7 @@ from .degrees import num_processes, read_degrees
 RUNNER = "xdualparal.xdit.runner"
 # For the processes, unless the user chose: xfuser logs at DEBUG (xfuser/logger.py), and transformers warns of image
 # processors that nothing here uses.
-_QUIET = {"LOG_LEVEL": "INFO", "TRANSFORMERS_VERBOSITY": "error"}
+_QUIET = {"LOG_LEVEL": "INFO", "TRANSFORMERS_VERBOSITY": "error", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 
 
 def start_runner(arguments, environment):

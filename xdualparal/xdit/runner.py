@@ -17,11 +17,13 @@ from xfuser.core.utils.runner_utils import log  # noqa: E402
 from xfuser.runner import xFuserModelRunner  # noqa: E402  (after the platform)
 
 from ..launch.errors import FAILED, STOPPED  # noqa: E402
-from ..launch.mailbox import mailbox_of, refusing  # noqa: E402
+from ..launch.mailbox import mailbox_of, refusing, refusing_alone  # noqa: E402
 from ..launch.network import keep_store  # noqa: E402
+from ..launch.streams import survive_closed_output  # noqa: E402
 from ..launch.watchdog import Watchdog  # noqa: E402
 from . import screen  # noqa: E402
 from .checks import check_command  # noqa: E402
+from .outputs import claim_outputs  # noqa: E402
 from .flags import command_settings, dualparal_config, make_parser, xdit_args  # noqa: E402
 from .folders import make_folders  # noqa: E402
 
@@ -50,16 +52,20 @@ def main():
 
     Exit code 2: the command cannot work; 1: something failed; 130: it was stopped before the end.
     """
+    survive_closed_output()
     mailbox = mailbox_of(os.environ["RANK"])
     with refusing(mailbox), _quietly():
         args, model_class = _check(sys.argv[1:])
+    with refusing_alone(mailbox), _quietly():
+        locks = claim_outputs(args, model_class)
     screen.set_up(args["dualparal_degree"] is not None)
-    watchdog = Watchdog(args["dualparal_hang_timeout"], mailbox)
+    watchdog = Watchdog(args["dualparal_hang_timeout"], mailbox, os.path.abspath(args["output_directory"]))
     if int(os.environ["WORLD_SIZE"]) > 1:
         log(f"connecting {os.environ['WORLD_SIZE']} processes")
     try:
         store = keep_store()  # noqa: F841  (it lives as long as this name)
-        was_stopped = _run(DualParalRunner(args, model_class, watchdog), args)
+        with locks:
+            was_stopped = _run(DualParalRunner(args, model_class, watchdog), args)
     except Exception as error:
         try:
             watchdog.failed(error)

@@ -1,12 +1,13 @@
 """What a command says: plain lines and one progress bar on stderr, and on stdout the paths of videos.
 
-Knows: how the loggers of xfuser, diffusers and transformers print. Must not know: what is said about a run, and when.
+Knows: how the loggers of xfuser, diffusers and transformers print. Must not know: how a run is made.
 """
 
 import logging
 import os
 import re
 import sys
+import textwrap
 
 from diffusers.utils import logging as diffusers_logging
 from tqdm.auto import tqdm
@@ -49,6 +50,28 @@ def set_up(with_dualparal):
 def wants_details():
     """Whether the user wants to see all."""
     return os.environ.get("LOG_LEVEL", "").upper() == "DEBUG"
+
+
+def start_text(prompt, run, path):
+    """What is said when ``run``, a VideoRun, begins the video of ``prompt`` in the file ``path``."""
+    if run.is_over:
+        return f"{path} was finished by an earlier run: delete {run.config.checkpoint} to make it anew"
+    wanted = run.request
+    frames = f"{wanted.num_frames} frames" if wanted.num_frames else "frames until it is stopped"
+    return (
+        f'"{textwrap.shorten(prompt, 60)}": {frames} of {wanted.width} x {wanted.height}, {wanted.num_inference_steps} steps, '
+        f"seed {run.spec.seed}; encoding the prompt"
+    )
+
+
+def end_text(path, run, frames):
+    """What is said when ``run`` has ended and ``frames`` frames are in the file ``path``."""
+    was_stopped, wanted = run.outcome.value == "stopped", run.request.num_frames
+    if not frames:
+        return "stopped before a block was finished: nothing is saved"
+    text = f"{frames} of {wanted} frames saved to {path}" if wanted and was_stopped else f"{frames} frames saved to {path}"
+    resumes = " (the same command resumes)" if wanted and run.config.checkpoint else ""
+    return f"stopped: {text}{resumes}" if was_stopped else text
 
 
 def _says_something(record):
