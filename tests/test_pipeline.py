@@ -132,6 +132,42 @@ def test_refusals_say_what_to_do():
         assert part in message and "\n" not in message
 
 
+def broken_pipelines(rank, stages):
+    """(kind and message of each error) of weights, embeddings and a VAE that make a NaN or an infinity."""
+    engine, seen = engine_config(stages), []
+    for part, name in ("transformer", "blocks.0.attn2.to_q.weight"), ("transformer", "patch_embedding.bias"), ("vae", "decoder.conv_out.bias"):
+        wan = small_pipeline()
+        getattr(wan, part).get_parameter(name).data.view(-1)[-1] = float("-inf")
+        seen.append(error_of(lambda wan=wan: DualParalPipeline(wan, engine)))
+    wan, arguments = small_pipeline(), Case("", num_frames=50, num_steps=2).arguments()
+    pipeline = DualParalPipeline(wan, engine, DualParalConfig(4, 2))
+    for name in "prompt_embeds", "negative_prompt_embeds":
+        seen.append(error_of(lambda name=name: pipeline(**arguments | {name: arguments[name] * float("nan")})))
+    wan.vae.decoder.conv_out.weight.data.fill_(3e38)  # finite, and too large
+    seen.append(error_of(lambda: pipeline(**arguments | {"output_type": "np"})))
+    return seen
+
+
+def error_of(function):
+    """(the kind of error, its text) that ``function`` ends with; None when with none."""
+    try:
+        function()
+    except (ValueError, FloatingPointError, RuntimeError) as error:  # the last: on the ranks that lose the failed one
+        return type(error).__name__, str(error)
+    return None
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+def test_what_is_not_finite_stops_the_run_and_is_named(stages):
+    *others, last = run_ranks(broken_pipelines, stages, stages)
+    parts = ["weight blocks.0.attn2.to_q.weight of the transformer", "weight patch_embedding.bias of the transformer",
+             "weight decoder.conv_out.bias of the vae", "prompt_embeds", "negative_prompt_embeds"]
+    for rank in (*others, last):  # a weight that one rank has stops all
+        for part, (kind, message) in zip(parts, rank):
+            assert kind == "ValueError" and part in message and "\n" not in message
+    assert last[5][0] == "FloatingPointError" and "block 0 cannot be decoded: the VAE made frames with a NaN" in last[5][1]
+
+
 def frames_with_vae(rank, kind):
     """(frames, latents) on two stages with the VAE changed as xDiT's flags do."""
     wan, case = small_pipeline(), Case("", num_frames=50, num_steps=2)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from .call import known_options
-from .compat.backends import check_backend
+from .compat.backends import backends_in_use, check_backend
 from .compat.backports import complete_xfuser
 from .config import DualParalConfig
 from .engine.meter import Meter
@@ -18,16 +18,19 @@ from .engine.placement import place
 from .engine.sharding import check_even_split, check_heads
 from .engine.stop import StopSign, waves_to_finish
 from .models import family_of
-from .models.identity import digest_of_parts, part_sums
+from .models.finite import not_finite, refusal
+from .models.identity import digest_of_parts, dtype_name, part_sums, tiling_of
 from .output.checkpoint import Checkpoint
+from .output.files import write_whole
 from .output.latents_file import LatentsFile, facts_of
+from .output.owners import check_owner, spec_in_json
 from .output.segments import join_segments, stack_videos
 from .output.trace import gather_trace
 from .plan.partition import layer_ranges
 from .plan.render import chrome_trace
 from .plan.schedule import AT_END, NO_DECODE
 from .request import Request
-from .run_spec import RunSpec, upper_name
+from .run_spec import RunSpec
 from .strategies.base import Lanes
 from .strategies.dualparal import DualParal
 
@@ -43,7 +46,7 @@ class DualParalPipeline:
     number of stages. ``config``: a DualParalConfig.
 
     Raises ValueError for a pipeline without DualParal support, more stages than layers, tensor parallelism or FSDP, or
-    attention heads that Ulysses cannot split.
+    attention heads that Ulysses cannot split, or a weight that is a NaN or an infinity.
     """
 
     strategy = DualParal()
@@ -57,15 +60,12 @@ class DualParalPipeline:
         self.pipe, self.config = wan_pipeline, config
         self.family = family_of(wan_pipeline)
         parallel, runtime = engine_config.parallel_config, engine_config.runtime_config
-        self._backends = dict(
-            attention_backend=upper_name(runtime.attention_backend),
-            cross_attention_backend=upper_name(runtime.cross_attention_backend),
-        )
         _check_degrees(parallel)
         transformer = wan_pipeline.transformer
         check_heads(transformer.config.num_attention_heads, parallel.ulysses_degree)
         check_backend(runtime.attention_backend, on_cpu=not torch.accelerator.is_available())
         self.mesh = Mesh(wan_pipeline, engine_config)
+        self._backends = backends_in_use(on_cpu=not torch.accelerator.is_available())
         self.device, self.vae_on_all_ranks = self.mesh.device, parallel.use_parallel_vae
         index, count_of_stages = self.mesh.stage
         layers = layer_ranges(transformer.config.num_layers, config, count_of_stages)[index]
@@ -76,6 +76,7 @@ class DualParalPipeline:
         place(
             wan_pipeline, self.device, encodes=self.stage.is_first, decodes=self.is_output_rank or self.vae_on_all_ranks
         )
+        self._check_weights()
         self.run, self.tell = None, lambda doing: None
         self.model_name = str(getattr(wan_pipeline.config, "_name_or_path", ""))
 
@@ -191,25 +192,36 @@ class DualParalPipeline:
         pipe = self.pipe
         return RunSpec(
             **request.identity(), **self._weight_digests(), **self.strategy.identity(self.config), **(file_spec or {}),
-            model=self.model_name, precision=_dtype_name(pipe.transformer.dtype), compiled=self.stage.is_compiled,
+            model=self.model_name, precision=dtype_name(pipe.transformer.dtype), compiled=self.stage.is_compiled, compile_options=self.stage.compile_options,
             **self._backends,
-            vae_precision=pipe.vae and _dtype_name(pipe.vae.dtype), tiling=_tiling(pipe.vae),
+            vae_precision=pipe.vae and dtype_name(pipe.vae.dtype), tiling=tiling_of(pipe.vae),
         )
 
-    def _weight_digests(self):
-        """Digests of the transformer, the text encoder and the VAE, with their configurations, by all ranks together."""
+    def _parts(self):
+        """The parts of the pipeline of which this rank has weights that are used; those of all ranks are all."""
         parts = dict(transformer=self.pipe.transformer)
         if self.stage.is_first:
             parts["text_encoder"] = self.pipe.text_encoder
         if self.is_output_rank:
             parts["vae"] = self.pipe.vae
-        gathered = self.mesh.gather_objects(part_sums(parts, self.stage.layers.start))
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def _check_weights(self):
+        found = self.mesh.gather_objects([(part, not_finite(module)) for part, module in self._parts().items()])
+        wrong = self.mesh.share_object(found and [one for rank in found for one in rank if one[1] is not None])
+        if wrong:
+            raise refusal(*wrong[0])
+
+    def _weight_digests(self):
+        """Digests of the transformer, the text encoder and the VAE, with their configurations, by all ranks together."""
+        gathered = self.mesh.gather_objects(part_sums(self._parts(), self.stage.layers.start))
         return self.mesh.share_object(gathered and digest_of_parts(gathered))
 
     def _new_run(self, request, spec, blocks_kept=0):
         from .engine.session import VideoRun
 
         self._check_free()
+        self.on_output_rank(lambda: self._check_trace(spec))
         meter = Meter(self.mesh.synchronize, self.config.trace is not None, self.tell)
         plan = self._plan(request)
         self._warn_of_length(plan)
@@ -236,23 +248,36 @@ class DualParalPipeline:
         if self.config.trace and self.mesh.in_last_pipeline:
             trace = gather_trace(run.meter.spans, self.mesh.pipeline)
             if trace is not None:
-                Path(self.config.trace).write_text(chrome_trace(trace))
+                try:
+                    write_whole(Path(self.config.trace), chrome_trace(trace, spec=run.spec.as_json()).encode())
+                except OSError as error:  # the video is there
+                    logger.warning("the trace %s could not be written: %s", self.config.trace, error)
+
+    def on_output_rank(self, function):
+        """What ``function()`` gives on the output rank, None on the others. Every rank of the replica must call it; all raise
+        ValueError where it raises that or OSError."""
+        result, error = None, None
+        if self.is_output_rank:
+            try:
+                result = function()
+            except (ValueError, OSError) as problem:
+                error = str(problem)
+        error = self.mesh.share_object(error)
+        if error is not None:
+            raise ValueError(error)
+        return result
+
+    def _check_trace(self, spec):
+        if self.config.trace and self.mesh.is_last_of_all:  # the rank that writes it
+            check_owner(Path(self.config.trace), "trace", spec_in_json, spec.as_json(), self.config.overwrite)
 
     def _latents_file(self, run):
         """What takes each finished block's latents, or None. Every rank of the replica must call it, and raises
         ValueError when the file cannot be added to."""
         if self.config.latents_out is None:
             return None
-        file, error = None, None
-        if self.is_output_rank:
-            try:
-                file = LatentsFile(self.config.latents_out, facts_of(run.spec), run.blocks_finished)
-            except (ValueError, OSError) as problem:
-                error = str(problem)
-        error = self.mesh.share_object(error)
-        if error is not None:
-            raise ValueError(error)
-        return file
+        facts, overwrite = facts_of(run.spec), self.config.overwrite
+        return self.on_output_rank(lambda: LatentsFile(self.config.latents_out, facts, run.blocks_finished, overwrite))
 
     def _stop_sign(self, plan):
         store = torch.distributed.distributed_c10d._get_default_store()  # torch has no public way to it
@@ -261,17 +286,6 @@ class DualParalPipeline:
 
     def _checkpoint(self, spec):
         return None if self.config.checkpoint is None else Checkpoint(self.config.checkpoint, spec)
-
-
-def _dtype_name(dtype):
-    return str(dtype).removeprefix("torch.")
-
-
-def _tiling(vae):
-    if vae is None or not vae.use_tiling:
-        return ()
-    names = ("tile_sample_min_height", "tile_sample_min_width", "tile_sample_stride_height", "tile_sample_stride_width")
-    return tuple(getattr(vae, name) for name in names)
 
 
 def _check_degrees(parallel):

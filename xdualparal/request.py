@@ -11,6 +11,7 @@ from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 
 from .call_checks import check_embeds, check_generators, check_prompts
 from .limits import FRAMES, GUIDANCE, PIXELS, SIDE, STEPS, TEXT_TOKENS
+from .models.finite import is_finite
 from .models.schedulers import SHIFT_NAMES, check_scheduler, flow_shift, fresh_scheduler
 from .run_spec import short_digest
 
@@ -121,7 +122,10 @@ class Request:
             max_sequence_length=self.max_sequence_length, device=device,
         )
         texts = [positive, negative] if self.branches == 2 else [positive]
-        return torch.cat([text.to(device, dtype) for text in texts])
+        text = torch.cat([text.to(device, dtype) for text in texts])
+        if not is_finite(text):
+            raise FloatingPointError("the text encoder made a NaN or an infinity of the prompt: use other weights, or bfloat16")
+        return text
 
     def cut_texts(self):
         """{"prompt" or "negative prompt": what ``encode`` leaves out of it}, of those that are longer than the text may be."""

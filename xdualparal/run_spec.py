@@ -19,7 +19,7 @@ class RunSpec:
     ``num_frames`` (0: endless), ``num_inference_steps``, ``guidance_scale``, ``max_sequence_length``, ``seed``, ``generator``
     (digest of its state). Model: ``model`` (name), ``scheduler`` (class, and digest of its other settings), ``flow_shift``, ``transformer``,
     ``text_encoder``, ``vae`` (digests of configuration and weights), ``precision`` (the transformer's dtype),
-    ``attention_backend``, ``cross_attention_backend`` (names as asked for), ``compiled``. Method: ``strategy`` and its settings. Frames: ``output_type``,
+    ``attention_backend``, ``cross_attention_backend`` (names of what computes), ``compiled``, ``compile_options``. Method: ``strategy`` and its settings. Frames: ``output_type``,
     ``vae_precision``, ``tiling`` (the tiles' sizes in pixels). File: ``quality`` (H.264's rate factor), ``fps``.
     """
 
@@ -44,6 +44,7 @@ class RunSpec:
     attention_backend: str | None = None
     cross_attention_backend: str | None = None
     compiled: bool | None = None
+    compile_options: str | None = None
     strategy: str | None = None
     block_latents: int | None = None
     context_latents: int | None = None
@@ -70,14 +71,16 @@ class RunSpec:
 
     def digest(self):
         """A short text that tells runs apart."""
-        return short_digest(json.dumps(self.as_json(), sort_keys=True).encode())
+        return short_digest(json.dumps(_that_decides(self.as_json()), sort_keys=True).encode())
 
-    def differences(self, other):
-        """["<name> was <here> and is <in other>"] of what both know."""
-        mine, others = self.as_json(), other.as_json()
+    def differences(self, values):
+        """["<name> was <here> and is <there>"] of what decides the bytes. ``values``: what is known of the other run, a dict
+        with all names of a RunSpec or some, as ``as_json`` has them."""
+        mine = self.as_json()
+        here, there = _that_decides(mine), _that_decides(values)
         return [
-            f"{name} was {mine[name]!r} and is {others[name]!r}"
-            for name in mine if None not in (mine[name], others[name]) and mine[name] != others[name]
+            f"{name} was {mine[name]!r} and is {values[name]!r}"
+            for name in values if name not in _ONLY_NAMES and here.get(name) != there.get(name)
         ]
 
     def of_latents(self):
@@ -86,13 +89,19 @@ class RunSpec:
 
 
 _AFTER_LATENTS = ("output_type", "vae", "vae_precision", "tiling", "quality", "fps")
+_ONLY_NAMES = ("model",)  # the digests of the weights decide: one model has several names, and its folder may be moved
+
+
+def _that_decides(values):
+    """Without what is only a name; nothing, an empty text and an empty list are one."""
+    return {name: value for name, value in values.items() if name not in _ONLY_NAMES and value not in (None, "", [], ())}
+
+
+def without_frames(values):
+    """Of ``values``, a dict as ``RunSpec.differences`` takes it, those that decide the latents."""
+    return {name: value for name, value in values.items() if name not in _AFTER_LATENTS}
 
 
 def short_digest(content):
     """A short text that tells bytes apart."""
     return hashlib.sha256(content).hexdigest()[:16]
-
-
-def upper_name(name):
-    """The name of a backend as xDiT's enumeration has it, None for None: ``sdpa`` and ``SDPA`` are one."""
-    return None if name is None else str(name).upper()

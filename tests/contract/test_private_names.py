@@ -98,7 +98,6 @@ NAMES = [
     Name(BASE_MODEL + ":xFuserModel._get_compile_mode", "xdit", "xDiT's options of torch.compile", "self"),
     Name(BASE_MODEL + ":xFuserModel._run_pipe", "xdit", "makes the videos", "self input_args"),
     Name(BASE_MODEL + ":xFuserModel.preprocess_args", "xdit", "numbers the prompts", "self input_args"),
-    Name(BASE_MODEL + ":xFuserModel.get_output_name", "xdit", "names the file", "self input_args"),
     Name(BASE_MODEL + ":xFuserModel.save_output", "xdit", "the file is there already", "self output"),
 ]
 

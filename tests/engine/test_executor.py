@@ -87,12 +87,12 @@ def executor_of(plan, lane, work, meter=None, progress=None):
     return Executor(plan, progress, Messages(plan, progress), lane, work, meter or Meter(lambda: None))
 
 
-def run_alone(blocks=2, steps=2, guide=None, decode="none", progress=None):
+def run_alone(blocks=2, steps=2, guide=None, decode="none", progress=None, denoiser=None):
     """(the stage, what the run yielded, the meter, what was decoded, the store) of a run on one stage with B = 2, C = 1."""
     stage, decoded, store = CountingStage(), [], BlockStore(iter(NOISE[:blocks]), CPU)
     plan, meter = DualParalPlan(blocks, steps, 1, decode=decode, layout=LAYOUT), Meter(synchronize=lambda: None, keeps_spans=True)
     work = Work(
-        stage, Edges(), None, store, AddOne(NOISE), guide or (lambda p: p), lambda one, latents: latents.sum().item(),
+        stage, Edges(), None, store, denoiser or AddOne(NOISE), guide or (lambda p: p), lambda one, latents: latents.sum().item(),
         lambda block, whole: decoded.append((block, whole)),
     )
     return stage, list(executor_of(plan, 0, work, meter).run()), meter, decoded, store
@@ -168,6 +168,18 @@ def test_a_prediction_that_is_no_number_ends_the_run(bad):
     passes = iter([0.0, 0.0, bad])
     with pytest.raises(FloatingPointError, match="the prediction of block 0 at step 1 has a NaN or an infinity"):
         run_alone(guide=lambda prediction: prediction + next(passes))
+
+
+def test_a_step_that_overflows_ends_the_run():
+    class Overflowing(AddOne):
+        """Infinite at the second step."""
+
+        def advance(self, one, prediction):
+            """The latents after the step."""
+            return super().advance(one, prediction) / (1 - one.step)
+
+    with pytest.raises(FloatingPointError, match="the latents of block 0 after step 1 have a NaN or an infinity, which the scheduler"):
+        run_alone(denoiser=Overflowing(NOISE))
 
 
 def test_a_middle_stage_posts_takes_and_sends():

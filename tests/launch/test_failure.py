@@ -28,11 +28,11 @@ CHAINS, KILLS = map(int, os.environ.get("XDUALPARAL_KILLS", "2x3").split("x"))
 class Started(Run):
     """A run of RUN under way, with a checkpoint every second wave."""
 
-    def __init__(self, folder, *extra, checkpoint=True, num_frames=NUM_FRAMES, cold=False):
+    def __init__(self, folder, *extra, checkpoint=True, num_frames=NUM_FRAMES, cold=False, log="log"):
         folder.mkdir(exist_ok=True)
         saves = ["--dualparal_checkpoint", folder / "checkpoint", "--dualparal_checkpoint_waves", "2"]
         arguments = [*RUN, "--num_frames", num_frames, "--output_directory", folder, *extra, *(saves if checkpoint else [])]
-        super().__init__(arguments, folder / "log", cold)
+        super().__init__(arguments, folder / log, cold)
 
     def wait_for_passes(self):
         """Waits until the first pass is done."""
@@ -199,27 +199,65 @@ def test_of_several_prompts_only_what_is_missing_is_made(tmp_path):
         run.wait_until(second.exists)
         kill(run.workers()[0], signal.SIGKILL)
         assert run.ended() == 1, run.output()
-    first = next((tmp_path / "run").glob("*_0.mp4"))
+    first = next((tmp_path / "run").glob("a-red-circle*.mp4"))
     made = first.stat().st_mtime_ns
     with Started(tmp_path / "run", *prompts, num_frames=257) as run:
         assert run.ended() == 0, run.output()
     assert f"{first} was finished by an earlier run" in run.output() and first.stat().st_mtime_ns == made
-    report = json.loads(next((tmp_path / "run").glob("*_1.json")).read_text())
+    report = json.loads(next((tmp_path / "run").glob("a-blue-square*.json")).read_text())
     assert report["resumed_from_wave"] > 0
     assert [played(file) for file in sorted((tmp_path / "run").glob("*.mp4"))] == [257, 257]
 
 
-def test_a_file_of_the_same_name_is_not_taken_for_the_finished_one(tmp_path):
-    """Another prompt's video replaces the file; the first command makes its own again."""
-    with Started(tmp_path / "run", num_frames=45) as run:
-        assert run.ended() == 0
-    first = video(tmp_path / "run").read_bytes()
-    with Started(tmp_path / "run", "--prompt", "a blue square on a light background", checkpoint=False, num_frames=45) as run:
-        assert run.ended() == 0
-    assert video(tmp_path / "run").read_bytes() != first
-    with Started(tmp_path / "run", num_frames=45) as run:
-        assert run.ended() == 0
-    assert video(tmp_path / "run").read_bytes() == first
+def test_another_video_of_the_same_name_is_refused_and_replaced_when_told(tmp_path):
+    """Two prompts, one file."""
+    output = ["--output", tmp_path / "run" / "new" / "video.mp4"]
+    file = tmp_path / "run" / "new" / "video.mp4"
+    with Started(tmp_path / "run", *output, num_frames=45) as run:
+        assert run.ended() == 0, run.output()
+    first = file.read_bytes()
+    other = ["--prompt", "a blue square on a light background"]
+    with Started(tmp_path / "run", *output, *other, checkpoint=False, num_frames=45) as run:
+        assert run.ended() == 2
+    assert "exists and is of another run (prompt was 'a red circle" in run.output() and run.output().count("xdit-dualparal: error") == 1
+    assert file.read_bytes() == first
+    with Started(tmp_path / "run", *output, *other, "--dualparal_overwrite", checkpoint=False, num_frames=45) as run:
+        assert run.ended() == 0, run.output()
+    assert played(file) == 45 and file.read_bytes() != first
+
+
+def test_one_of_two_runs_wins_and_the_other_changes_nothing(tmp_path):
+    """The same command twice, and another one with the same checkpoint."""
+    with Started(tmp_path / "run") as first:
+        first.wait_for_passes()
+        for extra, name in (([], "the video"), (["--seed", "7"], "--dualparal_checkpoint")):
+            with Started(tmp_path / "run", *extra, log="second") as second:
+                assert second.ended(END_S) == 2
+            [line] = [line for line in second.output().splitlines() if "error" in line]
+            owner = rf"process {first.workers()[-1]} on .*"
+            assert re.fullmatch(rf"xdit-dualparal: error: {name} .* is being written by another run \({owner}\): .*", line), line
+        assert first.ended() == 0, first.output()
+    files = {file.name for file in (tmp_path / "run").rglob("*")}
+    assert played(video(tmp_path / "run")) == NUM_FRAMES and not any(name.endswith((".lock", ".part")) for name in files), files
+
+
+def test_a_run_that_was_killed_goes_on_with_other_degrees_in_the_same_file(tmp_path, uninterrupted):
+    """Two stages, then one; damage in what is kept is found before anything is made."""
+    with Started(tmp_path / "run") as run:
+        run.wait_until(lambda: played(video(tmp_path / "run")) > 100)
+        kill(run.workers()[1], signal.SIGKILL)
+        assert run.ended() == 1
+    file = video(tmp_path / "run")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:4000] + bytes([whole[4000] ^ 1]) + whole[4001:])
+    with Started(tmp_path / "run", "--dualparal_degree", "1") as run:
+        assert run.ended() == 2
+    assert "is damaged in the frames that are kept (frames 0 to " in run.output() and video(tmp_path / "run") == file
+    file.write_bytes(whole)
+    with Started(tmp_path / "run", "--dualparal_degree", "1") as run:
+        assert run.ended() == 0, run.output()
+    assert json.loads(file.with_suffix(".json").read_text())["resumed_from_wave"] > 0
+    assert video(tmp_path / "run") == file and file.read_bytes() == uninterrupted[0]
 
 
 def test_latents_that_were_not_kept_from_the_start_cannot_be_kept(tmp_path):

@@ -30,6 +30,10 @@ class Mailbox(NoMailbox):
         """What the test says."""
         return self.has_ended
 
+    def remove(self):
+        """Notes it."""
+        self.is_removed = True
+
 
 @pytest.fixture
 def mailbox():

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings, strategies
 from safetensors.torch import load_file, save_file
 
 import xdualparal
-from xdualparal.models import WanFamily
-from xdualparal.models.folder import check_folder, check_vae
-from xdualparal.models.weights import check_reachable, check_tied, load_stage
+from xdualparal.models import WanFamily, family_of
+from xdualparal.models.folder import check_folder, check_tied, check_vae
+from xdualparal.models.weights import check_reachable, load_stage
 
 TINY_WAN = Path(xdualparal.__file__).parent / "demo" / "tiny-wan"
 CASES = json.loads((Path(__file__).parent / "cases" / "folders.json").read_text())
@@ -163,6 +163,8 @@ def test_an_embedding_that_is_not_tied_is_refused():
     encoder.encoder.embed_tokens.weight = torch.nn.Parameter(torch.zeros_like(encoder.shared.weight))
     with pytest.raises(ValueError, match="token embedding is not the stored one .*install transformers 5.3"):
         check_tied(encoder)
+    with pytest.raises(ValueError, match="token embedding is not the stored one"):
+        family_of(pipeline)
 
 
 def test_a_hub_name_without_a_connection(monkeypatch):

@@ -8,6 +8,7 @@ from diffusers import AutoencoderKLWan
 from dualparal_testing.small_wan import small_vae
 
 import xdualparal
+from xdualparal.models import wan_vae
 from xdualparal.models.wan_vae import StreamingDecoder, decode_at_once, memory_latents, unnormalised
 
 TINY_WAN = Path(xdualparal.__file__).parent / "demo" / "tiny-wan"
@@ -155,14 +156,24 @@ def test_too_short_a_warm_start_shows(make_vae, too_few):
 
 
 @pytest.mark.parametrize("make_vae", [plain, patches_tiled, tiny_wan])
-def test_memory_is_as_long_as_a_wrong_latent_shows(make_vae):
+def test_memory_is_as_long_as_a_wrong_latent_shows(make_vae, monkeypatch):
     """Not a number, in one latent frame, stays in all that depends on it."""
     vae = make_vae()
     enough = memory_latents(vae)
+    monkeypatch.setattr(wan_vae, "check_frames", lambda frames: None)  # it would refuse them
     latents = random_latents(vae, enough + 2, (2, 2))
     latents[:, :, 0] = torch.nan
     wrong = decode_at_once(vae, latents).isnan().any(dim=4).any(dim=3).any(dim=1)[0].nonzero()
     assert (wrong[-1] + 3) // 4 == enough
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_frames_that_are_no_numbers_are_refused(bad):
+    """An infinity, too, which would be a white pixel."""
+    vae = plain()
+    vae.decoder.conv_out.bias.data[1] = bad
+    with pytest.raises(FloatingPointError, match="the VAE made frames with a NaN or an infinity"):
+        StreamingDecoder(vae).decode(random_latents(vae, 2, (2, 2)))
 
 
 def test_memory_of_the_real_vae():

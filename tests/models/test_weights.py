@@ -47,6 +47,17 @@ def test_a_stage_has_the_parts_that_it_uses(index, with_vae):
     assert any(parameter.is_meta for parameter in pipeline.vae.parameters()) != with_vae
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_weight_that_is_no_number_is_named_with_its_file(tmp_path, bad):
+    whole = small_transformer()
+    whole.blocks[2].ffn.net[2].bias.data[5] = bad
+    whole.save_pretrained(tmp_path, max_shard_size="50KB")
+    load_transformer_stage(WanFamily(), tmp_path, 0, 2, range(2), torch.float32)  # has not that layer
+    with pytest.raises(ValueError, match=r"blocks.2.ffn.net.2.bias of the transformer in .*-of-.*safetensors has a NaN") as caught:
+        load_transformer_stage(WanFamily(), tmp_path, 1, 2, range(2, 4), torch.bfloat16)
+    assert "\n" not in str(caught.value)
+
+
 def test_configs_of_a_folder():
     index, transformer, vae = read_configs(TINY_WAN)
     assert index["_class_name"] == "WanPipeline" and transformer["num_layers"] == 8 and vae["z_dim"] == 8

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from dualparal_testing import commands
 from dualparal_testing.commands import LAUNCHER, LIMIT_S
 from dualparal_testing.processes import free_port
@@ -106,8 +108,10 @@ def test_a_file_of_prompts_over_two_replicas(tmp_path):
     for name, flags in runs.items():
         code, output = commands.run([*common, *flags, "--output_directory", tmp_path / name], tmp_path / "log")
         assert code == 0, output
-        videos[name] = [file.read_bytes() for file in sorted((tmp_path / name).glob("*.mp4"))]
-    assert [a == b for a, b in zip(videos["one"], videos["two"], strict=True)] == [True, False, True]
+        videos[name] = {file.name: file.read_bytes() for file in (tmp_path / name).glob("*.mp4")}
+        assert sorted(file.partition("_")[0] for file in videos[name]) == ["a-blue-square", "a-green-circle", "a-red-circle"]
+    same = {name for name in videos["one"] if videos["one"][name] == videos["two"].get(name)}
+    assert sorted(name.partition("_")[0] for name in same) == ["a-green-circle", "a-red-circle"]
 
 
 @pytest.mark.processes
@@ -117,7 +121,8 @@ def test_plain_torchrun_and_two_prompts(tmp_path):
                "a blue square on a light background", "--num_inference_steps", "1", "--num_frames", "5",
                "--dualparal_degree", "2", "--output_directory", str(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert [file.name[-6:] for file in sorted(tmp_path.glob("*.mp4"))] == ["_0.mp4", "_1.mp4"]
+    names = [file.name for file in sorted(tmp_path.glob("*.mp4"))]
+    assert re.fullmatch(r"a-blue-square-on-a-light-background_42_[0-9a-f]{8}\.mp4", names[0]) and names[1].startswith("a-red-circle-on")
 
 
 @pytest.mark.processes
@@ -137,6 +142,9 @@ def test_a_bad_command_is_one_line_and_exit_code_2(tmp_path):
     (["--dualparal_degree", "2", "--wings"], "unrecognized arguments: --wings (xdit-dualparal --help lists the flags)"),
     (["--dualparal_degree", "2", "--ulysses_degree", "-1"], "--ulysses_degree is -1: give a whole number from 1 to 4096 (processes)"),
     (["--dualparal_degree", "2", "--use_fp8_gemms"], "--use_fp8_gemms is given and the stages compute in the precision that the model is loaded in: leave it out"),
+    (["--dualparal_degree", "2", "--guidance_scale", "nan"], "--guidance_scale is nan: give a number from 0 to 100"),
+    (["--dualparal_degree", "2", "--guidance_scale_2", "3"], "--guidance_scale_2 is 3.0 and it is for models with two transformers"),
+    (["--dualparal_degree", "2", "--prompt", "a circle", " "], "--prompt 2 of 2 is ' ', which says nothing: give what the video shows"),
     (["--dualparal_degree", "4", "--nproc_per_node", "2"],
      "the degrees (dualparal_degree 4) make 4 processes and 2 were started: change a degree, or start 4"),
 ])
@@ -145,6 +153,21 @@ def test_a_refusal_comes_from_one_rank_and_makes_nothing(tmp_path, extra, line):
     code, output = commands.run([*DEMO, *folders, *extra], tmp_path / "log")
     assert code == 2 and output.count("\n") == 1 and output.startswith(f"xdit-dualparal: error: {line}"), output
     assert [path.name for path in tmp_path.iterdir()] == ["log"]
+
+
+@pytest.mark.processes
+def test_a_seed_that_is_drawn_is_said_and_makes_the_same_video_again(tmp_path):
+    videos = {}
+    for seed in ("-1", "again", "-1"):
+        folder = tmp_path / str(len(videos))
+        seed = videos_seed if seed == "again" else seed
+        output = make_video(folder, "--num_frames", "5", "--dualparal_degree", "2", "--seed", seed)
+        [report] = [file for file in folder.glob("*.json") if file.name != "timings.json"]
+        videos_seed = str(json.loads(report.read_text())["seed"])
+        assert (f"--seed {videos_seed} was drawn at random" in output) == (seed == "-1")
+        videos[folder] = frames(folder)
+    first, again, other = videos.values()
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
 
 
 def test_help_and_version():
@@ -206,10 +229,23 @@ def test_latents_are_kept_and_decoded_again_to_the_same_file(tmp_path):
     assert done.returncode == 0 and "67 frames are in" in done.stdout, done.stderr
     [made] = (tmp_path / "run").glob("*.mp4")
     assert (tmp_path / "kept.mp4").read_bytes() == made.read_bytes()
+    kept.rename(tmp_path / "named.mp4"), (tmp_path / "link").symlink_to(tmp_path / "named.mp4")
+    os.link(tmp_path / "named.mp4", tmp_path / "hard.mp4")
+    latents = (tmp_path / "hard.mp4").read_bytes()
+    for arguments, part in (
+        (["named.mp4"], "are one file"), (["link", "--output", tmp_path / "hard.mp4"], "are one file"),
+        (["named.mp4", "--output", tmp_path / "kept.mp4"], "exists and is of another run .quality was 23 and is 18."),
+        (["named.mp4", "--output", tmp_path / "run"], "give a file that ends in .mp4"),
+        (["named.mp4", "--output", tmp_path / "log.mp4"], "no run of this kind made it: .* or add --overwrite"),
+    ):
+        (tmp_path / "log.mp4").write_text("a user's")
+        code, output = commands.run(["decode", tmp_path / arguments[0], *arguments[1:]], tmp_path / "log")
+        assert code == 2 and output.count("\n") == 1 and re.search(part, output), output
+        assert (tmp_path / "hard.mp4").read_bytes() == latents and (tmp_path / "log.mp4").read_text() == "a user's"
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("content, part", [(None, "No such file"), (b"x" * 99, "has no finished block"), (b"", "no finished block")])
+@pytest.mark.parametrize("content, part", [(None, "No such file"), (b"x" * 99, "is no file of latents"), (b"", "no finished block")])
 def test_a_file_that_cannot_be_decoded(tmp_path, content, part):
     file = tmp_path / "file"
     if content is not None:
@@ -223,6 +259,7 @@ def test_the_report_is_beside_the_video(tmp_path):
     output = make_video(tmp_path, "--num_frames", "67", "--dualparal_degree", "2")
     [file] = [file for file in tmp_path.glob("*.json") if file.name != "timings.json"]
     report = json.loads(file.read_text())
+    check_provenance(report)
     assert (report["frames"], report["passes"], report["blocks_finished"], len(report["ranks"])) == (67, 4, 2, 2)
     # 2 blocks of 12 latent frames of 16 tokens, 2 branches of dim 128 in float32, 2 steps; back: 12 + 8 frames, once and once
     assert report["ranks"][0]["sent_bytes"] == 4 * 12 * 16 * 2 * hidden_dim() * 4
@@ -231,7 +268,25 @@ def test_the_report_is_beside_the_video(tmp_path):
     assert re.search(r"waiting stages +\d+\.\d%, \d+\.\d% by the schedule", output)
 
 
+def check_provenance(report):
+    """What makes the video again is there."""
+    assert report["prompt"] == DEMO[3] and report["seed"] == 42 and report["spec"]["num_frames"] == 67
+    assert report["settings"]["num_inference_steps"] == 2 and report["settings"]["dualparal_degree"] == 2
+    assert set(report["versions"]) >= {"xdualparal", "torch", "diffusers", "transformers", "xfuser", "av", "python"}
+    assert report["versions"]["torch"] == torch.__version__ and "--num_frames" in report["command"]
+
+
 def hidden_dim():
     """The demo model's."""
     config = json.loads((TINY_WAN_FOLDER / "transformer" / "config.json").read_text())
     return config["num_attention_heads"] * config["attention_head_dim"]
+
+
+@pytest.mark.processes
+def test_a_damaged_folder_is_refused_in_one_line_and_makes_nothing(tmp_path):
+    weights = shutil.copytree(TINY_WAN_FOLDER, tmp_path / "weights")
+    os.truncate(weights / "vae" / "diffusion_pytorch_model.safetensors", 1000)
+    flags = ["--model", "tiny-wan", "--prompt", "x", "--dualparal_degree", "2", "--output_directory", tmp_path / "out"]
+    code, output = commands.run([*flags, "--model_path", weights], tmp_path / "log")
+    assert code == 2 and output.count("\n") == 1 and "vae/diffusion_pytorch_model.safetensors is cut off" in output, output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "weights"]

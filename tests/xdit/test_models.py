@@ -65,4 +65,3 @@ def test_every_model_has_what_a_run_needs(name, tmp_path):
     assert model.settings.fps == 16 and model.settings.model_output_type == "video"
     for value in ("height", "width", "num_frames", "num_inference_steps", "guidance_scale"):
         assert getattr(defaults, value)
-    assert model.get_output_name({"height": 32, "width": 48}).endswith("_32x48_dualparal2")

@@ -13,6 +13,22 @@ _NEED_A_LAYOUT = ("SPARGE", "SPARSE", "VSA", "FLEX_BLOCK")
 _ON_THE_CPU = ("SDPA", "SDPA_MATH", "SDPA_FLASH")
 
 
+def same_backend(name, on_cpu):
+    """The name by which what computes is compared: on the CPU, SDPA and SDPA_FLASH are one kernel, which ring attention asks
+    for by the second name."""
+    return "SDPA" if on_cpu and name.upper() == "SDPA_FLASH" else name.upper()
+
+
+def backends_in_use(on_cpu):
+    """{"attention_backend", "cross_attention_backend": names} of what xDiT computes with here, once it has started."""
+    from xfuser.core.distributed import get_runtime_state
+
+    state = get_runtime_state()
+    cross = state.cross_attention_backend or state.attention_backend
+    backends = dict(attention_backend=state.attention_backend, cross_attention_backend=cross)
+    return {name: same_backend(backend.name, on_cpu) for name, backend in backends.items()}
+
+
 def check_backend(name, on_cpu):
     """Raises ValueError, with the reason, when DualParal cannot use the backend ``name`` (None: xDiT's choice)."""
     if name is None:

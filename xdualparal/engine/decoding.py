@@ -4,6 +4,8 @@ Knows: which decoder a run needs, and how a block's latents become what the call
 made, or what becomes of segments.
 """
 
+from itertools import count
+
 import torch
 
 from ..output.decoders import (
@@ -40,13 +42,18 @@ def _segment_maker(run, cleanup):
     decoder, missing = run.stage.family.decoder(run.pipe.vae), run.request.num_frames - run.frames_given
     cleanup.callback(decoder.close)
     seen = run.snapshots.latents_before(run.segments_given) if run.segments_given else None
+    blocks = count(run.segments_given)
 
     def make(latents):
         nonlocal missing, seen
         if seen is not None:  # here, and not before the passes: it takes as long as decoding them
             decoder.warm_up(seen.to(run.device))
             seen = None
-        frames = decoder.decode(latents)
+        block = next(blocks)
+        try:
+            frames = decoder.decode(latents)
+        except FloatingPointError as error:
+            raise FloatingPointError(f"block {block} cannot be decoded: {error}") from None
         if not run.request.is_endless:
             frames = frames[:, :, :missing]
             missing -= frames.shape[2]

@@ -64,7 +64,7 @@ class Executor:
     def run(self):
         """Does the actions of all waves. Yields each STEP and the block's latents after it.
 
-        Raises FloatingPointError when a prediction has a NaN or an infinity.
+        Raises FloatingPointError when a prediction, or what the scheduler makes of it, has a NaN or an infinity.
         """
         for wave in self._progress.waves():
             self._meter.waits(f"for rank 0 to say whether wave {wave} is to be done", self._at_wave, wave)
@@ -108,6 +108,11 @@ class Executor:
         if not prediction.isfinite().all():
             raise FloatingPointError(f"the prediction of block {action.block} at step {action.step} has a NaN or an infinity")
         self._result = self._meter.does(action, self._work.denoiser.advance, action.one, prediction)
+        if not self._result.isfinite().all():
+            raise FloatingPointError(
+                f"the latents of block {action.block} after step {action.step} have a NaN or an infinity, which the scheduler "
+                "made of finite ones"
+            )
         if action.one in self._feeds_back:  # a stage that is the first and the last sends itself nothing
             self._work.blocks.put(action.one, self._result)
         if self._plan.is_last_step(action.one):

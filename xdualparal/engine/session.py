@@ -110,6 +110,7 @@ class VideoRun:
         if self.is_over:
             return
         self.at_start(self)
+        self.snapshots.lock()
         self.outcome = Outcome.RUNNING
         try:
             with torch.no_grad(), ExitStack() as cleanup:
@@ -126,6 +127,8 @@ class VideoRun:
         except BaseException:
             self.outcome = Outcome.FAILED
             raise
+        finally:
+            self.snapshots.release()
         self.outcome = Outcome.STOPPED if self.progress.was_stopped or self._was_left else Outcome.FINISHED
 
     def _given(self, made):
@@ -228,7 +231,8 @@ class VideoRun:
             return
         for what, rest in self.request.cut_texts().items():
             logger.warning(
-                "the %s is longer than %d tokens and its end is left out: %r", what, self.request.max_sequence_length, rest
+                "the %s is longer than %d tokens and its end is left out: %r", what,
+                self.request.max_sequence_length, rest if len(rest) <= 400 else rest[:300] + " ... " + rest[-80:],
             )
 
     def _make_edges(self):

@@ -53,6 +53,24 @@ class Snapshots:
             raise ValueError(error)
         return found, was_finished
 
+    def lock(self):
+        """Keeps other runs from the checkpoint until ``release``. Every rank of the replica must call it; all raise ValueError
+        when another run has it."""
+        error = None
+        if self.is_on and self._mesh.is_output:
+            try:
+                self._checkpoint.lock()
+            except (ValueError, OSError) as problem:
+                error = str(problem)
+        error = self._mesh.share_object(error) if self.is_on else None
+        if error is not None:
+            raise ValueError(error)
+
+    def release(self):
+        """Lets other runs have the checkpoint."""
+        if self.is_on:
+            self._checkpoint.release()
+
     # What a run is resumed from.
 
     def in_flight(self):

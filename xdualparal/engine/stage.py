@@ -23,7 +23,7 @@ class Stage:
     def __init__(self, family, transformer, index, count, layers):
         self.family, self.transformer, self.layers = family, transformer, layers
         self.index, self.is_first, self.is_last = index, index == 0, index == count - 1
-        self.is_compiled = False
+        self.is_compiled, self.compile_options = False, ""
         if len(transformer.blocks) == transformer.config.num_layers:
             family.keep_stage(transformer, layers, self.is_first, self.is_last)
         assert len(transformer.blocks) == len(layers), f"{len(transformer.blocks)} layers, stage {index} has {layers}"
@@ -32,6 +32,7 @@ class Stage:
     def compile(self, **options):
         """Compiles each of the stage's blocks for each window size, when it first runs. ``options``: torch.compile's."""
         self.is_compiled = True
+        self.compile_options = ", ".join(f"{name}={value}" for name, value in sorted(options.items()) if value is not None)
         # torch's default makes the second size's kernels serve all sizes from then on: other bits for the windows after it,
         # so that a resumed run would differ.
         options.setdefault("dynamic", False)

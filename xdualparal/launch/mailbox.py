@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import sys
 import time
@@ -58,6 +59,10 @@ class Mailbox:
         """Whether the launcher has ended without ending its workers."""
         return os.getppid() != int(os.environ[PARENT])
 
+    def remove(self):
+        """Removes the folder, which a launcher that was killed has left."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
 
 class NoMailbox:
     """For a worker that another program started, torchrun for example."""
@@ -103,6 +108,19 @@ def refusing(mailbox):
         yield
     except ValueError as error:
         mailbox.refuse(error)
+        sys.exit(REFUSED)
+
+
+@contextmanager
+def refusing_alone(mailbox):
+    """The same for a check that only this rank makes."""
+    try:
+        yield
+    except ValueError as error:
+        if mailbox.has_launcher:
+            mailbox.refuse(error)
+        else:
+            print_error(error)
         sys.exit(REFUSED)
 
 

@@ -88,6 +88,7 @@ class Watchdog:
     def _check_launcher(self):
         """A launcher that was killed has not ended its workers: each closes its files and ends itself."""
         if self._mailbox.launcher_has_ended():
+            self._mailbox.remove()
             signal.alarm(_CLOSE_S)  # nobody else would kill a worker whose file does not close
             self._end_at_once(FAILED)
 

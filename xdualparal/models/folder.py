@@ -194,3 +194,14 @@ def _same(tensors):
     for name, tensor in tensors.items():
         groups.setdefault(id(tensor), []).append(name)
     return list(groups.values())
+
+
+def check_tied(text_encoder):
+    """Raises ValueError where the encoder's token embedding is not the stored one: transformers 5.0 to 5.2 make a random one."""
+    if not isinstance(text_encoder, transformers.UMT5EncoderModel):
+        return
+    if text_encoder.encoder.embed_tokens.weight is not text_encoder.shared.weight:
+        raise ValueError(
+            "the text encoder's token embedding is not the stored one (transformers 5.0 to 5.2 do not tie them): install "
+            "transformers 5.3 or newer"
+        )

@@ -22,7 +22,7 @@ def part_sums(parts, first_layer):
     ``first_layer``: the model's number of the first of the transformer's ``blocks`` that are here.
     """
     return {
-        part: dict(config=_config_of(module), tensors=_sums(module, first_layer if part == "transformer" else 0))
+        part: dict(config=_config_of(module), tensors=_numbers(module, first_layer if part == "transformer" else 0))
         for part, module in parts.items() if module is not None
     }
 
@@ -37,6 +37,19 @@ def digest_of_parts(gathered):
     return digests
 
 
+def dtype_name(dtype):
+    """``float32``, say."""
+    return str(dtype).removeprefix("torch.")
+
+
+def tiling_of(vae):
+    """The sizes of a VAE's tiles in pixels; () for one that decodes without, or for None."""
+    if vae is None or not vae.use_tiling:
+        return ()
+    names = ("tile_sample_min_height", "tile_sample_min_width", "tile_sample_stride_height", "tile_sample_stride_width")
+    return tuple(getattr(vae, name) for name in names)
+
+
 def _config_of(module):
     config = module.config.to_dict() if hasattr(module.config, "to_dict") else dict(module.config)
     # Where it was loaded from and by which version do not change what it computes.
@@ -45,6 +58,15 @@ def _config_of(module):
 
 def _sums(module, first_layer):
     return {_name(name, first_layer): _sum(tensor) for name, tensor in module.state_dict().items() if not tensor.is_meta}
+
+
+def _numbers(module, first_layer):
+    """The sums, and the scales of LoRA adapters (PEFT keeps them beside the tensors, see set_adapters in diffusers)."""
+    scales = {
+        f"{_name(name, first_layer)} scaling": (sorted(layer.scaling.items()), list(layer.active_adapters), layer.disable_adapters, layer.merged)
+        for name, layer in module.named_modules() if isinstance(getattr(layer, "scaling", None), dict) and layer.scaling
+    }
+    return _sums(module, first_layer) | scales
 
 
 def _name(name, first_layer):

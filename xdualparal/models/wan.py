@@ -13,6 +13,7 @@ from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from torch import nn
 
 from .base import Classes, Conditioning, Facts, Sizes
+from .folder import check_tied
 from .wan_vae import StreamingDecoder, decode_at_once, memory_latents
 
 
@@ -110,6 +111,7 @@ class WanFamily:
         )
         configs = (getattr(part, "config", {}) for part in (pipeline.transformer, pipeline.vae))
         cls.check_configs(index, *configs)
+        check_tied(pipeline.text_encoder)
         if pipeline.transformer.is_cache_enabled:
             raise ValueError("a step cache is enabled and DualParal has none: call transformer.disable_cache() first")
         if getattr(pipeline.transformer.forward, "__func__", None) is not classes.transformer.forward:

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import torch
 
+from .finite import is_finite
+
 
 class StreamingDecoder:
     """Decodes a video's latents piece by piece, to the same bits as ``vae.decode`` of all of them.
@@ -32,7 +34,7 @@ class StreamingDecoder:
 
         ``latents``: (1, channels, latent frames, height, width), as the transformer predicts them. Returns
         (1, 3, frames, height, width) in -1..1, the VAE's dtype: 1 frame for the video's first latent frame, 4 for
-        each other one.
+        each other one. Raises FloatingPointError when the VAE makes a NaN or an infinity.
         """
         cuts = _cuts(self._vae, *latents.shape[-2:])
         frames = _joined(self._vae, self._decode_tiles(unnormalised(self._vae, latents), *cuts), *cuts)
@@ -40,6 +42,7 @@ class StreamingDecoder:
             from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 
             frames = unpatchify(frames, patch_size=self._vae.config.patch_size)
+        check_frames(frames)  # before an infinity becomes a number
         return frames.clamp(-1.0, 1.0)
 
     @torch.no_grad()
@@ -156,6 +159,16 @@ def unnormalised(vae, latents):
 def decode_at_once(vae, latents):
     """Decodes all of a video's latents, to the frames that StreamingDecoder gives, in one call of ``vae.decode``.
 
-    xDiT's parallel VAE replaces that. Its memory grows with the video's length.
+    xDiT's parallel VAE replaces that. Its memory grows with the video's length. Raises FloatingPointError for a NaN.
     """
-    return vae.decode(unnormalised(vae, latents), return_dict=False)[0]
+    frames = vae.decode(unnormalised(vae, latents), return_dict=False)[0]
+    check_frames(frames)
+    return frames
+
+
+def check_frames(frames):
+    """Raises FloatingPointError for frames of which a NaN or an infinity would become a black or white pixel."""
+    if not is_finite(frames):
+        raise FloatingPointError(
+            "the VAE made frames with a NaN or an infinity of finite latents: use its weights in float32, or others"
+        )

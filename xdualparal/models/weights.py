@@ -14,7 +14,8 @@ from diffusers import DiffusionPipeline
 from huggingface_hub import HfApi, snapshot_download
 from safetensors import safe_open
 
-from .folder import check_folder
+from .finite import is_finite, not_finite, refusal
+from .folder import check_folder, check_tied
 
 _NAME = "diffusion_pytorch_model.safetensors"  # diffusers.utils.SAFETENSORS_WEIGHTS_NAME
 
@@ -81,7 +82,8 @@ def load_stage(family, folder, index, count, layers, dtype, with_vae):
 
     That is its ``layers`` (a range) in ``dtype``, the text encoder on the first stage, and the VAE in the family's dtype
     where ``with_vae``; elsewhere the VAE has its configuration, without weights. Raises ValueError where the folder is not
-    whole, see ``folder.check_folder``, and where the text encoder came out wrong.
+    whole, see ``folder.check_folder``, and where the text encoder came out wrong or a
+    weight is a NaN or an infinity.
     """
     check_folder(family, folder)
     classes = family.classes()
@@ -93,18 +95,19 @@ def load_stage(family, folder, index, count, layers, dtype, with_vae):
     else:
         parts["vae"] = _empty(classes.vae, folder / "vae")
     pipeline = classes.pipeline.from_pretrained(folder, dtype=dtype, **parts)
+    for part in ("text_encoder", "vae"):
+        check_finite(getattr(pipeline, part), part, folder / part)
     if pipeline.text_encoder is not None:
         check_tied(pipeline.text_encoder)
     return pipeline
 
 
-def check_tied(text_encoder):
-    """Raises ValueError where the encoder's token embedding is not the stored one: transformers 5.0 to 5.2 make a random one."""
-    if text_encoder.encoder.embed_tokens.weight is not text_encoder.shared.weight:
-        raise ValueError(
-            "the text encoder's token embedding is not the stored one (transformers 5.0 to 5.2 do not tie them): install "
-            "transformers 5.3 or newer"
-        )
+def check_finite(module, part, folder):
+    """Raises ValueError when ``module``, the ``part`` of a pipeline that is loaded from ``folder``, or None, has a weight with
+    a NaN or an infinity."""
+    name = None if module is None else not_finite(module)
+    if name is not None:
+        raise refusal(part, name, folder)
 
 
 def load_transformer_stage(family, folder, index, count, layers, dtype):
@@ -142,7 +145,10 @@ def _read(folder, names):
     weights = {}
     for file, stored in _by_file(folder, names).items():
         with safe_open(file, framework="pt") as shard:
-            weights.update((name, shard.get_tensor(name)) for name in stored)
+            for name in stored:
+                weights[name] = shard.get_tensor(name)
+                if not is_finite(weights[name]):
+                    raise refusal("transformer", name, file)
     return weights
 
 

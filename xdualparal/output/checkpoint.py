@@ -55,13 +55,13 @@ class Checkpoint:
         manifest = read_manifest(self._folder)
         if manifest is None or is_finished(manifest):
             return None
-        check_same(self._folder, manifest, self._spec)
+        check_same(self._folder, manifest, self._spec.as_json())
         return torch.load(BytesIO(_checked_bytes(self._folder, manifest)), weights_only=True)
 
     def is_of_a_finished_run(self):
         """Whether the folder says that this very run was finished. Raises ValueError as ``load`` does."""
         manifest = read_manifest(self._folder)
-        return manifest is not None and is_finished(manifest) and not _spec_of(manifest).differences(self._spec)
+        return manifest is not None and is_finished(manifest) and not _spec_of(manifest).differences(self._spec.as_json())
 
     def save(self, state, wave, wait=False):
         """Saves ``state`` as that before ``wave``. ``wait``: until it is on the disk; raises what kept it from there."""
@@ -153,9 +153,9 @@ def _check_complete(manifest):
         raise ValueError
 
 
-def check_same(folder, manifest, spec):
-    """Raises ValueError, with the differences, unless the manifest's run is that of ``spec``, as far as both are known."""
-    differences = _spec_of(manifest).differences(spec)
+def check_same(folder, manifest, values):
+    """Raises ValueError, with the differences, unless the manifest's run has ``values``, see RunSpec.differences."""
+    differences = _spec_of(manifest).differences(values)
     if differences:
         raise ValueError(
             f"the checkpoint in {folder} is of another run: {'; '.join(differences)}: give the same settings, another "

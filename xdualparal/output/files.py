@@ -154,3 +154,9 @@ def _check_name(path, what):
 
 def _refusal(path, what, why):
     return ValueError(f"{what} {path} cannot be written ({why}): give the name of a file that can")
+
+
+def not_written(error, path):
+    """``error``, an OSError of writing ``path``, with the file's name, which a write's own has not, and what to do."""
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return OSError(error.errno, f"{reason}: free some space, or give another folder, and run the command again", str(path))

@@ -14,7 +14,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from .files import check_new, check_regular, sync_folder
+from .files import check_new, check_regular, not_written, sync_folder
 
 _NAME = "latents"
 _MOST_HEADER_BYTES = 100_000_000  # safetensors' own limit
@@ -71,9 +71,12 @@ class LatentsFile:
         record = save(tensors, metadata={**self._facts, "block": str(block)})
         if self._file is None:
             self._open_new()
-        self._file.write(record)
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        try:
+            self._file.write(record)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise not_written(error, self._path) from None
 
     def _open_new(self):
         if self._may_replace:

@@ -9,7 +9,7 @@ from itertools import islice
 
 import av
 
-from .seals import digest_of, read_seals
+from .seals import digest_of, has_fragments, read_seals
 
 LABEL = "comment"  # of the tags that FFmpeg writes into an mp4
 
@@ -23,11 +23,25 @@ def label_of(path):
 
     Raises ValueError for a file that cannot be read.
     """
+    return _tag_of(path, LABEL)
+
+
+def _tag_of(path, name):
     try:
         with _readable(path), av.open(str(path)) as source:
-            return source.metadata.get(LABEL, "")
+            return source.metadata.get(name, "")
     except (FileNotFoundError, av.error.FFmpegError, UnicodeDecodeError):
         return ""
+
+
+def is_fragmented(path):
+    """Whether the mp4 at ``path`` was not closed. Raises OSError."""
+    return has_fragments(path)
+
+
+def description_of(path):
+    """The text in which the mp4 at ``path`` describes its run, empty where there is none. Raises ValueError as ``label_of``."""
+    return _tag_of(path, "description")
 
 
 def frames_in(path):

@@ -15,7 +15,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from .files import check_new, check_regular, create_beside, place_new, replace
+from .files import check_new, check_regular, create_beside, not_written, place_new, replace
 from .h264 import QUALITY, add_encoder, as_pictures, as_uint8, encoding_of
 from .left_video import LABEL, DamageError, checked, seals_of, whole_packets
 from .seals import digest_of, seal_box
@@ -165,9 +165,9 @@ class VideoWriter:
                 file.writelines([*(box for kind, box in boxes if kind in wanted), seal])
                 file.flush()
                 os.fsync(file.fileno())
-        except OSError:
+        except OSError as error:
             os.truncate(self._growing, size)  # half a segment would not play
-            raise
+            raise not_written(error, self.path) from None
         self._fragments += sum(kind == b"moof" for kind, _ in boxes)
 
     def _keep(self, frames, a_frame):

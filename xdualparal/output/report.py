@@ -3,8 +3,12 @@
 Knows: what the ranks of a run measured. Must not know: how they are shown or stored.
 """
 
+import platform
 import resource
+import sys
 import time
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
@@ -12,6 +16,7 @@ from ..plan.actions import DECODE, FORWARD, STEP
 from ..plan.schedule import whole_schedule
 from ..plan.simulate import simulate
 
+_PACKAGES = ("xdualparal", "torch", "diffusers", "transformers", "xfuser", "av", "safetensors", "numpy")
 MOST_BLOCKS = 500  # of a prediction: its time grows with them, and bubbles are at the ends
 
 
@@ -34,6 +39,21 @@ def make_report(run):
         decode=run.plan.decode, decode_s=run.meter.busy_s.get(DECODE, 0.0),
         waited_for_decode_s=run.meter.waited_for_decode_s, ranks=ranks,
     )
+
+
+def provenance(spec, settings):
+    """What makes the video again: the run's RunSpec, all ``settings`` that were given (plain values), the versions of what
+    computed it, and the command."""
+    return dict(
+        prompt=spec.prompt, negative_prompt=spec.negative_prompt, seed=spec.seed, spec=spec.as_json(),
+        settings=settings, versions={"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
+        command=sys.argv,
+    )
+
+
+def _version(name):
+    with suppress(PackageNotFoundError):
+        return version(name)
 
 
 def _of_rank(run):

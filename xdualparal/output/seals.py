@@ -37,6 +37,12 @@ def read_seals(path):
     return seals
 
 
+def has_fragments(path):
+    """Whether the mp4 at ``path`` is one that grows. Raises OSError."""
+    with open(path, "rb") as file:
+        return any(kind == b"moof" for kind, _, _ in _boxes(file))
+
+
 def _seals(content):
     """A box that was damaged has none: its frames count as missing."""
     try:

@@ -32,6 +32,8 @@ class OutputSettings(Settings):
         None, "write what every stage did and when to this file, in Chrome's trace format (chrome://tracing)"
     )
 
+    overwrite: bool = setting(False, "replace files of other runs that have the names of this one's")
+
     def check(self):
         """Raises ValueError for an unknown place."""
         if self.decode not in PLACES:

@@ -40,11 +40,12 @@ def _time_row(spans, end, columns_a_pass):
     return cells
 
 
-def chrome_trace(trace):
-    """``trace`` (times in seconds) as the JSON text that chrome://tracing and Perfetto open."""
+def chrome_trace(trace, **about):
+    """``trace`` (times in seconds) as the JSON text that chrome://tracing and Perfetto open. ``about``: what else it says,
+    which they leave alone."""
     start = min(span.start for row in trace.rows for span in row)
     events = [_chrome_event(span, start) for row in trace.rows for span in row]
-    return json.dumps({"traceEvents": events, "displayTimeUnit": "ms"})
+    return json.dumps({"traceEvents": events, "displayTimeUnit": "ms", **about})
 
 
 def _chrome_event(span, start):

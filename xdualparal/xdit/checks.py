@@ -23,15 +23,18 @@ from .flags import command_settings, dualparal_config, value_of, xdit_args
 from .folders import check_folders
 from .models import at_path
 from .numbers import check_degrees, check_numbers
+from .outputs import check_names
 from .prompts import check_prompts, prompts_of
 from .registry import model_class
 from .resume import check_checkpoint
 from .sampling import check_sampling
 from .settings import CommandSettings
 from .support import check_support
+from .tiles import check_tiles
 
 # diffusers' WanPipeline.check_inputs asks for multiples of 16 whatever the VAE and the patch are.
 PIXEL_MULTIPLE = (16, 16)
+_TEXTS = ("prompt", "negative_prompt")  # from Python a str; prompts.py judges it
 
 
 def check_command(args, world_size):
@@ -39,6 +42,8 @@ def check_command(args, world_size):
 
     Raises ValueError, with what was given, what is allowed and what to do, for a command that cannot work.
     """
+    if args["dualparal_degree"] is not None:
+        _check_not_blank(args)
     model = model_class(args["model"], args["dualparal_degree"])
     if args["model_path"] is not None and args["dualparal_degree"] is not None:
         model = at_path(model, args["model_path"])
@@ -52,8 +57,10 @@ def check_command(args, world_size):
     _check_world(args, world_size)
     model(xFuserArgs.from_runner_args(xdit_args(args)))  # xDiT's own checks of what the model supports
     check_folders(args)
+    if args["dualparal_degree"] is not None:
+        check_names(args, model, dualparal_config(args), command_settings(args))
     if args["dualparal_degree"] is not None and args["dualparal_checkpoint"]:
-        check_checkpoint(args, model, dualparal_config(args))
+        check_checkpoint(args, model, dualparal_config(args), command_settings(args))
     if args["dualparal_degree"] is not None and not os.path.isdir(model.settings.model_name):
         check_reachable(model.family, model.settings.model_name)
     return model
@@ -64,6 +71,7 @@ def _check_dualparal(args, model):
     command_settings(args)
     check_support(args)
     check_numbers(args, model)
+    check_tiles(args, model)
     _check_stages(args, model, config)
     _check_video(args, model)
     check_sampling(args, model)
@@ -82,6 +90,13 @@ def _check_dualparal(args, model):
         raise ValueError(
             "--use_parallel_vae decodes at the end and --dualparal_checkpoint saves what was decoded: leave one out"
         )
+
+
+def _check_not_blank(args):
+    """An empty text, of a shell's variable that is not set, would be taken for a flag that is not given."""
+    for name, value in args.items():
+        if isinstance(value, str) and name not in _TEXTS and not value.strip():
+            raise ValueError(f"--{name} is {value!r}: give a value, or leave it out")
 
 
 def _check_endless(args, config):

@@ -5,6 +5,7 @@ Knows: the file of latents, the models' VAEs, and the mp4. Must not know: how la
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,31 +15,68 @@ from tqdm.auto import tqdm
 
 from ..launch.errors import refuse
 from ..limits import RATE_FACTOR
+from ..models.finite import is_finite
 from ..models.folder import check_vae
 from ..models.wan_vae import StreamingDecoder
-from ..models.weights import checkpoint_folder
+from ..models.weights import check_finite, checkpoint_folder
+from ..models.identity import digest_of_parts, dtype_name, part_sums, tiling_of
+from ..output.files import check_apart, remove_left_beside
 from ..output.latents_file import read_latents
+from ..output.lock import FileLock
+from ..output.owners import check_owner, spec_in_video
 from ..output.mp4 import QUALITY, VideoWriter
 from ..output.settings import VAE_PRECISIONS
 from ..output.tags import tags_of
 from ..output.writer import ThreadedWriter, to_uint8
+from ..run_spec import RunSpec
 from .registry import DUALPARAL_MODELS
 
 
 def main(argv):
     """Decodes the file in ``argv``. Ends with exit code 2, and one line, when it cannot."""
     arguments = _parser().parse_args(argv)
-    output = arguments.output or Path(arguments.file).with_suffix(".mp4")
+    output = Path(arguments.output or Path(arguments.file).with_suffix(".mp4"))
     try:
         RATE_FACTOR.of("--quality", arguments.quality)
         facts, _ = next(read_latents(arguments.file))  # what is wrong shows before the VAE is loaded
-        model = _model(arguments.model or facts["model"])
+        model = _model(arguments.model or facts.get("model"))
         folder = Path(arguments.model_path) if arguments.model_path else checkpoint_folder(model.settings.model_name)
         check_vae(model.family, folder)
-        frames = decode(arguments, model, folder, facts, output)
+        check_latents(arguments.file)
+        spec = replace(_spec_in(facts), quality=arguments.quality, fps=model.settings.fps)
+        known = {**spec.of_latents().as_json(), "quality": spec.quality, "fps": spec.fps}
+        check_output(arguments, output, {name: value for name, value in known.items() if value is not None})
+        with FileLock(output, "--output"):
+            remove_left_beside(output)
+            frames = decode(arguments, folder, spec, output)
     except (OSError, ValueError) as error:
         refuse(error)
+    except FloatingPointError as error:
+        Path(output).unlink(missing_ok=True)  # it would look finished
+        refuse(error)
     tqdm.write(f"{frames} frames are in {output}")
+
+
+def check_output(arguments, output, values):
+    """Raises ValueError when ``output`` must not be written: it is the input, no mp4, or another run's video."""
+    check_apart([("the file of latents", arguments.file), ("--output", output)])
+    if output.suffix != ".mp4":
+        raise ValueError(f"--output is {output}: give a file that ends in .mp4")
+    if not output.absolute().parent.is_dir():
+        raise ValueError(f"--output is {output} and there is no folder {output.parent}: make it first, or give another file")
+    try:
+        check_owner(output, "--output", spec_in_video, values, arguments.overwrite)
+    except ValueError as error:
+        raise ValueError(str(error).replace("--dualparal_overwrite (overwrite=True)", "--overwrite")) from None
+
+
+def _spec_in(facts):
+    """The RunSpec of the run that made the latents."""
+    try:
+        int(facts["num_frames"])
+        return RunSpec.from_json(json.loads(facts["spec"]))
+    except (KeyError, ValueError, TypeError):
+        raise ValueError("the file of latents does not say which run made it: give one that --dualparal_latents_out wrote") from None
 
 
 def _parser():
@@ -49,6 +87,7 @@ def _parser():
     parser.add_argument("--model", help="a model with the same VAE (default: the one that made the latents)")
     parser.add_argument("--model_path", help="the folder of the model's weights (default: that of the hub)")
     parser.add_argument("--quality", type=int, default=QUALITY, help=f"H.264's constant rate factor (default: {QUALITY})")
+    parser.add_argument("--overwrite", action="store_true", help="replace another run's video")
     parser.add_argument(
         "--vae_precision", choices=VAE_PRECISIONS, default="float32", help="the VAE's numbers (default: float32)"
     )
@@ -62,20 +101,33 @@ def _model(name):
     return DUALPARAL_MODELS[name]
 
 
+def check_latents(file):
+    """Raises ValueError when the latents in ``file`` have a NaN or an infinity."""
+    for number, (_, latents) in enumerate(read_latents(file)):
+        if not is_finite(latents):
+            raise ValueError(f"block {number} of {file} has a NaN or an infinity, no frames: give a file of a run that was right")
+
+
 @torch.no_grad()
-def decode(arguments, model, folder, facts, output):
-    """Decodes all whole blocks of the file; returns how many frames they made."""
+def decode(arguments, folder, spec, output):
+    """Decodes all whole blocks of the file; returns how many frames they made. ``folder``: of the model's weights. ``spec``: of
+    the run that made them."""
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     dtype = getattr(torch, arguments.vae_precision)
     vae = AutoencoderKLWan.from_pretrained(folder / "vae", dtype=dtype).to(device).eval()
+    check_finite(vae, "vae", folder / "vae")
     if arguments.enable_tiling:
         vae.enable_tiling()
+    digest = digest_of_parts([part_sums(dict(vae=vae), 0)])["vae"]
+    spec = replace(spec, vae=digest, vae_precision=dtype_name(vae.dtype), tiling=tiling_of(vae), output_type="uint8")
+    check_output(arguments, output, spec.as_json())
     processor = VideoProcessor(vae_scale_factor=vae.config.scale_factor_spatial)
-    decoder, missing = StreamingDecoder(vae), int(facts["num_frames"]) or None
-    tags = tags_of({**json.loads(facts.get("spec", "{}")), "quality": arguments.quality})
-    file = VideoWriter(output, model.settings.fps, arguments.quality, label=facts.get("label", ""), tags=tags, overwrite=True)
+    decoder, missing, tags = StreamingDecoder(vae), spec.num_frames or None, tags_of(spec.as_json())
+    file = VideoWriter(output, spec.fps, spec.quality, label=spec.digest(), tags=tags, overwrite=output.exists())
     with ThreadedWriter(file) as writer:
         for _, latents in tqdm(read_latents(arguments.file), unit="block"):
+            if latents.dim() != 5 or latents.shape[1] != vae.config.z_dim:
+                raise ValueError(f"{arguments.file} has latents of {latents.shape[1:2]} channels and the VAE {vae.config.z_dim}: give its own --model")
             frames = decoder.decode(latents.to(device))
             if missing is not None:
                 frames = frames[:, :, :missing]

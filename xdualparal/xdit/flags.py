@@ -34,6 +34,8 @@ def make_parser():
     xFuserArgs.add_runner_args(parser)
     add_missing_flags(parser, xFuserArgs)
     add_dualparal_args(parser)
+    # Not in plain xdit, where a flag without our prefix could meet one of its own.
+    parser.add_argument("--output", dest="dualparal_output", metavar="FILE", help="the same as --dualparal_output")
     return parser
 
 
@@ -45,6 +47,9 @@ def add_dualparal_args(parser):
         help="turn DualParal on with N pipeline stages (1 is allowed); multiplies the number of processes",
     )
     for field in (*fields(DualParalConfig), *fields(CommandSettings)):
+        if field.type is bool:
+            group.add_argument(f"--dualparal_{field.name}", action="store_true", help=field.metadata["help"])
+            continue
         convert, metavar = _FLAG_TYPES[field.type]
         group.add_argument(
             f"--dualparal_{field.name}", type=convert, metavar=metavar, default=field.default,

@@ -32,7 +32,7 @@ def _folders(args):
     yield Path(args["output_directory"]), "--output_directory"
     if args["dualparal_checkpoint"]:
         yield Path(args["dualparal_checkpoint"]), "--dualparal_checkpoint"
-    for name in ("dualparal_trace", "dualparal_latents_out"):
+    for name in ("dualparal_output", "dualparal_trace", "dualparal_latents_out"):
         if args[name]:
             yield Path(args[name]).parent, f"the folder of --{name}"
 

@@ -18,16 +18,19 @@ from xfuser.core.utils.runner_utils import log
 
 from ..config import DualParalConfig
 from ..pipeline import DualParalPipeline
-from ..output.report import as_text
+from ..output.owners import check_owner, spec_in_json, spec_in_video
+from ..output.report import as_text, provenance
 from ..engine.session import Outcome
 from ..limits import RANDOM_SEED
 from ..plan.partition import layer_ranges
-from ..output.left_video import frames_in, label_of
+from ..output.files import write_whole
+from ..output.left_video import frames_in, is_fragmented, label_of
 from ..output.mp4 import VideoWriter
 from ..output.tags import tags_of
 from ..output.writer import ThreadedWriter
 from ..request import shared_seed
 from .flags import refuse
+from .outputs import report_path, video_paths
 from .prompts import as_list, many_prompts_line, prompts_of
 from .settings import CommandSettings
 from ..models.schedulers import with_flow_shift
@@ -85,7 +88,12 @@ class DualParalWanModel(xFuserWan21T2VModel):
         prompts, negative = (as_list(args[name]) for name in ("prompt", "negative_prompt"))
         negative = (negative or [""]) * (len(prompts) if len(negative) <= 1 else 1)
         args["prompt"] = [NumberedPrompt(prompts[n], n, negative[n]) for n in range(len(prompts))]
+        self._flags = dict(input_args)
+        self.paths = self._video_paths(input_args["seed"])
         return args
+
+    def _video_paths(self, seed):
+        return video_paths(dict(self._flags, seed=seed), type(self), self.dualparal_config, self.command)
 
     def _load_model(self):
         parallel = self.engine_config.parallel_config
@@ -106,6 +114,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
         if input_args["seed"] == RANDOM_SEED:
             input_args["seed"] = shared_seed()  # xDiT hands on this very dict when it runs the model
             log(f"--seed {input_args['seed']} was drawn at random")
+            self.paths = self._video_paths(input_args["seed"])
         self.set_flow_shift(input_args.get("flow_shift"))
         self.dualparal = DualParalPipeline(self.pipe, self.engine_config, self.dualparal_config)
         self.dualparal.model_name = self.config.model
@@ -145,9 +154,9 @@ class DualParalWanModel(xFuserWan21T2VModel):
     def _make_video(self, prompt, input_args):
         """(the path of the prompt's video, which the output rank writes; the run's outcome). Every prompt starts from the same
         seed."""
-        path = Path(self.config.output_directory, f"{self.get_output_name(input_args)}_{prompt.number}.mp4")
+        path = self.paths[prompt.number]
         try:
-            run = self._start(prompt, input_args, path)
+            run, writer = self._start(prompt, input_args, path)
         except ValueError as error:  # all ranks of the replica raise it
             if self.dualparal.mesh.decides:
                 refuse(error)
@@ -155,23 +164,43 @@ class DualParalWanModel(xFuserWan21T2VModel):
         if run.outcome is Outcome.ALREADY_FINISHED:
             self._say_finished(path)
         elif self.dualparal.is_output_rank:
-            self._write(path, run)
+            self._write(writer, run, input_args)
         else:
             deque(run, maxlen=0)
         self._made.add(prompt.number)
         return str(path), run.outcome
 
     def _start(self, prompt, input_args, path):
-        """The VideoRun of a prompt; what the file at ``path`` has of it already is kept, where there is a checkpoint."""
+        """(the VideoRun of a prompt, the VideoWriter of its file, which is None off the output rank). What the file has of the
+        video already is kept, where there is a checkpoint."""
         arguments = dict(self._arguments(prompt, input_args), output_type="uint8")
         config = self.dualparal.config = self._config_of(prompt)
-        if config.checkpoint is None:
-            return self.dualparal.stream(**arguments)
-        label = self.dualparal.run_spec(**arguments).digest()
-        kept = 0
-        if self.dualparal.is_output_rank and label_of(path) == label:
-            kept = config.layout.whole_blocks(frames_in(path), input_args["num_frames"], self.family.facts.frames_per_latent)
-        return self.dualparal.stream(blocks_kept=kept, **arguments)
+        spec = self.dualparal.run_spec(**arguments)
+        kept = self.dualparal.on_output_rank(lambda: self._blocks_kept(path, spec, config, input_args["num_frames"]))
+        run = self.dualparal.stream(blocks_kept=kept or 0, **arguments)
+        return run, self.dualparal.on_output_rank(lambda: self._open(path, run, spec))
+
+    def _blocks_kept(self, path, spec, config, num_frames):
+        """How many blocks of this very run are in the file at ``path``. Raises ValueError for one that must not be replaced."""
+        check_owner(path, "the video", spec_in_video, spec.as_json(), config.overwrite)
+        check_owner(report_path(path), "the report", spec_in_json, spec.as_json(), config.overwrite)
+        if config.checkpoint is None or label_of(path) != spec.digest():
+            return 0
+        return config.layout.whole_blocks(frames_in(path), num_frames, self.family.facts.frames_per_latent)
+
+    def _open(self, path, run, spec):
+        """The VideoWriter for a run's frames. One that was finished has no more: its file is made whole, if a kill has left it
+        fragmented."""
+        if run.outcome is Outcome.ALREADY_FINISHED and not is_fragmented(path):
+            return None
+        kept = run.plan.layout.frames_of(run.blocks_kept, run.request.num_frames, self.family.facts.frames_per_latent)
+        writer = VideoWriter(
+            path, self.settings.fps, self.command.quality, kept, spec.digest(), tags_of(spec.as_json()),
+            overwrite=self.dualparal.config.overwrite or label_of(path) == spec.digest(),
+        )
+        if run.outcome is Outcome.ALREADY_FINISHED:
+            writer.close()
+        return writer
 
     def _config_of(self, prompt):
         """With a folder of its own for each video's checkpoint, and none where it is made again: warming up, say."""
@@ -191,11 +220,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
             file_spec=dict(quality=self.command.quality, fps=self.settings.fps),
         )
 
-    def _write(self, path, run):
-        kept = run.plan.layout.frames_of(run.blocks_kept, run.request.num_frames, self.family.facts.frames_per_latent)
-        if self.dualparal.config.checkpoint is not None and not kept:
-            path.unlink(missing_ok=True)  # another run's: resuming, its frames must not be taken for this one's
-        file = VideoWriter(path, self.settings.fps, self.command.quality, kept, run.spec.digest(), tags_of(run.spec.as_json()), overwrite=True)
+    def _write(self, file, run, input_args):
         with ThreadedWriter(file, run.meter.writes) as writer:
             self._if_ended_at_once(writer.close_at_once)
             run.drain = writer.drain  # a snapshot that says that a segment was given must not find it unwritten
@@ -204,9 +229,12 @@ class DualParalWanModel(xFuserWan21T2VModel):
             writer.drain()
             run.meter.closes(file.close)
             self._if_ended_at_once(None)
-        report = dict(run.report, frames=writer.frames_written, seed=run.spec.seed)
-        path.with_suffix(".json").write_text(json.dumps(report, indent=2))
-        log(f"{path.name}: {writer.frames_written} frames\n{as_text(report)}")
+        report = dict(run.report, frames=writer.frames_written, **provenance(run.spec, input_args))
+        try:
+            write_whole(report_path(file.path), json.dumps(report, indent=2, default=str).encode())
+        except OSError as error:  # the video is there
+            log(f"the report {report_path(file.path)} could not be written: {error}")
+        log(f"{file.path.name}: {writer.frames_written} frames\n{as_text(report)}")
 
     def _say_finished(self, path):
         if self.dualparal.is_output_rank:
@@ -218,10 +246,6 @@ class DualParalWanModel(xFuserWan21T2VModel):
     def _if_ended_at_once(self, function):
         if self.watchdog is not None:
             self.watchdog.closes(function)
-
-    def get_output_name(self, input_args):
-        """xDiT's name with DualParal's degree."""
-        return f"{super().get_output_name(input_args)}_dualparal{self.config.pipefusion_parallel_degree}"
 
     def save_output(self, output):
         """The frames are in the file already: they were written as they came."""

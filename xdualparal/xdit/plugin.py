@@ -10,11 +10,12 @@ from functools import partial
 from xfuser.model_executor.models.runner_models.base_model import MODEL_REGISTRY
 
 from ..config import DualParalConfig
-from ..launch.mailbox import NoMailbox, refusing
+from ..launch.mailbox import NoMailbox, refusing, refusing_alone
 from ..launch.watchdog import Watchdog
 from .checks import check_command
 from .flags import add_dualparal_args, command_settings, dualparal_config, make_parser, xdit_args
 from .folders import make_folders
+from .outputs import claim_outputs
 from .registry import DUALPARAL_MODELS
 from .settings import CommandSettings
 
@@ -44,7 +45,10 @@ class DualParalPlugin:
         args = _complete(args)
         watchdog = Watchdog(args["dualparal_hang_timeout"])
         settings = dict(config=dualparal_config(args), command=command_settings(args))
-        return partial(_check_or_exit(args).configured, watchdog=watchdog, **settings)
+        model_class = _check_or_exit(args)
+        with refusing_alone(NoMailbox()):
+            self._locks = claim_outputs(args, model_class)  # until the process ends
+        return partial(model_class.configured, watchdog=watchdog, **settings)
 
 
 def _check_or_exit(args):

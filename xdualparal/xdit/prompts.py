@@ -39,7 +39,7 @@ def check_prompts(args):
 
 def prompts_of(args):
     """The prompts that a command makes videos of, in order. Raises ValueError for a file that cannot be used."""
-    return read_prompts(args["dataset_path"]) if args["dataset_path"] else as_list(args["prompt"])
+    return read_prompts(args["dataset_path"]) if args.get("dataset_path") else as_list(args["prompt"])
 
 
 def many_prompts_line(args):
@@ -49,7 +49,7 @@ def many_prompts_line(args):
         return ""
     shown = ", ".join(repr(_shortened(prompt)) for prompt in prompts[:_SHOWN_PROMPTS])
     shown += ", ..." if len(prompts) > _SHOWN_PROMPTS else ""
-    single_words = not args["dataset_path"] and not any(" " in prompt for prompt in prompts)
+    single_words = not args.get("dataset_path") and not any(" " in prompt for prompt in prompts)
     hint = "; if they are one prompt, put it in quotes" if single_words else ""
     return f"{len(prompts)} prompts, {len(prompts)} videos: {shown}{hint}"
 

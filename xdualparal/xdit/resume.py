@@ -5,33 +5,52 @@ Knows: which flags decide a video. Must not know: how a checkpoint is read or wr
 
 from pathlib import Path
 
+import torch
+
+from ..compat.backends import same_backend
 from ..output.checkpoint import check_same, is_finished, read_manifest
-from ..run_spec import RunSpec, upper_name
 from ..strategies.dualparal import DualParal
-from .flags import command_settings, value_of
+from .flags import value_of
 from .prompts import as_list, prompts_of
 
 
-def check_checkpoint(args, model, config):
+def check_checkpoint(args, model, config, command):
     """The settings of a checkpoint that is there already, as far as they can be known before the model is loaded."""
-    negative = as_list(value_of(args, model, "negative_prompt"))
-    for number, prompt in enumerate(prompts_of(args)):
+    for number, values in enumerate(known_values(args, model, config, command)):
         folder = Path(config.checkpoint, str(number))
         manifest = read_manifest(folder)
-        if manifest is None or is_finished(manifest):
-            continue
-        negative_prompt = negative[number if len(negative) > 1 else 0] if negative else ""
-        check_same(folder, manifest, _known_spec(args, model, config, prompt, negative_prompt))
+        if manifest is not None and not is_finished(manifest):
+            check_same(folder, manifest, values)
 
 
-def _known_spec(args, model, config, prompt, negative_prompt):
-    """The run's RunSpec as far as it is known before the model is loaded."""
+def known_values(args, model, config, command):
+    """For each prompt what is known of its RunSpec before the model is loaded, a dict as RunSpec.differences takes it."""
+    common = _common_values(args, model, config, command)
+    return [
+        dict(common, prompt=str(prompt), negative_prompt=negative)
+        for prompt, negative in pair_prompts(prompts_of(args), value_of(args, model, "negative_prompt"))
+    ]
+
+
+def pair_prompts(prompts, negative):
+    """[(prompt, its negative prompt)]. ``negative``: one for all, a list of one, or one for each."""
+    negative = as_list(negative) or [""]
+    return [(prompt, negative[number if len(negative) > 1 else 0] or "") for number, prompt in enumerate(prompts)]
+
+
+def _common_values(args, model, config, command):
     names = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale", "seed", "flow_shift")
-    return RunSpec(
-        **{name: value_of(args, model, name) for name in names}, **DualParal().identity(config),
-        prompt=prompt, negative_prompt=negative_prompt, model=args["model"], precision=str(model.dtype).removeprefix("torch."),
-        attention_backend=upper_name(args["attention_backend"]),
-        cross_attention_backend=upper_name(args["cross_attention_backend"]), compiled=args["use_torch_compile"],
+    on_cpu = not torch.accelerator.is_available()
+    backends = {name: args.get(name) for name in ("attention_backend", "cross_attention_backend")}
+    values = dict(
+        {name: value_of(args, model, name) for name in names}, **DualParal().identity(config),
+        precision=str(model.dtype).removeprefix("torch."), compiled=bool(args.get("use_torch_compile")),
         vae_precision=config.vae_precision or str(model.family.facts.vae_dtype).removeprefix("torch."),
-        quality=command_settings(args).quality, fps=model.settings.fps,
+        quality=command.quality, fps=model.settings.fps,
+        **{name: same_backend(backend, on_cpu) for name, backend in backends.items() if backend},
     )
+    if values["flow_shift"] is None:  # the weights' folder says it
+        del values["flow_shift"]
+    if args.get("max_sequence_length"):
+        values["max_sequence_length"] = args["max_sequence_length"]
+    return values

@@ -16,11 +16,12 @@ enable_host_platform()
 from xfuser.runner import xFuserModelRunner  # noqa: E402  (after the platform)
 
 from ..launch.errors import FAILED, STOPPED  # noqa: E402
-from ..launch.mailbox import mailbox_of, refusing  # noqa: E402
+from ..launch.mailbox import mailbox_of, refusing, refusing_alone  # noqa: E402
 from ..launch.network import keep_store  # noqa: E402
 from ..launch.streams import survive_closed_output  # noqa: E402
 from ..launch.watchdog import Watchdog  # noqa: E402
 from .checks import check_command  # noqa: E402
+from .outputs import claim_outputs  # noqa: E402
 from .flags import command_settings, dualparal_config, make_parser, xdit_args  # noqa: E402
 from .folders import make_folders  # noqa: E402
 
@@ -54,10 +55,13 @@ def main():
     mailbox = mailbox_of(os.environ["RANK"])
     with refusing(mailbox), _quietly():
         args, model_class = _check(sys.argv[1:])
+    with refusing_alone(mailbox), _quietly():
+        locks = claim_outputs(args, model_class)
     watchdog = Watchdog(args["dualparal_hang_timeout"], mailbox, os.path.abspath(args["output_directory"]))
     try:
         store = keep_store()  # noqa: F841  (it lives as long as this name)
-        was_stopped = _run(DualParalRunner(args, model_class, watchdog), args)
+        with locks:
+            was_stopped = _run(DualParalRunner(args, model_class, watchdog), args)
     except Exception as error:
         try:
             watchdog.failed(error)

@@ -17,6 +17,10 @@ class CommandSettings(Settings):
     """
 
     quality: int = setting(18, "H.264's constant rate factor of the mp4, 0 (lossless) to 51 (worst)")
+    output: str | None = setting(
+        None, "the mp4's file, for one prompt; by default, in --output_directory, the prompt's first words, the seed and a "
+        "digest of all settings that decide the video"
+    )
     hang_timeout: float | None = setting(
         None, "seconds that a process may be silent before the run is ended; by default 50 times its longest action, at "
         "least 60"
@@ -27,3 +31,5 @@ class CommandSettings(Settings):
         RATE_FACTOR.of("quality", self.quality)
         if self.hang_timeout is not None:
             SECONDS.of("hang_timeout", self.hang_timeout)
+        if self.output is not None and not self.output.endswith(".mp4"):
+            raise ValueError(f"output is {self.output!r}: give a file that ends in .mp4")
