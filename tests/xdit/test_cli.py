@@ -16,7 +16,7 @@ from dualparal_testing import commands
 from dualparal_testing.commands import LAUNCHER, LIMIT_S
 from dualparal_testing.processes import free_port
 
-from xdualparal.xdit import cli
+from xdualparal.xdit import cli, help
 from xdualparal.xdit.demo_model import TINY_WAN_FOLDER
 
 DEMO = ["--model", "tiny-wan", "--prompt", "a red circle on a dark background", "--num_inference_steps", "2"]
@@ -194,7 +194,13 @@ def test_help_and_version():
     done = run(*LAUNCHER, "--model", "tiny-wan", "-h")
     assert done.returncode == 0 and "--dualparal_degree N" in done.stdout and "--ulysses_degree" in done.stdout
     done = run(*LAUNCHER, "--version")
-    assert done.returncode == 0 and re.fullmatch(r"xdit-dualparal \d+\.\d+\.\d+\n", done.stdout) and not done.stderr
+    assert done.returncode == 0 and re.fullmatch(r"xdit-dualparal \d+\.\d+\.\d+ \(torch .*, xfuser .*\)\n", done.stdout) and not done.stderr
+
+
+def test_the_help_is_the_parsers():
+    """After a change of flags: python -m xdualparal.xdit.help."""
+    assert help.FILE.read_text() == help.help_text()
+    assert help.FILE.read_text().index("--dualparal_degree") < help.FILE.read_text().index("--ulysses_degree")
 
 
 def test_the_launcher_imports_the_standard_library_only():

@@ -48,7 +48,8 @@ def main(argv=None, start=start_runner):
         return
     flags, arguments = split_arguments(argv)
     if flags.help:
-        _print_help()
+        print(Path(__file__).with_name("help.txt").read_text())  # see help.py
+        return
     if flags.version:
         print(f"xdit-dualparal {_version()}")
         return
@@ -106,18 +107,7 @@ def _decode(argv):
 def _version():
     from importlib.metadata import version
 
-    return version("xdualparal")
-
-
-def _print_help():
-    """Prints all flags, xdit's too, and ends the program."""
-    from ..compat.host import enable_host_platform
-
-    enable_host_platform()
-    os.environ.setdefault("RANK", "0"), os.environ.setdefault("WORLD_SIZE", "1")  # xfuser's logger reads them
-    from .flags import make_parser
-
-    make_parser().parse_args(["--help"])
+    return f"{version('xdualparal')} (torch {version('torch')}, xfuser {version('xfuser')})"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,55 @@
+"""The text of ``xdit-dualparal --help``, made from the parser: ``python -m xdualparal.xdit.help`` writes it to help.txt, which
+the command prints, because importing torch and xfuser takes seconds.
+
+Knows: the parser, and sizes of the models. Must not know: how a command runs.
+"""
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+FILE = Path(__file__).with_name("help.txt")
+_HEAD = """Examples:
+  xdit-dualparal --model tiny-wan --dualparal_degree 2 --num_frames 129 --prompt "a red circle"
+  xdit-dualparal --model Wan2.1-T2V-1.3B --dualparal_degree 4 --num_frames 801 --prompt "a ship in a storm"
+  xdit-dualparal --model Wan2.1-T2V --dualparal_degree 4 --ulysses_degree 2 --num_frames 401 --prompt "a ship in a storm"
+
+Models, and the bf16 weights of the blocks on each of 1, 2, 4 and 8 stages (the first stage holds the text encoder, 11.4 GB,
+while it encodes; activations and the VAE come on top):
+"""
+_MODELS = (("Wan2.1-T2V-1.3B", 30, 1536, 8960), ("Wan2.1-T2V", 40, 5120, 13824))  # layers, dim, ffn: DESIGN section 3
+
+
+def block_gigabytes(layers, dim, ffn, stages):
+    """Of the largest stage: a block has two attentions of four dim x dim matrices and two dim x ffn ones, 2 bytes a number."""
+    return -(-layers // stages) * (8 * dim * dim + 2 * dim * ffn) * 2 / 1e9
+
+
+def help_text():
+    """Examples, models, DualParal's flags, then xDiT's; those that are refused with DualParal are marked."""
+    from .flags import make_parser
+    from .support import REFUSED
+
+    parser = make_parser()
+    parser.formatter_class = partial(argparse.HelpFormatter, width=120)
+    parser.usage = "xdit-dualparal [flags]"
+    for action in parser._actions:
+        if action.dest in REFUSED and action.help is not argparse.SUPPRESS:
+            action.help = f"[refused with DualParal] {action.help or ''}".rstrip()
+    groups = parser._action_groups
+    groups.sort(key=lambda group: group.title != "DualParal Options")
+    models = "".join(
+        f"  {name:16} " + ", ".join(f"{block_gigabytes(*sizes, stages):.1f}" for stages in (1, 2, 4, 8)) + " GB\n"
+        for name, *sizes in _MODELS
+    )
+    return f"{_HEAD}{models}\n{parser.format_help()}"
+
+
+if __name__ == "__main__":
+    import os
+
+    from ..compat.host import enable_host_platform
+
+    enable_host_platform()
+    os.environ.setdefault("RANK", "0"), os.environ.setdefault("WORLD_SIZE", "1")  # xfuser's logger reads them
+    FILE.write_text(help_text())
