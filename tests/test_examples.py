@@ -83,8 +83,8 @@ def test_the_report_goes_on_where_a_part_fails(tmp_path, monkeypatch):
         report.write_table(tmp_path / "table.md", "cpu", ["matrices", "passes", "runs"])
     rows = [line for line in (tmp_path / "table.md").read_text().splitlines() if "| took |" not in line]
     assert rows[2:] == [
-        "| matrices | failed | **exit code 1: RuntimeError: no / memory** |", "| passes | ended | **it took more than 420 s** |",
-        "| runs | a | 1 s |",
+        "| matrices | failed | **exit code 1: RuntimeError: no / memory** |",
+        "| passes | ended | **it took more than 420 s** |", "| runs | a | 1 s |",
     ]
 
 

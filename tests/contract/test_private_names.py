@@ -88,6 +88,7 @@ NAMES = [
     Name(GROUPS + ".utils:RankGenerator.get_ranks", "engine", "the global ranks of every group", "self token"),
     Name(GROUPS + ".group_coordinator:GroupCoordinator.all_gather", "engine", "joins shards and branches", "self input_ dim"),
     # xfuser: the runner
+    Name("xfuser.logger:_default_handler", "xdit", "all of xfuser's loggers print with it, to stdout"),
     Name("xfuser:xFuserArgs.add_runner_args", "xdit", "every flag of xdit", "parser"),
     Name("xfuser:xFuserArgs.from_runner_args", "xdit", "flags to xDiT's configuration", "args"),
     Name("xfuser.runner:xFuserModelRunner._select_model", "xdit", "chooses the model's class", "self model_name config"),

@@ -36,7 +36,7 @@ class Started(Run):
 
     def wait_for_passes(self):
         """Waits until the first pass is done."""
-        self.wait_until(lambda: re.search(r" [1-9]\d*(/\d+|pass) \[[^\]]*pass/s", self.output()))
+        self.wait_until(lambda: re.search(r"^block \d+.* frames written", self.output(), re.MULTILINE))
 
 
 def video(folder):

@@ -1,6 +1,8 @@
 """From which wave to which a plan is carried out."""
 
-from xdualparal.plan.progress import Progress
+import pytest
+
+from xdualparal.plan.progress import Progress, pass_costs
 from xdualparal.strategies.dualparal import DualParalPlan
 
 
@@ -23,3 +25,12 @@ def test_a_stop_after_the_end_is_none():
     progress = Progress(DualParalPlan(1, 3, 2))
     progress.stop_after(9)
     assert progress.end == 3 and not progress.was_stopped
+
+
+@pytest.mark.parametrize("stages, blocks, steps, end", [(8, 32, 50, 1663), (8, 10, 50, 563), (4, 5, 50, 265), (2, 10, 20, 203)])
+def test_costs_of_passes_add_up_to_the_runs_time(stages, blocks, steps, end):
+    """``end``: by enumeration, with one pass on one stage as the unit (DESIGN.md section 2)."""
+    plan = DualParalPlan(blocks, steps, stages)
+    costs = list(pass_costs(plan))
+    assert len(costs) == blocks * steps and sum(costs) == pytest.approx(end, rel=0.02)
+    assert sum(pass_costs(plan, first=plan.num_waves - 1)) == stages  # the last block's last pass

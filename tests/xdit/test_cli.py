@@ -56,7 +56,8 @@ def test_a_video_from_one_command(tmp_path):
             done = run(*LAUNCHER, *DEMO, *arguments, "--output_directory", str(folder))
             assert done.returncode == 0, done.stderr
             errors = done.stderr
-        assert re.search(r"4/4 \[.*<.*pass", errors)  # the progress bar, with the time to go: 2 blocks, 2 steps
+            check_screen(done, *folder.glob("*.mp4"))
+        assert "\nblock 2 of 2, 67 of 67 frames written\n" in errors
         videos[degree] = frames(folder)
         [seconds] = json.loads((folder / "timings.json").read_text())
         assert seconds > 0
@@ -64,6 +65,25 @@ def test_a_video_from_one_command(tmp_path):
         assert {event["tid"] for event in events} == set(range(degree + 1))  # the last one decodes
     assert videos[2].shape == (67, 32, 32, 3)
     assert np.array_equal(videos[1], videos[2])
+
+
+def check_screen(done, video):
+    """Stdout is the path of the video; stderr says each phase in a plain line, and warns of nothing."""
+    assert done.stdout == f"{video}\n"
+    said = done.stderr.splitlines()
+    for line in (r"connecting 2 processes", r"loading the weights of .*", r'".*": 67 frames of 32 x 32, 2 steps, .*encoding the prompt',
+                 r"block 1 of 2, 0 of 67 frames written.*", rf"67 frames saved to {re.escape(str(video))}"):
+        assert sum(re.fullmatch(line, one) is not None for one in said) == 1, (line, done.stderr)
+    assert not re.search(r"warning|INFO|\.py:\d|\r|\d%\|", done.stderr, re.IGNORECASE), done.stderr
+    assert len(said) < 15, done.stderr
+
+
+@pytest.mark.processes
+def test_details_come_back(tmp_path):
+    done = subprocess.run([*LAUNCHER, *DEMO, "--num_frames", "5", "--dualparal_degree", "1", "--output_directory", str(tmp_path)],
+                          env=dict(os.environ, LOG_LEVEL="DEBUG", OMP_NUM_THREADS="1"), capture_output=True, text=True, timeout=LIMIT_S)
+    assert done.returncode == 0 and done.stdout.endswith("_0.mp4\n")
+    assert "runner_utils.py" in done.stderr and "Running iteration 1/1" in done.stderr
 
 
 @pytest.mark.processes
@@ -92,7 +112,7 @@ def test_a_compiled_video(tmp_path):
     done = run(*LAUNCHER, *DEMO, "--num_frames", "67", "--dualparal_degree", "2", "--output_directory", str(tmp_path),
                "--use_torch_compile")
     assert done.returncode == 0, done.stderr
-    assert "Warming up torch compiler" in done.stderr + done.stdout
+    assert "compiling: makes a short video first" in done.stderr
     assert frames(tmp_path).shape == (67, 32, 32, 3)
 
 
@@ -226,7 +246,8 @@ def test_latents_are_kept_and_decoded_again_to_the_same_file(tmp_path):
     kept = tmp_path / "kept.latents"
     make_video(tmp_path / "run", "--num_frames", "67", "--dualparal_degree", "1", "--dualparal_latents_out", kept, "--dualparal_quality", "23")
     done = run(*LAUNCHER, "decode", str(kept), "--quality", "23")
-    assert done.returncode == 0 and "67 frames are in" in done.stdout, done.stderr
+    assert done.returncode == 0 and done.stdout == f"{tmp_path / 'kept.mp4'}\n", done.stderr
+    assert done.stderr.splitlines()[-2:] == ["67 of 67 frames written", f"67 frames saved to {tmp_path / 'kept.mp4'}"]
     [made] = (tmp_path / "run").glob("*.mp4")
     assert (tmp_path / "kept.mp4").read_bytes() == made.read_bytes()
     kept.rename(tmp_path / "named.mp4"), (tmp_path / "link").symlink_to(tmp_path / "named.mp4")

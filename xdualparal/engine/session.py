@@ -12,7 +12,6 @@ from enum import Enum
 from itertools import islice
 
 import torch
-from tqdm.auto import tqdm
 
 from ..output.report import make_report
 from ..plan.messages import Messages
@@ -24,6 +23,7 @@ from .executor import Edges, Executor, Work
 from .noise import StepNoise, noise_blocks
 from .p2p import Receiver, Sender
 from .placement import encoding, ready_for_passes
+from .progress_bar import RunProgress
 from .sharding import SpatialShard
 from .snapshot import Snapshots
 from .stage import StageRun
@@ -144,32 +144,28 @@ class VideoRun:
         self._decoder = make_decoder(self, cleanup)
         self._backlog = iter(self.snapshots.undecoded(self.segments_given) if self.mesh.is_output else ())
         executor = self._make_executor(cleanup)
-        progress_bar = cleanup.enter_context(self._progress_bar())
+        on_screen = cleanup.enter_context(RunProgress(self))
         for _ in executor.run():
-            progress_bar.update()
             self.passes_done += 1
             # Blocks that an earlier run left: one a pass, lest the ranks that wait meanwhile take it for a hang.
             self._decode_backlog(1)
             yield from self._decoder.ready()
-            progress_bar.set_postfix_str(f"{self.blocks_finished} blocks, {self.frames_given} frames", refresh=False)
+            on_screen.pass_is_done()
         self._decode_backlog()
-        yield from self._decoder.rest()
+        for segment in self._decoder.rest():
+            yield segment
+            on_screen.show("decoding")
+        on_screen.show("stopped" if self.progress.was_stopped else "")
 
     @property
     def frames_given(self):
         """Video frames in the segments that the caller has."""
-        per_latent = self.pipe.vae_scale_factor_temporal
-        return self.plan.layout.frames_of(self.segments_given, self.request.num_frames, per_latent)
+        return self.plan.layout.frames_of(self.blocks_given, self.request.num_frames, self.pipe.vae_scale_factor_temporal)
 
-    def _progress_bar(self):
-        """The pipeline's own as configured, but on the last process, which prints in xDiT; diffusers' is on the first."""
-        own = dict(getattr(self.pipe, "_progress_bar_config", {}))
-        elsewhere = not (self.mesh.is_output and self.mesh.is_last_of_all)
-        total = None if self.plan.num_blocks is None else self.plan.num_blocks * self.plan.num_steps
-        done = sum(len(self.plan.passes(wave)) for wave in range(self.progress.first))
-        return tqdm(
-            total=total, initial=done, unit="pass", disable=own.pop("disable", False) or elsewhere, **own
-        )
+    @property
+    def blocks_given(self):
+        """A segment is a block, but the parallel VAE's is all of them."""
+        return self.blocks_finished if self.vae_on_all_ranks and self.segments_given else self.segments_given
 
     # What a run is made of.
 

@@ -128,7 +128,8 @@ def _failed(processes, environments, folder):
 
 
 def _end_with(line):
-    sys.stderr.write("\n")  # ends the line of the progress bar
+    if sys.stderr.isatty():
+        sys.stderr.write("\n")  # ends the line of the progress bar
     print_error(f"{line}: all processes were ended")
     return FAILED
 

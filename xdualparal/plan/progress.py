@@ -35,3 +35,11 @@ class Progress:
             if not self.has(wave):
                 return
             yield wave
+
+
+def pass_costs(plan, first=0):
+    """Yields what each pass from wave ``first`` on takes, in passes: a wave with fewer blocks than stages takes as long as
+    one pass through all stages, so that filling and emptying the pipeline count."""
+    for wave in Progress(plan, first).waves():
+        blocks = len(plan.passes(wave))
+        yield from [max(blocks, plan.num_stages) / blocks] * blocks

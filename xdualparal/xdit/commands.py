@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKLWan
 from diffusers.video_processor import VideoProcessor
-from tqdm.auto import tqdm
+from xfuser.core.utils.runner_utils import log
 
+from ..engine.progress_bar import ProgressBar, frames_text
 from ..launch.errors import refuse
 from ..limits import RATE_FACTOR
 from ..models.finite import is_finite
@@ -29,12 +30,14 @@ from ..output.settings import VAE_PRECISIONS
 from ..output.tags import tags_of
 from ..output.writer import ThreadedWriter, to_uint8
 from ..run_spec import RunSpec
+from . import screen
 from .registry import DUALPARAL_MODELS
 
 
 def main(argv):
     """Decodes the file in ``argv``. Ends with exit code 2, and one line, when it cannot."""
     arguments = _parser().parse_args(argv)
+    screen.set_up(with_dualparal=True)
     output = Path(arguments.output or Path(arguments.file).with_suffix(".mp4"))
     try:
         RATE_FACTOR.of("--quality", arguments.quality)
@@ -54,7 +57,8 @@ def main(argv):
     except FloatingPointError as error:
         Path(output).unlink(missing_ok=True)  # it would look finished
         refuse(error)
-    tqdm.write(f"{frames} frames are in {output}")
+    log(f"{frames} frames saved to {output}", log_from_all_processes=True)
+    print(output)
 
 
 def check_output(arguments, output, values):
@@ -124,13 +128,15 @@ def decode(arguments, folder, spec, output):
     processor = VideoProcessor(vae_scale_factor=vae.config.scale_factor_spatial)
     decoder, missing, tags = StreamingDecoder(vae), spec.num_frames or None, tags_of(spec.as_json())
     file = VideoWriter(output, spec.fps, spec.quality, label=spec.digest(), tags=tags, overwrite=output.exists())
-    with ThreadedWriter(file) as writer:
-        for _, latents in tqdm(read_latents(arguments.file), unit="block"):
+    given = 0
+    with ThreadedWriter(file) as writer, ProgressBar(missing) as bar:
+        for _, latents in read_latents(arguments.file):
             if latents.dim() != 5 or latents.shape[1] != vae.config.z_dim:
                 raise ValueError(f"{arguments.file} has latents of {latents.shape[1:2]} channels and the VAE {vae.config.z_dim}: give its own --model")
             frames = decoder.decode(latents.to(device))
             if missing is not None:
-                frames = frames[:, :, :missing]
-                missing -= frames.shape[2]
+                frames = frames[:, :, :missing - given]
             writer.write(to_uint8(processor.postprocess_video(frames, output_type="pt")[0]))
+            given += frames.shape[2]
+            bar.show(given, frames_text(given, missing))
     return writer.frames_written

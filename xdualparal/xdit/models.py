@@ -32,6 +32,7 @@ from ..request import shared_seed
 from ..launch.errors import Refused, refuse
 from .outputs import report_path, video_paths
 from .prompts import as_list, many_prompts_line, prompts_of
+from .screen import end_text, start_text
 from .settings import CommandSettings
 from ..models.schedulers import with_flow_shift
 from ..models.wan import WanFamily
@@ -101,6 +102,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
         stage = torch.distributed.get_rank() // parallel.sp_degree % parallel.pp_degree
         layers = layer_ranges(self.num_layers, self.dualparal_config, parallel.pp_degree)[stage]
         with_vae = stage == parallel.pp_degree - 1 or parallel.use_parallel_vae
+        log(f"loading the weights of {self.settings.model_name}")
         try:
             folder = checkpoint_folder(self.settings.model_name)
             return load_stage(self.family, folder, stage, parallel.pp_degree, layers, self.dtype, with_vae)
@@ -127,6 +129,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
 
     def _compile_model(self, input_args):
         """Compiles the stage's blocks and makes a short video with windows of all sizes, which needs all that is compiled."""
+        log("compiling: makes a short video first, which may take minutes")
         self.dualparal.compile(mode=self._get_compile_mode())
         config = replace(self.dualparal_config, checkpoint=None, latents_out=None, trace=None)
         warm_up = dict(input_args, num_frames=self._warm_up_frames(input_args), num_inference_steps=config.stagger)
@@ -141,8 +144,8 @@ class DualParalWanModel(xFuserWan21T2VModel):
     def _run_pipe(self, input_args):
         paths = []
         for prompt in input_args["prompt"]:
-            path, outcome = self._make_video(prompt, input_args)
-            paths.append(path)
+            path, outcome, has_frames = self._make_video(prompt, input_args)
+            paths += [path] if has_frames else []
             self.was_stopped = outcome is Outcome.STOPPED
             if self.was_stopped:
                 break
@@ -150,8 +153,8 @@ class DualParalWanModel(xFuserWan21T2VModel):
         return DiffusionOutput(videos=paths if self.dualparal.stage.is_last else [], pipe_args=input_args)
 
     def _make_video(self, prompt, input_args):
-        """(the path of the prompt's video, which the output rank writes; the run's outcome). Every prompt starts from the same
-        seed."""
+        """(the path of the prompt's video, which the output rank writes; the run's outcome; whether there are frames in it).
+        Every prompt starts from the same seed."""
         path = self.paths[prompt.number]
         try:
             run, writer = self._start(prompt, input_args, path)
@@ -159,14 +162,16 @@ class DualParalWanModel(xFuserWan21T2VModel):
             if self.dualparal.mesh.decides:
                 refuse(error)
             sys.exit(2)
-        if run.outcome is Outcome.ALREADY_FINISHED:
-            self._say_finished(path)
+        if self.dualparal.is_output_rank:
+            log(start_text(prompt, run, path), log_from_all_processes=True)
+        if run.is_over:
+            pass
         elif self.dualparal.is_output_rank:
             self._write(writer, run, input_args)
         else:
             deque(run, maxlen=0)
         self._made.add(prompt.number)
-        return str(path), run.outcome
+        return str(path), run.outcome, run.blocks_finished > 0
 
     def _start(self, prompt, input_args, path):
         """(the VideoRun of a prompt, the VideoWriter of its file, which is None off the output rank). What the file has of the
@@ -232,23 +237,17 @@ class DualParalWanModel(xFuserWan21T2VModel):
             write_whole(report_path(file.path), json.dumps(report, indent=2, default=str).encode())
         except OSError as error:  # the video is there
             log(f"the report {report_path(file.path)} could not be written: {error}")
-        log(f"{file.path.name}: {writer.frames_written} frames\n{as_text(report)}")
-
-    def _say_finished(self, path):
-        if self.dualparal.is_output_rank:
-            log(
-                f"{path} was finished by an earlier run: delete {self.dualparal.config.checkpoint} to make it anew",
-                log_from_all_processes=True,
-            )
+        log(as_text(report))
+        log(end_text(file.path, run, writer.frames_written), log_from_all_processes=True)
 
     def _if_ended_at_once(self, function):
         if self.watchdog is not None:
             self.watchdog.closes(function)
 
     def save_output(self, output):
-        """The frames are in the file already: they were written as they came."""
+        """Prints the paths of the videos that have frames on stdout, where nothing else is: they were written as they came."""
         for path in output.videos:
-            log(f"Output video saved to {path}")
+            print(path, flush=True)
 
 
 def at_path(model, path):

@@ -13,6 +13,7 @@ from ..compat.host import enable_host_platform
 
 enable_host_platform()
 
+from xfuser.core.utils.runner_utils import log  # noqa: E402
 from xfuser.runner import xFuserModelRunner  # noqa: E402  (after the platform)
 
 from ..launch.errors import FAILED, STOPPED, Refused  # noqa: E402
@@ -20,6 +21,7 @@ from ..launch.mailbox import CLAIMED, mailbox_of, refusing, refusing_alone  # no
 from ..launch.network import keep_store  # noqa: E402
 from ..launch.streams import survive_closed_output  # noqa: E402
 from ..launch.watchdog import Watchdog  # noqa: E402
+from . import screen  # noqa: E402
 from .checks import check_command  # noqa: E402
 from .outputs import claim_outputs  # noqa: E402
 from .flags import command_settings, dualparal_config, make_parser, xdit_args  # noqa: E402
@@ -51,14 +53,16 @@ def main():
     Exit code 2: the command cannot work; 1: something failed; 130: it was stopped before the end.
     """
     survive_closed_output()
-    logging.basicConfig(level=logging.INFO)
     mailbox = mailbox_of(os.environ["RANK"])
     with refusing(mailbox), _quietly():
         args, model_class = _check(sys.argv[1:])
     with refusing_alone(mailbox), _quietly():
         locks = claim_outputs(args, model_class)
     _wait_for_claim(mailbox)
+    screen.set_up(args["dualparal_degree"] is not None)
     watchdog = Watchdog(args["dualparal_hang_timeout"], mailbox, os.path.abspath(args["output_directory"]))
+    if int(os.environ["WORLD_SIZE"]) > 1:
+        log(f"connecting {os.environ['WORLD_SIZE']} processes")
     try:
         store = keep_store()  # noqa: F841  (it lives as long as this name)
         with locks:
