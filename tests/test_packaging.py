@@ -15,7 +15,7 @@ PACKAGE = Path(xdualparal.__file__).parent
 SETTINGS = ConfigParser(delimiters=("=",))
 SETTINGS.read(ROOT / "setup.cfg")
 NOT_IMPORTED = {"ftfy", "triton"}  # setup.cfg says why they are needed
-OF_XFUSER = {"yunchang"}  # its own requirement, imported only where xfuser imports it
+OF_XFUSER = {"yunchang", "distvae"}  # its own requirements, imported only where xfuser imports it
 
 
 def declared(text):

@@ -288,8 +288,8 @@ def test_the_report_is_beside_the_video(tmp_path):
     report = json.loads(file.read_text())
     check_provenance(report)
     assert (report["frames"], report["passes"], report["blocks_finished"], len(report["ranks"])) == (67, 4, 2, 2)
-    # 2 blocks of 12 latent frames of 16 tokens, 2 branches of dim 128 in float32, 2 steps; back: 12 + 8 frames, once and once
-    assert report["ranks"][0]["sent_bytes"] == 4 * 12 * 16 * 2 * hidden_dim() * 4
+    # windows of 12 and 4 + 6 latent frames of 16 tokens, 2 branches in float32, 2 steps
+    assert report["ranks"][0]["sent_bytes"] == 2 * (12 + 10) * 16 * 2 * hidden_dim() * 4
     assert 0 < report["first_segment_s"] <= report["wall_s"] and 0 < report["bubble"] < 1 and report["decode_s"] > 0
     assert all(rank["peak_bytes"] > 2**27 for rank in report["ranks"])
     assert re.search(r"waiting stages +\d+\.\d%, \d+\.\d% by the schedule", output)

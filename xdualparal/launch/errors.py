@@ -9,6 +9,10 @@ FAILED, REFUSED = 1, 2
 STOPPED = 130  # what shells give a program that Ctrl-C ended
 
 
+class Refused(ValueError):
+    """The command cannot work, which shows only when its run has begun, maybe on one rank. Its message is what is printed."""
+
+
 def print_error(message):
     """Writes ``message`` to stderr as one line."""
     sys.stderr.write("xdit-dualparal: error: " + " ".join(str(message).split()) + "\n")

@@ -15,13 +15,15 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import REFUSED, print_error
+from .errors import REFUSED, STOPPED, print_error
 from .status import MAIN, StatusFile
 
 FOLDER, PARENT = "XDUALPARAL_FOLDER", "XDUALPARAL_PARENT"  # PARENT: the launcher's process id
 FINISH, NOW = "finish", "now"  # how a run is asked to stop: finish the blocks that are nearly done, or end at once
 RAISED, HANG, LOST = "raised", "hang", "lost"  # kinds of failures; LOST: a connection to another rank broke
 REFUSAL = "refused"
+CLAIMED = "claimed"  # a note: the files of the run are this run's
+_PERIOD_S = 0.02
 
 # What torch's C++ errors have after their message.
 _CPP_STACK = re.compile(r"\n?Exception raised from |\nC\+\+ CapturedTraceback|\nframe #0")
@@ -54,6 +56,17 @@ class Mailbox:
     def refuse(self, message):
         """Reports why the command cannot run; the launcher prints the first report that it reads."""
         self.report(dict(rank=int(self._rank), kind=REFUSAL, cause=str(message), time=time.time()))
+
+    def leave(self, note):
+        """Leaves ``note`` for the node's other workers."""
+        write_whole(self._folder / note, "")
+
+    def wait_for(self, note):
+        """Waits until a worker of this node has left ``note``. Ends this one when the run is stopped or the launcher is gone."""
+        while not (self._folder / note).exists():
+            if self.stop_request() or self.launcher_has_ended():
+                sys.exit(STOPPED)
+            time.sleep(_PERIOD_S)
 
     def launcher_has_ended(self):
         """Whether the launcher has ended without ending its workers."""
@@ -90,6 +103,12 @@ class NoMailbox:
         """Prints why the command cannot run, on rank 0 only."""
         if os.environ.get("RANK", "0") == "0":
             print_error(message)
+
+    def leave(self, note):
+        """Nobody reads it."""
+
+    def wait_for(self, note):
+        """Nobody leaves one."""
 
     def launcher_has_ended(self):
         """There is none."""

@@ -133,7 +133,10 @@ def _check_pipeline_parts(folder, index, configs):
             raise ValueError(f"model_index.json: {part} is {name}, which {library.__name__} does not have")
     used = {"transformer", "vae", "text_encoder", "tokenizer", "scheduler"}
     extra = [name for name, value in index.items() if name not in used and isinstance(value, list) and value[1] is not None]
-    extra += [name for name in _OF_OTHERS if (folder / name).is_dir()]
+    extra += [
+        one.name for one in sorted(folder.iterdir())
+        if one.name in _OF_OTHERS or one.name not in used and (one / "config.json").exists() and any(one.glob("*.safetensors"))
+    ]
     if extra:
         raise ValueError(f"{extra[0]} is there too, and would not be used")
     if configs["transformer"].get("text_dim", 4096) != configs["text_encoder"].get("d_model", 512):

@@ -29,7 +29,7 @@ from ..output.mp4 import VideoWriter
 from ..output.tags import tags_of
 from ..output.writer import ThreadedWriter
 from ..request import shared_seed
-from .flags import refuse
+from ..launch.errors import Refused, refuse
 from .outputs import report_path, video_paths
 from .prompts import as_list, many_prompts_line, prompts_of
 from .screen import end_text, start_text
@@ -106,10 +106,8 @@ class DualParalWanModel(xFuserWan21T2VModel):
         try:
             folder = checkpoint_folder(self.settings.model_name)
             return load_stage(self.family, folder, stage, parallel.pp_degree, layers, self.dtype, with_vae)
-        except ValueError as error:  # all ranks raise it: they see the same folder
-            if torch.distributed.get_rank() == 0:
-                refuse(error)
-            sys.exit(2)
+        except ValueError as error:
+            raise Refused(error) from error
 
     def _post_load_and_state_initialization(self, input_args):
         """Instead of xDiT's placement, which moves a whole pipeline to each device."""

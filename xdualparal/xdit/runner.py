@@ -16,8 +16,8 @@ enable_host_platform()
 from xfuser.core.utils.runner_utils import log  # noqa: E402
 from xfuser.runner import xFuserModelRunner  # noqa: E402  (after the platform)
 
-from ..launch.errors import FAILED, STOPPED  # noqa: E402
-from ..launch.mailbox import mailbox_of, refusing, refusing_alone  # noqa: E402
+from ..launch.errors import FAILED, STOPPED, Refused  # noqa: E402
+from ..launch.mailbox import CLAIMED, mailbox_of, refusing, refusing_alone  # noqa: E402
 from ..launch.network import keep_store  # noqa: E402
 from ..launch.streams import survive_closed_output  # noqa: E402
 from ..launch.watchdog import Watchdog  # noqa: E402
@@ -58,6 +58,7 @@ def main():
         args, model_class = _check(sys.argv[1:])
     with refusing_alone(mailbox), _quietly():
         locks = claim_outputs(args, model_class)
+    _wait_for_claim(mailbox)
     screen.set_up(args["dualparal_degree"] is not None)
     watchdog = Watchdog(args["dualparal_hang_timeout"], mailbox, os.path.abspath(args["output_directory"]))
     if int(os.environ["WORLD_SIZE"]) > 1:
@@ -66,6 +67,9 @@ def main():
         store = keep_store()  # noqa: F841  (it lives as long as this name)
         with locks:
             was_stopped = _run(DualParalRunner(args, model_class, watchdog), args)
+    except Refused as error:
+        with refusing_alone(mailbox):
+            raise
     except Exception as error:
         try:
             watchdog.failed(error)
@@ -74,6 +78,17 @@ def main():
                 os._exit(FAILED)  # the launcher prints why; other threads may wait for ranks that are gone
         raise
     sys.exit(STOPPED if was_stopped else 0)
+
+
+def _wait_for_claim(mailbox):
+    """Until the last process has claimed the files: where it is refused, the others have printed and loaded nothing. On
+    several nodes only its own node's processes wait."""
+    last = int(os.environ["WORLD_SIZE"]) - 1
+    if int(os.environ["RANK"]) == last:
+        mailbox.leave(CLAIMED)
+    elif int(os.environ["RANK"]) + int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > last:
+        mailbox.set_status("waits for the output's files")
+        mailbox.wait_for(CLAIMED)
 
 
 def _check(argv):
