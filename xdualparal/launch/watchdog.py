@@ -43,17 +43,17 @@ class Watchdog:
         self._pipeline = self._close = None
         self._signals, self._phase, self._noticed_s = 0, "", time.monotonic()
         self._timer = StandstillTimer()
-        self.begins(_CONNECTS)
+        self.begin_phase(_CONNECTS)
         for number in signals_that_stop():
             signal.signal(number, self._on_signal)
         threading.Thread(target=self._loop, daemon=True, name="watchdog").start()
 
-    def begins(self, phase):
+    def begin_phase(self, phase):
         """Says what this worker does until there are passes, in words; None: nothing is logged about it."""
         self._phase = phase
         self._mailbox.set_status(phase or "runs")
 
-    def over(self, pipeline):
+    def observe(self, pipeline):
         """Observes ``pipeline``, a DualParalPipeline, from now on."""
         self._pipeline = pipeline
         pipeline.tell = self._tell
@@ -63,7 +63,7 @@ class Watchdog:
         what = f"stage {self._pipeline.stage.index}, {doing.what}" if doing.what else ""
         self._mailbox.set_activity(doing.thread, what, limit_s or 0.0, doing.waits)
 
-    def closes(self, function):
+    def on_abort(self, function):
         """Sets the function that is called when the worker is ended at once, to close its files; None: none."""
         self._close = function
 

@@ -4,6 +4,7 @@ Knows: xDiT's model classes and what DualParal changes in them. Must not know: l
 """
 
 import json
+import logging
 import sys
 from collections import deque
 from dataclasses import replace
@@ -23,7 +24,7 @@ from ..output.report import as_text, provenance
 from ..engine.session import Outcome
 from ..limits import RANDOM_SEED
 from ..plan.partition import layer_ranges
-from ..output.files import write_whole
+from ..output.files import reason_of, write_whole
 from ..output.left_video import frames_in, is_fragmented, label_of
 from ..output.mp4 import VideoWriter
 from ..output.tags import tags_of
@@ -38,6 +39,9 @@ from ..models.schedulers import with_flow_shift
 from ..models.wan import WanFamily
 from ..models.folder import check_folder
 from ..models.weights import checkpoint_folder, load_stage, read_configs
+
+logger = logging.getLogger(__name__)
+
 
 class NumberedPrompt(str):
     """A prompt that knows its place among all prompts, by which its video's file is named, and its negative prompt:
@@ -72,7 +76,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
         """The model for xDiT's ``xfuser_args``, with a DualParalConfig, CommandSettings and a Watchdog."""
         model = cls(xfuser_args)
         model.dualparal_config, model.command, model.watchdog = config, command, watchdog
-        watchdog.begins("loads the weights")
+        watchdog.begin_phase("loads the weights")
         return model
 
     def _customize_settings(self, config):
@@ -120,7 +124,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
         self.dualparal.model_name = self.config.model
         self._made = set()  # the prompts whose videos this process has made
         if self.watchdog is not None:
-            self.watchdog.over(self.dualparal)
+            self.watchdog.observe(self.dualparal)
 
     def set_flow_shift(self, shift):
         """Gives the pipeline's scheduler another shift; None leaves it as it is."""
@@ -236,13 +240,13 @@ class DualParalWanModel(xFuserWan21T2VModel):
         try:
             write_whole(report_path(file.path), json.dumps(report, indent=2, default=str).encode())
         except OSError as error:  # the video is there
-            log(f"the report {report_path(file.path)} could not be written: {error}")
+            logger.warning("the report %s could not be written (%s), the video is there", report_path(file.path), reason_of(error))
         log(as_text(report))
         log(end_text(file.path, run, writer.frames_written), log_from_all_processes=True)
 
     def _if_ended_at_once(self, function):
         if self.watchdog is not None:
-            self.watchdog.closes(function)
+            self.watchdog.on_abort(function)
 
     def save_output(self, output):
         """Prints the paths of the videos that have frames on stdout, where nothing else is: they were written as they came."""

@@ -35,7 +35,7 @@ class DualParalRunner(xFuserModelRunner):
         self._model_class, self._args, self._watchdog = model_class, args, watchdog
         super().__init__(xdit_args(args))
         if args["dualparal_degree"] is None:
-            watchdog.begins(None)  # xDiT's own run: nothing of it is observed
+            watchdog.begin_phase(None)  # xDiT's own run: nothing of it is observed
 
     def _select_model(self, model_name, config):
         if self._args["dualparal_degree"] is not None:
