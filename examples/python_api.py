@@ -11,6 +11,15 @@ That is the demo model; for a real one give, for example, --model Wan-AI/Wan2.1-
 --width 832 --num_frames 801 --guidance_scale 5 --prompt "a ship in a storm".
 """
 
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+if "RANK" not in os.environ:
+    print(f"{__file__} is started by torchrun, for example: torchrun --nproc_per_node 1 {__file__} --model FOLDER", file=sys.stderr)
+    sys.exit(2)
+
 import torch
 
 from xdualparal import DualParalConfig, DualParalPipeline, enable_host_platform
@@ -23,11 +32,13 @@ from xfuser import xFuserArgs
 from xfuser.config import FlexibleArgumentParser
 
 parser = xFuserArgs.add_cli_args(FlexibleArgumentParser())
+parser.add_argument("--video", type=Path, help="the mp4 (default: in a new temporary folder)")
 parser.set_defaults(
     prompt=["a blue square on a light background"], num_frames=161, height=32, width=32, num_inference_steps=50,
     guidance_scale=1.5,
 )
-engine_config, options = xFuserArgs.from_cli_args(parser.parse_args()).create_config()
+arguments = parser.parse_args()
+engine_config, options = xFuserArgs.from_cli_args(arguments).create_config()
 
 dtype = torch.bfloat16 if torch.accelerator.is_available() else torch.float32
 wan = WanPipeline.from_pretrained(engine_config.model_config.model, torch_dtype=dtype)
@@ -40,10 +51,11 @@ segments = pipeline.stream(
     generator=torch.Generator().manual_seed(options.seed),
 )
 if pipeline.is_output_rank:
-    with VideoWriter("video.mp4", fps=16) as video:
+    path = arguments.video or Path(tempfile.mkdtemp(prefix="xdualparal-video"), "video.mp4")
+    with VideoWriter(path, fps=16) as video:
         for segment in segments:
             video.write(segment)
-            print(f"{video.frames_written} frames", flush=True)
+            print(f"{video.frames_written} frames are in {path}", flush=True)
 else:
     for _ in segments:
         pass

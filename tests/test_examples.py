@@ -48,8 +48,17 @@ def test_the_shell_lines(tmp_path, script):
 ])
 def test_the_python_script(tmp_path, processes, degrees):
     script = [str(ROOT / "examples" / "python_api.py"), "--model", str(ROOT / "xdualparal" / "demo" / "tiny-wan")]
-    run([sys.executable, *API, str(processes), *script, "--pipefusion_parallel_degree", "2", *degrees, *DEMO[2:]], tmp_path)
+    run([sys.executable, *API, str(processes), *script, "--pipefusion_parallel_degree", "2", *degrees, *DEMO[2:], "--video", "v.mp4"], tmp_path)
     assert num_frames(tmp_path) == 65
+
+
+def test_from_python_without_torchrun_says_what_to_do(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "RANK"}
+    done = subprocess.run(
+        [sys.executable, ROOT / "examples" / "python_api.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2 and "torchrun --nproc_per_node" in done.stderr and done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_backends_are_compared(tmp_path):

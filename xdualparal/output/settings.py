@@ -22,7 +22,7 @@ class OutputSettings(Settings):
         "'end' when all blocks are finished"
     )
     vae_precision: str | None = setting(
-        None, "numbers that the VAE computes with: float32 (as loaded), bfloat16 or float16, in half the memory"
+        None, "numbers that the VAE computes with: float32 (as loaded), bfloat16 or float16, in half the memory", "P"
     )
     latents_out: str | None = setting(
         None, "also write the finished latents to this file, block by block; xdit-dualparal decode FILE makes the video "

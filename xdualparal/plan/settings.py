@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, fields
 from ..limits import plain
 
 
-def setting(default, help):
-    """A field of a Settings class. ``help``: what it means, a phrase."""
-    return field(default=default, metadata={"help": help})
+def setting(default, help, value=None):
+    """A field of a Settings class. ``help``: what it means, a phrase. ``value``: what help texts call the value; by default
+    what its type is called."""
+    return field(default=default, metadata={"help": help, "value": value})
 
 
 @dataclass(frozen=True)

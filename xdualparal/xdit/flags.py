@@ -52,7 +52,7 @@ def add_dualparal_args(parser):
             continue
         convert, metavar = _FLAG_TYPES[field.type]
         group.add_argument(
-            f"--dualparal_{field.name}", type=convert, metavar=metavar, default=field.default,
+            f"--dualparal_{field.name}", type=convert, metavar=field.metadata["value"] or metavar, default=field.default,
             help=f"{field.metadata['help']} (default: {field.default})",
         )
 
