@@ -6,9 +6,15 @@ import signal
 from contextlib import contextmanager
 from types import SimpleNamespace
 
+import pytest
+import torch
+
 from xdualparal import pipeline as module
 from xdualparal.launch.mailbox import FOLDER, Mailbox
+from xdualparal.output.checkpoint import Checkpoint
 from xdualparal.output.files import not_written, reason_of
+from xdualparal.run_spec import RunSpec
+from xdualparal.xdit import models
 
 
 @contextmanager
@@ -51,3 +57,22 @@ def test_a_trace_that_does_not_fit_fails_no_video(tmp_path, monkeypatch, caplog)
         module.DualParalPipeline._write_trace(made, run)
     assert f"the trace {tmp_path / 'trace.json'} could not be written (File too large), the video is there" in caplog.text
     assert not list(tmp_path.iterdir())
+
+
+def test_a_report_that_does_not_fit_fails_no_video(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING), files_of_at_most(100):
+        models._write_report(tmp_path / "video.json", dict(prompt="x" * 1000))
+    assert caplog.messages == [f"the report {tmp_path / 'video.json'} could not be written (File too large), the video is there"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_that_a_stopped_run_cannot_save_is_named(tmp_path):
+    """And the one before it stays."""
+    checkpoint = Checkpoint(tmp_path, RunSpec(prompt="a ship"))
+    checkpoint.save(dict(wave=3), 3, wait=True)
+    with files_of_at_most(100), pytest.raises(OSError) as failed:
+        checkpoint.save(dict(latents=torch.zeros(10_000)), 9, wait=True)
+    assert str(failed.value) == (
+        f"{tmp_path} could not be written (File too large): free some space, or give another folder, and run the command again"
+    )
+    assert checkpoint.load() == dict(wave=3) and not list(tmp_path.glob(".*.part"))

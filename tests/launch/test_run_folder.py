@@ -1,5 +1,6 @@
 """The folders that killed launchers have left: removed at a later start, and nothing else is."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -99,3 +100,24 @@ def test_many_that_start_at_once_each_have_a_folder(temporary):
     for thread in threads:
         thread.join()
     assert not lost and os.listdir(temporary) == []
+
+
+@pytest.mark.parametrize("written, why", [(100, "No space left on device"), (None, "Disk quota exceeded")])
+def test_without_space_nothing_is_started_and_nothing_is_left(temporary, monkeypatch, written, why):
+    def write(descriptor, content):
+        if written is None:
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+        return written
+
+    monkeypatch.setattr(module.os, "write", write)
+    with pytest.raises(ValueError, match=rf"temporary files cannot be written \({why}\): free some space there, or set TMPDIR"):
+        with run_folder():
+            raise AssertionError("not reached")
+    assert os.listdir(temporary) == []
+
+
+def test_without_a_folder_for_temporary_files(temporary, monkeypatch):
+    monkeypatch.setattr(module.tempfile, "tempdir", str(temporary / "missing"))
+    with pytest.raises(ValueError, match="set TMPDIR to another folder"):
+        with run_folder():
+            raise AssertionError("not reached")

@@ -145,3 +145,20 @@ def test_what_is_done_is_told_with_its_limit(watchdog, mailbox):
         (MAIN, "stage 1, action 1F0.0", 100.0, False), (MAIN, "stage 1, waits for rank 0", 100.0, True),
         (MAIN, "stage 1, after action 1F0.0", 0.0, False), (MAIN, "stage 1, closes", 7.0, False), (DECODER, "", 0.0, False),
     ]
+
+
+def test_a_worker_that_is_ended_at_once_closes_its_file_and_then_lets_others_have_it(watchdog):
+    done = []
+    watchdog._release = lambda: done.append("released")
+    watchdog.on_abort(lambda: done.append("closed"))
+    watchdog._signals = 2
+    with pytest.raises(Ended, match="130"):
+        watchdog._check_stop()
+    assert done == ["closed", "released"]
+
+
+@pytest.mark.parametrize("on_this_node, address", [("2", ""), ("1", " at far:1234")])
+def test_on_several_nodes_the_address_is_named(monkeypatch, on_this_node, address):
+    for name, value in dict(WORLD_SIZE="2", LOCAL_WORLD_SIZE=on_this_node, MASTER_ADDR="far", MASTER_PORT="1234").items():
+        monkeypatch.setenv(name, value)
+    assert module._connects() == f"connects to the other processes{address}"

@@ -4,6 +4,7 @@ Knows: the folder for temporary files, and locks. Must not know: what is in a ma
 its folder, which the kernel frees when it dies: a folder whose lock is free was left by a launcher and workers that were killed.
 """
 
+import errno
 import fcntl
 import os
 import re
@@ -17,13 +18,22 @@ from pathlib import Path
 _PREFIX = f"xdualparal-mailbox-{socket.gethostname()}-"
 _RANDOM = "[a-z0-9_]{8}"  # what tempfile.mkdtemp adds
 _LOCK = "launcher"
+_SPACE = 1 << 16  # bytes; a status file takes 512, which are mapped: without space for them a worker would die of a signal
 
 
 @contextmanager
 def run_folder():
-    """A new folder, a Path, that is there until the end of the context. First removes what killed runs have left."""
-    remove_abandoned()
-    folder, lock = _new()
+    """A new folder, a Path, that is there until the end of the context. First removes what killed runs have left.
+
+    Raises ValueError when nothing can be written there.
+    """
+    try:
+        remove_abandoned()
+        folder, lock = _new()
+    except OSError as error:
+        raise ValueError(
+            f"the folder for temporary files cannot be written ({error.strerror}): free some space there, or set TMPDIR to another folder"
+        ) from None
     try:
         yield folder
     finally:
@@ -48,8 +58,20 @@ def _new():
         with suppress(FileNotFoundError):  # before it was locked, another run took it for abandoned
             lock = _locked(folder)
             if folder.exists():
+                _write_something(folder, lock)
                 return folder, lock
             os.close(lock)
+
+
+def _write_something(folder, lock):
+    """Finds out whether there is space. Raises OSError."""
+    try:
+        if os.write(lock, bytes(_SPACE)) < _SPACE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+        raise
 
 
 def _locked(folder, how=0):

@@ -237,10 +237,8 @@ class DualParalWanModel(xFuserWan21T2VModel):
             run.meter.closes(file.close)
             self._if_ended_at_once(None)
         report = dict(run.report, frames=writer.frames_written, **provenance(run.spec, input_args))
-        try:
-            write_whole(report_path(file.path), json.dumps(report, indent=2, default=str).encode())
-        except OSError as error:  # the video is there
-            logger.warning("the report %s could not be written (%s), the video is there", report_path(file.path), reason_of(error))
+        if writer.frames_written:
+            _write_report(report_path(file.path), report)
         log(as_text(report))
         log(end_text(file.path, run, writer.frames_written), log_from_all_processes=True)
 
@@ -252,6 +250,13 @@ class DualParalWanModel(xFuserWan21T2VModel):
         """Prints the paths of the videos that have frames on stdout, where nothing else is: they were written as they came."""
         for path in output.videos:
             print(path, flush=True)
+
+
+def _write_report(path, report):
+    try:
+        write_whole(path, json.dumps(report, indent=2, default=str).encode())
+    except OSError as error:
+        logger.warning("the report %s could not be written (%s), the video is there", path, reason_of(error))
 
 
 def at_path(model, path):

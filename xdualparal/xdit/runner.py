@@ -60,7 +60,7 @@ def main():
         locks = claim_outputs(args, model_class)
     _wait_for_claim(mailbox)
     screen.set_up(args["dualparal_degree"] is not None)
-    watchdog = Watchdog(args["dualparal_hang_timeout"], mailbox, os.path.abspath(args["output_directory"]))
+    watchdog = Watchdog(args["dualparal_hang_timeout"], mailbox, os.path.abspath(args["output_directory"]), locks.close)
     if int(os.environ["WORLD_SIZE"]) > 1:
         log(f"connecting {os.environ['WORLD_SIZE']} processes")
     try:
