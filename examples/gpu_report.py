@@ -231,7 +231,7 @@ def measure_runs(device):
             "--num_frames", "257" if device == "cuda" else "65", "--num_inference_steps", "20" if device == "cuda" else "2",
         ]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        [report] = [json.loads(file.read_text()) for file in folder.glob("*.json") if file.name not in ("timings.json", trace.name)]
+        [report] = [json.loads(file.read_text()) for file in folder.glob("*.json") if file.name != trace.name]
         peaks = ", ".join(f"{rank['peak_bytes'] / 2**20:.0f} MiB" for rank in report["ranks"])
         rows += [
             (f"{degree} stages", f"{report['wall_s']:.1f} s, waiting {report['bubble']:.1%} ({report['predicted_bubble']:.1%} by the schedule)"),

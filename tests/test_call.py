@@ -7,7 +7,7 @@ import torch
 from diffusers import WanPipeline
 from dualparal_testing.small_wan import small_pipeline, texts
 
-from xdualparal.call import ONLY_AS, TAKEN, known_options
+from xdualparal.call import ONLY_AS, TAKEN, check_stream_options, known_options
 from xdualparal.pipeline import DualParalPipeline
 from xdualparal.request import Request
 
@@ -54,6 +54,16 @@ def test_what_has_no_meaning_is_refused_by_name(options, words):
     with pytest.raises(ValueError, match=words) as error:
         known_options(options)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kept, spec, words", [
+    (-1, None, "blocks_kept is -1: give a whole number"), ("1", None, "blocks_kept is '1'"), (None, None, "blocks_kept is None"),
+    (True, None, "blocks_kept is True"), (0, 5, "file_spec is 5: give a dict of quality and fps"), (0, dict(foo=3), "file_spec is {'foo': 3}"),
+])
+def test_what_a_stream_does_not_take_is_refused_by_name(kept, spec, words):
+    check_stream_options(3, dict(quality=18, fps=16))
+    with pytest.raises(ValueError, match=words):
+        check_stream_options(kept, spec)
 
 
 GOOD = dict(prompt_embeds=POSITIVE, negative_prompt_embeds=NEGATIVE)

@@ -28,6 +28,11 @@ def test_the_sizes_come_first():
     (dict(stagger=0), "stagger is 0"), (dict(checkpoint_waves=True), "checkpoint_waves is True"),
     (dict(decode="here"), "decode is 'here': give one of thread, inline, end"),
     (dict(end_costs=(0, -1)), "end_costs is -1: give a number from 0 to 1000"),
+    *((dict([(name, bad)]), f"{name} is .*: give a path, or leave it out")
+      for name in ("latents_out", "trace", "checkpoint") for bad in (3, True, b"a", ["a"], "", " ", "a\0b")),
+    *((dict([(name, bad)]), f"{name} is .*, a folder: give a file's name") for name in ("latents_out", "trace") for bad in ("a/", "/", "a/..")),
+    (dict(latents_out="a", trace="./a"), "latents_out a and trace ./a are one file"),
+    (dict(overwrite="no"), "overwrite is 'no': give True or False"), (dict(overwrite=1), "overwrite is 1: give"),
     (dict(vae_precision="float8"), "vae_precision is 'float8': give one of float32, bfloat16, float16"),
 ])
 def test_refuses(bad, part):

@@ -81,6 +81,8 @@ def outputs_of_all_kinds(rank, stages):
     for kind in ("np", "uint8", "pt", "pil", "latent"):
         output = pipeline(**two | {"output_type": kind, "generator": torch.Generator().manual_seed(SEED)})
         seen[kind] = None if output is None else _as_array(output.frames)
+    output = pipeline(**two | {"output_type": "np", "generator": torch.Generator().manual_seed(SEED)}, return_dict=False)
+    seen["tuple"] = output and (type(output), len(output), output[0])
     stream = pipeline.stream(**case | {"output_type": "np", "generator": torch.Generator().manual_seed(SEED)})
     seen["stream"] = [segment.shape for segment in stream]
     return seen
@@ -94,7 +96,9 @@ def _as_array(frames):
 
 def test_output_types_and_stream():
     first, last = run_ranks(outputs_of_all_kinds, 2, 2)
-    assert first == {"np": None, "uint8": None, "pt": None, "pil": None, "latent": None, "stream": []}
+    assert first == {"np": None, "uint8": None, "pt": None, "pil": None, "latent": None, "tuple": None, "stream": []}
+    kind, length, frames = last["tuple"]
+    assert (kind, length) == (tuple, 1) and np.array_equal(frames, last["np"])
     # 50 frames need 14 latent frames: blocks of 6, 4 and 4 latent frames, 21, 16 and 13 (of 16) frames
     assert last["np"].shape == last["pil"].shape == (2, 50, SIZE, SIZE, 3)
     assert last["pt"].shape == (2, 50, 3, SIZE, SIZE)

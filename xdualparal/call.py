@@ -5,6 +5,8 @@ Knows: the names. Must not know: what they mean (request.py). tests/test_call.py
 
 import difflib
 
+from .limits import check_whole
+
 TAKEN = (
     "prompt", "negative_prompt", "height", "width", "num_frames", "num_inference_steps", "guidance_scale", "generator",
     "prompt_embeds", "negative_prompt_embeds", "output_type", "max_sequence_length",
@@ -33,6 +35,13 @@ def known_options(options):
             hint = f"did you mean {nearest[0]}? " if nearest else ""
             raise ValueError(f"{name} is no argument of this call: {hint}it takes {', '.join(TAKEN)}")
     return {name: value for name, value in options.items() if name not in ONLY_AS}
+
+
+def check_stream_options(blocks_kept, file_spec):
+    """Raises ValueError for ``blocks_kept`` that is no count, and ``file_spec`` that is no dict of what else decides a file."""
+    check_whole("blocks_kept", blocks_kept, 0)
+    if file_spec is not None and not (isinstance(file_spec, dict) and set(file_spec) <= {"quality", "fps"}):
+        raise ValueError(f"file_spec is {_shown(file_spec)}: give a dict of quality and fps, or leave it out")
 
 
 def _is_same(value, one):

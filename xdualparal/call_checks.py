@@ -3,7 +3,11 @@
 Knows: their types and shapes. Must not know: the models, or what is made of them.
 """
 
+import html
+
 import torch
+
+_INVISIBLE = "\u115f\u1160\u2800\u3164\uffa0"  # fillers of Hangul and Braille, which Unicode calls letters and symbols
 
 
 def check_prompts(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds):
@@ -18,11 +22,17 @@ def check_prompts(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds
     if prompt is None and prompt_embeds is None:
         raise ValueError('the prompt is missing: give prompt="what the video shows", or prompt_embeds')
     for text in prompt if isinstance(prompt, list) else [prompt] * (prompt is not None):
-        if not any(letter.isprintable() and not letter.isspace() for letter in text):
+        if is_blank(text):
             raise ValueError(f"a prompt is {text[:40]!r}, which says nothing: give what the video shows")
     count = len(prompt) if isinstance(prompt, list) else 1 if prompt is not None else len(prompt_embeds)
     if isinstance(negative_prompt, list) and len(negative_prompt) not in (1, count):
         raise ValueError(f"{len(negative_prompt)} negative prompts are given and there are {count} prompts: give one for all, or one for each")
+
+
+def is_blank(text):
+    """Whether nothing in ``text`` can be seen, when the HTML in it is read, as diffusers' prompt_clean does (twice)."""
+    plain = html.unescape(html.unescape(text))
+    return not any(letter.isprintable() and not letter.isspace() and letter not in _INVISIBLE for letter in plain)
 
 
 def _check_texts(name, value):

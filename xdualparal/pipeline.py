@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from .call import known_options
+from .call import check_stream_options, known_options
 from .compat.backends import backends_in_use, check_backend
 from .compat.backports import complete_xfuser
 from .config import DualParalConfig
@@ -21,7 +21,7 @@ from .models import family_of
 from .models.finite import not_finite, refusal
 from .models.identity import digest_of_parts, dtype_name, part_sums, tiling_of
 from .output.checkpoint import Checkpoint
-from .output.files import reason_of, write_whole
+from .output.files import check_place, reason_of, write_whole
 from .output.latents_file import LatentsFile, facts_of
 from .output.owners import check_owner, spec_in_json
 from .output.segments import join_segments, stack_videos
@@ -138,6 +138,7 @@ class DualParalPipeline:
         fields of a RunSpec. Raises ValueError for a checkpoint of another run, a ``config.latents_out`` that has not the
         blocks so far, or while another run is under way.
         """
+        check_stream_options(blocks_kept, file_spec)
         request = self._request(prompt, output_type, options)
         request.check_is_one_video()
         one = next(request.each_video())
@@ -269,6 +270,7 @@ class DualParalPipeline:
 
     def _check_trace(self, spec):
         if self.config.trace and self.mesh.is_last_of_all:  # the rank that writes it
+            check_place(self.config.trace, "trace", self.config.checkpoint)
             check_owner(Path(self.config.trace), "trace", spec_in_json, spec.as_json(), self.config.overwrite)
 
     def _latents_file(self, run):
@@ -276,8 +278,8 @@ class DualParalPipeline:
         ValueError when the file cannot be added to."""
         if self.config.latents_out is None:
             return None
-        facts, overwrite = facts_of(run.spec), self.config.overwrite
-        return self.on_output_rank(lambda: LatentsFile(self.config.latents_out, facts, run.blocks_finished, overwrite))
+        config, facts = self.config, facts_of(run.spec)
+        return self.on_output_rank(lambda: LatentsFile(config.latents_out, facts, run.blocks_finished, config.overwrite, config.checkpoint))
 
     def _stop_sign(self, plan):
         store = torch.distributed.distributed_c10d._get_default_store()  # torch has no public way to it

@@ -25,6 +25,14 @@ def test_blocks_come_back_in_order(tmp_path):
     assert all(map(torch.equal, latents, BLOCKS))
 
 
+@pytest.mark.parametrize("name, words", [("no/l", "there is no folder .*no.: make it"), ("c/l", "is in .*c, the checkpoint: give another folder")])
+def test_a_place_where_it_cannot_be_is_refused_at_once(tmp_path, name, words):
+    (tmp_path / "c").mkdir()
+    with pytest.raises(ValueError, match=words):
+        LatentsFile(tmp_path / name, {}, checkpoint=tmp_path / "c")
+    assert not list(tmp_path.glob("*/*"))
+
+
 def test_a_block_that_was_cut_short_is_left_out(tmp_path):
     write(tmp_path / "a")
     whole = (tmp_path / "a").stat().st_size

@@ -58,11 +58,17 @@ GOOD = "prompt\na red circle\n\"a ship, in a storm\"\n"
 
 @pytest.mark.parametrize("content", [
     GOOD.encode(), codecs.BOM_UTF8 + GOOD.encode(), GOOD.replace("\n", "\r\n").encode(), GOOD.replace("\n", "\n\n").encode(),
-    b"seed,prompt\n1,a red circle\n2,\"a ship, in a storm\"",
+    b"number,prompt\n1,a red circle\n2,\"a ship, in a storm\"",
 ])
 def test_a_file_of_prompts(tmp_path, content):
     (tmp_path / "a.csv").write_bytes(content)
     assert read_prompts(tmp_path / "a.csv") == ["a red circle", "a ship, in a storm"]
+
+
+@pytest.mark.parametrize("letter", "\x0b\x0c\x1c\x85\u2028\u2029")
+def test_other_separators_do_not_end_a_line(tmp_path, letter):
+    (tmp_path / "a.csv").write_text(f"prompt\na{letter}b\n", encoding="utf-8")
+    assert read_prompts(tmp_path / "a.csv") == [f"a{letter}b"]
 
 
 def test_a_prompt_of_several_lines(tmp_path):
@@ -71,13 +77,15 @@ def test_a_prompt_of_several_lines(tmp_path):
 
 
 @pytest.mark.parametrize("content, words", [
+    (b"prompt,negative_prompt\na,b\n", "has a column 'negative_prompt', which would be ignored: give --negative_prompt for all"),
+    (b"prompt, Seed\na,3\n", "has a column ' Seed', which would be ignored"), (b"prompt,prompt\na,b\n", "has more than one column 'prompt'"),
     (b"", "has no column 'prompt'"), (b"\n\n", "has no column 'prompt'"), (b"a red circle\na ship\n", "has no column 'prompt'"),
     (b"prompt", "has no row below its first line"), (codecs.BOM_UTF8 + b"prompt\r\n\r\n", "has no row below"),
     (GOOD.encode("utf-16"), "is no UTF-8 text: give a csv file, saved as UTF-8"),
     (GOOD.encode("utf-16-le"), "a.csv.* (has no column|is no csv|NUL)"), ("prompt\ncaf\xe9\n".encode("latin-1"), "is no UTF-8 text"),
     (bytes(range(256)), "is no UTF-8 text"), (b"prompt\n\0\0\n", "(is no csv|says nothing)"),
     (b"prompt\na\n  \nb\n", "line 3, has a prompt that says nothing: give what the video shows, or delete the line"),
-    (b"prompt\n\"\"\n", "line 2, has a prompt that says nothing"), (b"seed,prompt\n3\n", "line 2, has a prompt that says nothing"),
+    (b"prompt\n\"\"\n", "line 2, has a prompt that says nothing"), (b"number,prompt\n3\n", "line 2, has a prompt that says nothing"),
     (b"prompt\na ship, in a storm\n", "line 2, has more columns than the first line: put a prompt with commas in double quotes"),
     (b"prompt\n\"never closed\n", "is no csv after line 1 .unexpected end.*: give a csv file"),
     (b"prompt\n" + b"x" * 200_000, "is no csv after line 1 .field larger"),

@@ -37,6 +37,20 @@ def test_a_number_that_means_nothing_is_refused(tmp_path, monkeypatch, extra, wo
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("flag, value, words", [
+    ("output_directory", "a\nb", "has a control character"), ("dualparal_output", "\udcff.mp4", "is no UTF-8 text"),
+    ("dualparal_trace", "a\u2028b", "has a control character"), ("model_path", "a\0b", "has a control character"),
+    ("dualparal_checkpoint", "y" * 300, "File name too long"), ("dualparal_checkpoint", "y/" * 2100, "File name too long"),
+    ("prompt", "&nbsp;", "which says nothing"), ("prompt", "&amp;#8203;", "which says nothing"), ("prompt", "\u3164", "which says nothing"),
+])
+def test_a_text_that_means_nothing_is_refused(tmp_path, monkeypatch, flag, value, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError) as error:
+        checked([*DEMO, f"--{flag}={value}"])
+    assert words in str(error.value) and "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
 NUMBERS = st.one_of(
     st.integers(-3, 20).map(str), st.sampled_from(["16", "32", "48", "64", "81", "512"]), st.integers().map(str), st.floats().map(str),
     st.sampled_from(["nan", "-inf", "1e400", "", " ", "x", "0x10", "1_0", "\u0663", "\udcff", "1,2", "--", "9" * 5000, "True"]),

@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import stat
+import unicodedata
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +20,8 @@ def check_regular(path, what):
     """Raises ValueError for a path that is there and is no file that can be replaced, or whose name cannot be: a folder, a
     link (what it leads to is not ours), a pipe or device, a read-only file. ``what``: how the user named it."""
     path = Path(path)
+    if not is_printable(str(path)):
+        raise ValueError(f"{what} {str(path)!a} has a control character or is no UTF-8 text: give another name")
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
@@ -34,6 +37,11 @@ def check_regular(path, what):
         kind = "read-only"
     if kind is not None:
         raise _refusal(path, what, f"it is {kind}")
+
+
+def is_printable(text):
+    """Whether ``text`` can be printed in a line: it has no control character, line break or byte of argv that was no text."""
+    return not any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in text)
 
 
 def check_new(path, what):
@@ -64,6 +72,15 @@ def _identities(path):
     with suppress(OSError):
         found = os.stat(path)
         yield found.st_dev, found.st_ino
+
+
+def check_place(path, what, checkpoint):
+    """Raises ValueError unless the folder of ``path`` is there, and is not ``checkpoint`` (a path or None)."""
+    folder = os.path.realpath(Path(path).absolute().parent)
+    if not os.path.isdir(folder):
+        raise ValueError(f"{what} {path} cannot be written (there is no folder {folder}): make it, or give another one")
+    if checkpoint is not None and folder == os.path.realpath(checkpoint):
+        raise ValueError(f"{what} {path} is in {checkpoint}, the checkpoint: give another folder")
 
 
 def create_beside(path):

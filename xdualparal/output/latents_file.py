@@ -14,7 +14,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from .files import check_new, check_regular, not_written, sync_folder
+from .files import check_new, check_place, check_regular, not_written, sync_folder
 
 _NAME = "latents"
 _MOST_HEADER_BYTES = 100_000_000  # safetensors' own limit
@@ -34,12 +34,13 @@ class LatentsFile:
 
     ``facts``: what decoding needs, a dict of strings, stored with each block; "run" tells one run's blocks from
     another's. ``blocks_kept``: how many blocks of an existing file stay. ``overwrite``: whether another run's file may be
-    replaced. Raises ValueError when it has fewer blocks of this run, or may not be replaced, OSError when it cannot be read.
+    replaced. ``checkpoint``: the folder of the run's, where the file must not be. Raises ValueError when it has fewer blocks of this run, or may not be replaced, OSError when it cannot be read.
     """
 
-    def __init__(self, path, facts, blocks_kept=0, overwrite=False):
+    def __init__(self, path, facts, blocks_kept=0, overwrite=False, checkpoint=None):
         self._path, self._facts, self._file = Path(path), facts, None
         check_regular(path, "latents_out")
+        check_place(path, "latents_out", checkpoint)
         self._ends = [end for _, end in _records(path, facts.get("run"))][:blocks_kept] if blocks_kept else []
         if len(self._ends) < blocks_kept:
             raise ValueError(

@@ -4,10 +4,12 @@ Knows: the fields and their limits. Must not know: how anything is decoded or wr
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..plan.schedule import AT_END, INLINE, THREAD
 from ..limits import WAVES
 from ..plan.settings import Settings, setting
+from .files import check_apart
 
 PLACES = (THREAD, INLINE, AT_END)
 VAE_PRECISIONS = ("float32", "bfloat16", "float16")
@@ -35,11 +37,19 @@ class OutputSettings(Settings):
     overwrite: bool = setting(False, "replace files of other runs that have the names of this one's")
 
     def check(self):
-        """Raises ValueError for an unknown place."""
+        """Raises ValueError for an unknown place or precision, what is no file's name, and one file for two things."""
         if self.decode not in PLACES:
             raise ValueError(f"decode is {self.decode!r}: give one of {', '.join(PLACES)}")
         if self.vae_precision not in (None, *VAE_PRECISIONS):
             raise ValueError(f"vae_precision is {self.vae_precision!r}: give one of {', '.join(VAE_PRECISIONS)}")
+        if not isinstance(self.overwrite, bool):
+            raise ValueError(f"overwrite is {self.overwrite!r}: give True or False")
+        named = [(name, getattr(self, name)) for name in ("latents_out", "trace") if getattr(self, name) is not None]
+        for name, path in named:
+            check_is_path(name, path)
+            if str(path).endswith("/") or Path(path).name in ("", ".."):
+                raise ValueError(f"{name} is {str(path)!r}, a folder: give a file's name")
+        check_apart(named)
 
 
 @dataclass(frozen=True)
@@ -52,5 +62,13 @@ class CheckpointSettings(Settings):
     checkpoint_waves: int = setting(10, "waves from one checkpoint to the next")
 
     def check(self):
-        """Raises ValueError for a number of waves below 1."""
+        """Raises ValueError for a number of waves below 1, and for what is no folder's name."""
+        if self.checkpoint is not None:
+            check_is_path("checkpoint", self.checkpoint)
         WAVES.of("checkpoint_waves", self.checkpoint_waves)
+
+
+def check_is_path(name, path):
+    """Raises ValueError unless ``path`` is a path, as text or a pathlib.Path."""
+    if not isinstance(path, (str, Path)) or not str(path).strip() or "\0" in str(path):
+        raise ValueError(f"{name} is {path!r}: give a path, or leave it out")

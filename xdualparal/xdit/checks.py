@@ -15,6 +15,7 @@ from ..config import DualParalConfig
 from ..limits import RANDOM_SEED
 from ..request import check_size
 from ..models.weights import check_reachable
+from ..output.files import is_printable
 from ..strategies.dualparal import DualParalPlan
 from ..engine.sharding import check_even_split, check_heads
 from ..plan.partition import layer_ranges
@@ -29,7 +30,7 @@ from .registry import model_class
 from .resume import check_checkpoint
 from .sampling import check_sampling
 from .settings import CommandSettings
-from .support import check_support
+from .support import check_effect, check_support
 from .tiles import check_tiles
 
 # diffusers' WanPipeline.check_inputs asks for multiples of 16 whatever the VAE and the patch are.
@@ -43,7 +44,7 @@ def check_command(args, world_size):
     Raises ValueError, with what was given, what is allowed and what to do, for a command that cannot work.
     """
     if args["dualparal_degree"] is not None:
-        _check_not_blank(args)
+        _check_texts(args)
     model = model_class(args["model"], args["dualparal_degree"])
     if args["model_path"] is not None and args["dualparal_degree"] is not None:
         model = at_path(model, args["model_path"])
@@ -76,6 +77,7 @@ def _check_dualparal(args, model):
     _check_video(args, model)
     check_sampling(args, model)
     check_prompts(args)
+    check_effect(args, config, value_of(args, model, "guidance_scale"))
     if args["use_torch_compile"]:
         _check_compiler()
     for name in ("attention_backend", "cross_attention_backend"):
@@ -92,11 +94,18 @@ def _check_dualparal(args, model):
         )
 
 
-def _check_not_blank(args):
-    """An empty text, of a shell's variable that is not set, would be taken for a flag that is not given."""
+def _check_texts(args):
+    """An empty text, of a shell's variable that is not set, would be taken for a flag that is not given; a shell leaves the ~
+    in --flag=~/folder; a line break or bytes that are no text cannot be printed in a line."""
     for name, value in args.items():
-        if isinstance(value, str) and name not in _TEXTS and not value.strip():
+        if not isinstance(value, str) or name in _TEXTS:
+            continue
+        if not value.strip():
             raise ValueError(f"--{name} is {value!r}: give a value, or leave it out")
+        if value.split("/")[0] == "~":
+            raise ValueError(f"--{name} is {value}, and the shell has not put your home folder for the ~: write --{name} ~/..., with a space")
+        if not is_printable(value):
+            raise ValueError(f"--{name} is {value!a}, which has a control character or is no UTF-8 text: give another name")
 
 
 def _check_endless(args, config):

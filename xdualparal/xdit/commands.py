@@ -52,10 +52,7 @@ def main(argv):
         with FileLock(output, "--output"):
             remove_left_beside(output)
             frames = decode(arguments, folder, spec, output)
-    except (OSError, ValueError) as error:
-        refuse(error)
-    except FloatingPointError as error:
-        Path(output).unlink(missing_ok=True)  # it would look finished
+    except (OSError, ValueError, FloatingPointError) as error:
         refuse(error)
     log(f"{frames} frames saved to {output}", log_from_all_processes=True)
     print(output)
@@ -125,18 +122,33 @@ def decode(arguments, folder, spec, output):
     digest = digest_of_parts([part_sums(dict(vae=vae), 0)])["vae"]
     spec = replace(spec, vae=digest, vae_precision=dtype_name(vae.dtype), tiling=tiling_of(vae), output_type="uint8")
     check_output(arguments, output, spec.as_json())
-    processor = VideoProcessor(vae_scale_factor=vae.config.scale_factor_spatial)
-    decoder, missing, tags = StreamingDecoder(vae), spec.num_frames or None, tags_of(spec.as_json())
+    missing, tags = spec.num_frames or None, tags_of(spec.as_json())
     file = VideoWriter(output, spec.fps, spec.quality, label=spec.digest(), tags=tags, overwrite=output.exists())
-    given = 0
+    try:
+        return _write(file, _segments(arguments, vae, missing), missing)
+    except FloatingPointError:
+        if file.frames_written:
+            output.unlink()  # it would look finished
+        raise
+
+
+def _write(file, segments, missing):
+    """Writes ``segments`` to ``file``, which it closes; returns how many frames they had. ``missing``: how many are to come, if known."""
     with ThreadedWriter(file) as writer, ProgressBar(missing) as bar:
-        for _, latents in read_latents(arguments.file):
-            if latents.dim() != 5 or latents.shape[1] != vae.config.z_dim:
-                raise ValueError(f"{arguments.file} has latents of {latents.shape[1:2]} channels and the VAE {vae.config.z_dim}: give its own --model")
-            frames = decoder.decode(latents.to(device))
-            if missing is not None:
-                frames = frames[:, :, :missing - given]
-            writer.write(to_uint8(processor.postprocess_video(frames, output_type="pt")[0]))
-            given += frames.shape[2]
+        given = 0
+        for frames in segments:
+            writer.write(frames)
+            given += len(frames)
             bar.show(given, frames_text(given, missing))
     return writer.frames_written
+
+
+def _segments(arguments, vae, missing):
+    """Yields each block's frames, (frames, height, width, 3) uint8; ``missing`` in all, if that is not None."""
+    processor, decoder = VideoProcessor(vae_scale_factor=vae.config.scale_factor_spatial), StreamingDecoder(vae)
+    for _, latents in read_latents(arguments.file):
+        if latents.dim() != 5 or latents.shape[1] != vae.config.z_dim:
+            raise ValueError(f"{arguments.file} has latents of {latents.shape[1:2]} channels and the VAE {vae.config.z_dim}: give its own --model")
+        frames = decoder.decode(latents.to(vae.device))[:, :, :missing]
+        missing = None if missing is None else missing - frames.shape[2]
+        yield to_uint8(processor.postprocess_video(frames, output_type="pt")[0])

@@ -246,6 +246,15 @@ class DualParalWanModel(xFuserWan21T2VModel):
         if self.watchdog is not None:
             self.watchdog.on_abort(function)
 
+    def save_timings(self, timings):
+        """Writes no file, unlike xDiT, whose timings.json of one run would replace another's: the report has the seconds."""
+
+    def save_profile(self, profile):
+        """xDiT's, beside the first video and with its name, so that it replaces no other run's."""
+        file = self.paths[0].with_suffix(f".profile_rank_{torch.distributed.get_rank()}.json.gz")
+        profile.export_chrome_trace(str(file))
+        log(f"profile saved to {file}", log_from_all_processes=True)
+
     def save_output(self, output):
         """Prints the paths of the videos that have frames on stdout, where nothing else is: they were written as they came."""
         for path in output.videos:

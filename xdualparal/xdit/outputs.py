@@ -16,6 +16,7 @@ from ..output.lock import FileLock
 from ..output.owners import check_owner, spec_in_json, spec_in_latents, spec_in_video
 from ..run_spec import short_digest
 from .flags import command_settings, dualparal_config
+from .folders import folders_of
 from .prompts import prompts_of
 from .resume import known_values
 
@@ -70,6 +71,7 @@ def check_names(args, model, config, command):
         raise ValueError(f"--dualparal_output {command.output} is one file and there are several prompts: give one prompt")
     files = [(what, path) for what, path, *_ in _files(args, model, config, command)]
     _check_places(args, model, config, files)
+    _check_no_folder(args, files)
     for what, path in files:
         check_regular(path, what)
 
@@ -124,6 +126,15 @@ def _check_places(args, model, config, named):
         for other, folder in folders.items():
             if Path(os.path.realpath(folder)) in (Path(os.path.realpath(path)), *Path(os.path.realpath(path)).parents):
                 raise ValueError(f"{what} {path} is in {folder}, {other}: give another folder")
+
+
+def _check_no_folder(args, named):
+    """That no file has the name of a folder that the command makes."""
+    for folder, name in folders_of(args):
+        place = Path(os.path.realpath(folder))
+        for what, path in named:
+            if Path(os.path.realpath(path)) in (place, *place.parents):
+                raise ValueError(f"{what} {path} is the folder {folder} of {name} too, or around it: give it another name")
 
 
 def _first_words(prompt):

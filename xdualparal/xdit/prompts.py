@@ -4,9 +4,14 @@ Knows: the flags of prompts and the file of prompts. Must not know: how a prompt
 """
 
 import csv
+from io import StringIO
 from pathlib import Path
 
+from ..call_checks import is_blank
+
 _SHOWN_PROMPTS, _SHOWN_LETTERS = 5, 40  # in a message
+# Settings that a column might be thought to give for each prompt.
+_SETTINGS = ("negative_prompt", "seed", "height", "width", "num_frames", "num_inference_steps", "guidance_scale", "flow_shift")
 
 
 def as_list(prompts):
@@ -72,11 +77,6 @@ def _check_texts(name, texts):
         check_is_text(f"{name}{place}", text)
 
 
-def is_blank(text):
-    """Whether nothing in ``text`` can be seen."""
-    return not any(letter.isprintable() and not letter.isspace() for letter in text)
-
-
 def _shortened(text):
     return text if len(text) <= _SHOWN_LETTERS else text[:_SHOWN_LETTERS - 3] + "..."
 
@@ -103,13 +103,23 @@ def _read_text(name, path):
 
 
 def _column(name, text):
-    reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
+    reader = csv.DictReader(StringIO(text), strict=True)  # not splitlines: a form feed, say, does not end a line
     try:
-        if "prompt" not in (reader.fieldnames or ()):
-            raise ValueError(f"{name} has no column 'prompt': name the prompts' column so in the first line")
+        _check_columns(name, reader.fieldnames or [])
         return [_prompt(f"{name}, line {reader.line_num},", row) for row in reader]
     except csv.Error as error:
         raise ValueError(f"{name} is no csv after line {reader.line_num} ({error}): give a csv file") from None
+
+
+def _check_columns(name, columns):
+    if columns.count("prompt") != 1:
+        count = "no" if "prompt" not in columns else "more than one"
+        raise ValueError(f"{name} has {count} column 'prompt': name the prompts' column so in the first line")
+    for column in columns:
+        if column.strip().lower() in _SETTINGS:
+            raise ValueError(
+                f"{name} has a column {column!r}, which would be ignored: give --{column.strip().lower()} for all prompts, and delete it"
+            )
 
 
 def _prompt(place, row):
