@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from xdualparal import pipeline as module
 from xdualparal.launch.mailbox import FOLDER, Mailbox
 from xdualparal.output.files import not_written
+from xdualparal.run_spec import RunSpec
 
 
 def test_a_worker_removes_the_folder_that_a_killed_launcher_left(tmp_path, monkeypatch):
@@ -33,5 +34,5 @@ def test_a_trace_that_does_not_fit_fails_no_video(monkeypatch, caplog):
     mesh = SimpleNamespace(in_last_pipeline=True, pipeline=None)
     made = SimpleNamespace(config=SimpleNamespace(trace="/dev/full"), mesh=mesh)
     with caplog.at_level(logging.WARNING):
-        module.DualParalPipeline._write_trace(made, SimpleNamespace(meter=SimpleNamespace(spans=[])))
+        module.DualParalPipeline._write_trace(made, SimpleNamespace(meter=SimpleNamespace(spans=[]), spec=RunSpec()))
     assert f"the trace /dev/full could not be written: [Errno 28] {os.strerror(28)}" in caplog.text
