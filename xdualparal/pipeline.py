@@ -21,7 +21,7 @@ from .models import family_of
 from .models.finite import not_finite, refusal
 from .models.identity import digest_of_parts, dtype_name, part_sums, tiling_of
 from .output.checkpoint import Checkpoint
-from .output.files import write_whole
+from .output.files import reason_of, write_whole
 from .output.latents_file import LatentsFile, facts_of
 from .output.owners import check_owner, spec_in_json
 from .output.segments import join_segments, stack_videos
@@ -251,7 +251,7 @@ class DualParalPipeline:
                 try:
                     write_whole(Path(self.config.trace), chrome_trace(trace, spec=run.spec.as_json()).encode())
                 except OSError as error:  # the video is there
-                    logger.warning("the trace %s could not be written: %s", self.config.trace, error)
+                    logger.warning("the trace %s could not be written (%s), the video is there", self.config.trace, reason_of(error))
 
     def on_output_rank(self, function):
         """What ``function()`` gives on the output rank, None on the others. Every rank of the replica must call it; all raise

@@ -11,6 +11,7 @@ import pytest
 from xdualparal.launch import supervisor
 from xdualparal.launch.mailbox import failure_line, signals_that_stop
 from xdualparal.launch.supervisor import TRACEBACK, keep_traceback
+from xdualparal.xdit import cli
 
 ENVIRONMENT = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
 PRINTS = """
@@ -35,13 +36,43 @@ sys.exit(supervise(lambda env: subprocess.Popen([sys.executable, "-c", worker, s
 @pytest.mark.parametrize("kind", ["closed pipe", "full disk"])
 def test_what_cannot_be_printed_does_not_end_a_run(tmp_path, kind):
     if kind == "closed pipe":
-        reader, output = os.pipe()
-        os.close(reader)
+        output = closed_pipe()
     else:
         output = os.open("/dev/full", os.O_WRONLY)
     done = subprocess.run([sys.executable, "-c", PRINTS, str(tmp_path / "done")], stdout=output, stderr=output, timeout=60, env=ENVIRONMENT)
     os.close(output)
     assert done.returncode == 0 and (tmp_path / "done").read_text() == "done"
+
+
+def closed_pipe():
+    reader, output = os.pipe()
+    os.close(reader)
+    return output
+
+
+@pytest.mark.parametrize("arguments, code", [(["--help"], 0), (["--version"], 0), (["--nnodes", "0"], 2), (["decode"], 2)])
+def test_a_command_whose_output_nobody_reads_ends_as_else(arguments, code):
+    output = closed_pipe()
+    command = [sys.executable, "-m", "xdualparal.xdit.cli", *arguments]
+    assert subprocess.run(command, stdout=output, stderr=output, timeout=60, env=ENVIRONMENT).returncode == code
+    started = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True, timeout=60, env=ENVIRONMENT)
+    assert started.returncode == code and len(started.stderr.splitlines()) == (1 if code else 0), started.stderr
+    os.close(output)
+
+
+@pytest.mark.parametrize("raised, code, line", [
+    (KeyboardInterrupt(), 130, ""), (BlockingIOError(11, "Resource temporarily unavailable"), 2, "1 processes cannot be started"),
+    (ValueError("no folder for temporary files"), 2, "no folder for temporary files"),
+])
+def test_what_ends_the_launcher_before_there_are_workers_is_no_traceback(monkeypatch, capsys, raised, code, line):
+    def fails(*_):
+        raise raised
+
+    monkeypatch.setattr(cli, "supervise", fails)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--model", "tiny-wan"])
+    errors = capsys.readouterr().err
+    assert ended.value.code == code and line in errors and len(errors.splitlines()) == bool(line)
 
 
 def test_a_closed_terminal_finishes_a_run_as_ctrl_c_does(tmp_path):

@@ -65,7 +65,7 @@ def test_a_long_start_is_logged(watchdog, monkeypatch, caplog):
     assert not caplog.text
     monkeypatch.setattr(module, "_NOTICE_S", 0.0)
     watchdog._check_start()
-    watchdog.begins("loads the weights")
+    watchdog.begin_phase("loads the weights")
     watchdog._check_start()
     assert [record.message for record in caplog.records] == [
         "rank 0 of 2 still connects to the other processes", "rank 0 of 2 still loads the weights",
@@ -106,7 +106,7 @@ class Clock:
 def test_the_thread_that_hangs_is_reported(watchdog, mailbox, main):
     """Decoding hangs; the main thread waits for other ranks, which wait for it, or is between two actions."""
     clock, waits, decodes = Clock(watchdog), Doing("waits", 0.0, **main), Doing("action 1D0", 1.0, True, thread=DECODER)
-    watchdog.over(pipeline(activities=lambda: [waits, decodes], doing=waits))
+    watchdog.observe(pipeline(activities=lambda: [waits, decodes], doing=waits))
     clock.passes(100)  # 50 of the longest action
     with pytest.raises(Ended, match="1"):
         clock.passes(2)
@@ -115,7 +115,7 @@ def test_the_thread_that_hangs_is_reported(watchdog, mailbox, main):
 
 def test_a_pause_of_the_machine_is_not_counted(watchdog, mailbox):
     clock, works = Clock(watchdog), Doing("action 1F0.0", 0.0, True)
-    watchdog.over(pipeline(activities=lambda: [works], doing=works))
+    watchdog.observe(pipeline(activities=lambda: [works], doing=works))
     clock.passes(10)
     clock.now_s += 5000
     clock.passes(80)
@@ -127,7 +127,7 @@ def test_other_nodes_are_not_waited_for_for_ever(watchdog, mailbox, monkeypatch)
     with pytest.raises(Ended, match="1"):
         watchdog._check_start()
     assert "start the same command on all nodes" in mailbox.failures[0]["cause"]
-    watchdog.begins("loads the weights")
+    watchdog.begin_phase("loads the weights")
     watchdog._check_start()
 
 
@@ -135,7 +135,7 @@ def test_what_is_done_is_told_with_its_limit(watchdog, mailbox):
     told = []
     mailbox.set_activity = lambda *activity: told.append(activity)
     observed = pipeline()
-    watchdog.over(observed)
+    watchdog.observe(observed)
     observed.tell(Doing("action 1F0.0", 0.0, True))
     observed.tell(Doing("waits for rank 0", 0.0, True, waits=True))
     observed.tell(Doing("after action 1F0.0", 0.0, False))
@@ -145,3 +145,20 @@ def test_what_is_done_is_told_with_its_limit(watchdog, mailbox):
         (MAIN, "stage 1, action 1F0.0", 100.0, False), (MAIN, "stage 1, waits for rank 0", 100.0, True),
         (MAIN, "stage 1, after action 1F0.0", 0.0, False), (MAIN, "stage 1, closes", 7.0, False), (DECODER, "", 0.0, False),
     ]
+
+
+def test_a_worker_that_is_ended_at_once_closes_its_file_and_then_lets_others_have_it(watchdog):
+    done = []
+    watchdog._release = lambda: done.append("released")
+    watchdog.on_abort(lambda: done.append("closed"))
+    watchdog._signals = 2
+    with pytest.raises(Ended, match="130"):
+        watchdog._check_stop()
+    assert done == ["closed", "released"]
+
+
+@pytest.mark.parametrize("on_this_node, address", [("2", ""), ("1", " at far:1234")])
+def test_on_several_nodes_the_address_is_named(monkeypatch, on_this_node, address):
+    for name, value in dict(WORLD_SIZE="2", LOCAL_WORLD_SIZE=on_this_node, MASTER_ADDR="far", MASTER_PORT="1234").items():
+        monkeypatch.setenv(name, value)
+    assert module._connects() == f"connects to the other processes{address}"

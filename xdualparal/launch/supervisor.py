@@ -4,7 +4,6 @@ Knows: processes, signals, and the mailbox in which the workers leave messages. 
 """
 
 import os
-import shutil
 import signal
 import sys
 import tempfile
@@ -14,6 +13,7 @@ from pathlib import Path
 from .errors import FAILED, REFUSED, STOPPED, print_error
 from .heartbeats import Heartbeats
 from .mailbox import FINISH, FOLDER, LOST, NOW, PARENT, REFUSAL, failure_line, read_failures, request_stop, signals_that_stop
+from .run_folder import run_folder
 from .status import STARTS, read_status
 from .streams import survive_closed_output
 
@@ -39,21 +39,20 @@ def supervise(start, environments, store_socket=None):
     asks the workers to finish the blocks that are nearly done, a second one ends the run at once.
     """
     survive_closed_output()
-    folder = Path(tempfile.mkdtemp(prefix="xdualparal"))
-    signals = _pass_signals_on(folder)
-    processes = []
-    try:
+    with run_folder() as folder:
+        signals = _pass_signals_on(folder)
         own = [environment | {FOLDER: str(folder), PARENT: str(os.getpid())} for environment in environments]
-        processes.append(start(own[0]))
-        if store_socket is not None:
-            store_socket.close()  # else whoever connects would wait for ever when the first process is gone
-        if len(own) <= _MOST_UNCHECKED or _has_checked(processes[0], own[0], signals):
-            for environment in own[1:]:
-                processes.append(start(environment))
-        return _exit_code(processes, environments, folder, signals)
-    finally:
-        _end(processes, folder)
-        shutil.rmtree(folder, ignore_errors=True)
+        processes = []
+        try:
+            processes.append(start(own[0]))
+            if store_socket is not None:
+                store_socket.close()  # else whoever connects would wait for ever when the first process is gone
+            if len(own) <= _MOST_UNCHECKED or _has_checked(processes[0], own[0], signals):
+                for environment in own[1:]:
+                    processes.append(start(environment))
+            return _exit_code(processes, environments, folder, signals)
+        finally:
+            _end(processes, folder)
 
 
 def _has_checked(process, environment, signals):

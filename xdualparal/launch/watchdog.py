@@ -23,7 +23,6 @@ _PERIOD_S = 0.2
 _LONGEST_ACTIONS, _LEAST_S, _FIRST_ACTION_S = 50, 60.0, 600.0
 _CLOSE_S = 5
 _NOTICE_S = 30.0  # how often a long start is logged
-_CONNECTS = "connects to the other processes"
 _CONNECT_S = 25 * 60.0  # how long other nodes may be waited for: torch would give up after 30 minutes, with a C++ stack
 
 logger = logging.getLogger(__name__)
@@ -34,26 +33,27 @@ class Watchdog:
     this thread tells it that the process runs, and the passes themselves tell what they do.
 
     ``hang_timeout_s``: how long one action may take; None: by the duration of the longest one so far. ``mailbox``: a
-    Mailbox, or NoMailbox. ``folder``: where a traceback is kept.
+    Mailbox, or NoMailbox. ``folder``: where a traceback is kept. ``release``: a function that is called last when the worker is
+    ended at once.
     """
 
-    def __init__(self, hang_timeout_s=None, mailbox=NoMailbox(), folder=None):
-        self._mailbox, self._folder = mailbox, folder
+    def __init__(self, hang_timeout_s=None, mailbox=NoMailbox(), folder=None, release=lambda: None):
+        self._mailbox, self._folder, self._release = mailbox, folder, release
         self.rank, self._ranks, self._hang_timeout_s = int(os.environ["RANK"]), os.environ["WORLD_SIZE"], hang_timeout_s
         self._pipeline = self._close = None
         self._signals, self._phase, self._noticed_s = 0, "", time.monotonic()
         self._timer = StandstillTimer()
-        self.begins(_CONNECTS)
+        self.begin_phase(_connects())
         for number in signals_that_stop():
             signal.signal(number, self._on_signal)
         threading.Thread(target=self._loop, daemon=True, name="watchdog").start()
 
-    def begins(self, phase):
+    def begin_phase(self, phase):
         """Says what this worker does until there are passes, in words; None: nothing is logged about it."""
         self._phase = phase
         self._mailbox.set_status(phase or "runs")
 
-    def over(self, pipeline):
+    def observe(self, pipeline):
         """Observes ``pipeline``, a DualParalPipeline, from now on."""
         self._pipeline = pipeline
         pipeline.tell = self._tell
@@ -63,7 +63,7 @@ class Watchdog:
         what = f"stage {self._pipeline.stage.index}, {doing.what}" if doing.what else ""
         self._mailbox.set_activity(doing.thread, what, limit_s or 0.0, doing.waits)
 
-    def closes(self, function):
+    def on_abort(self, function):
         """Sets the function that is called when the worker is ended at once, to close its files; None: none."""
         self._close = function
 
@@ -105,14 +105,15 @@ class Watchdog:
         try:
             if self._close is not None:
                 self._close()
+            self._release()
         finally:
             os._exit(code)
 
     def _check_start(self):
         """Logs a long start. How long loading takes is the user's to judge."""
         started_s = self._timer.standing_s("phase", self._phase)
-        if self._pipeline is None and self._phase == _CONNECTS and started_s > _CONNECT_S:
-            self._report(f"still {_CONNECTS} after {_CONNECT_S / 60:.0f} minutes: start the same command on all nodes", HANG)
+        if self._pipeline is None and self._phase == _connects() and started_s > _CONNECT_S:
+            self._report(f"still {self._phase} after {_CONNECT_S / 60:.0f} minutes: start the same command on all nodes", HANG)
             self._end_at_once(FAILED)
         if self._pipeline is None and self._phase and time.monotonic() - self._noticed_s > _NOTICE_S:
             self._noticed_s = time.monotonic()
@@ -156,6 +157,13 @@ class Watchdog:
             cause=cause if isinstance(cause, str) else f"{type(cause).__name__}: {cause}",
         )
         self._mailbox.report(failure)
+
+
+def _connects():
+    """What a worker does first, in words; on several nodes with the address, which may be wrong."""
+    nodes = int(os.environ["WORLD_SIZE"]) > int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
+    address = f" at {os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}" if nodes else ""
+    return f"connects to the other processes{address}"
 
 
 def _is_lost_connection(error):

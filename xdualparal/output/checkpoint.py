@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from ..run_spec import RunSpec
-from .files import remove_left_in, write_whole
+from .files import not_written, reason_of, remove_left_in, write_whole
 from .lock import FileLock
 
 logger = logging.getLogger(__name__)
@@ -70,12 +70,15 @@ class Checkpoint:
                 return
             self._saving.join()
         if self._error is not None:
-            logger.warning("the checkpoint in %s could not be saved, the one before it stays: %r", self._folder, self._error)
+            why = reason_of(self._error)
+            logger.warning("the checkpoint in %s could not be saved (%s), the one before it stays: free some space", self._folder, why)
             self._error = None
         self._saving = threading.Thread(target=self._write, args=(state, wave), daemon=True)
         self._saving.start()
         if wait:
             self._saving.join()
+            if isinstance(self._error, OSError):
+                raise not_written(self._error, self._folder)
             if self._error is not None:
                 raise self._error
 
@@ -87,7 +90,7 @@ class Checkpoint:
             self._folder.mkdir(parents=True, exist_ok=True)
             write_whole(self._folder / _MANIFEST, _as_bytes(dict(format=_FORMAT, finished=True, spec=self._spec.as_json())))
         except OSError as error:
-            logger.warning("that the run is finished could not be written to %s: %s", self._folder, error)
+            logger.warning("that the run is finished could not be written to %s (%s)", self._folder, reason_of(error))
             _remove(self._folder / _MANIFEST)
         for file in self._folder.glob("state-*.pt"):
             _remove(file)

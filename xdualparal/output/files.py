@@ -158,5 +158,13 @@ def _refusal(path, what, why):
 
 def not_written(error, path):
     """``error``, an OSError of writing ``path``, with the file's name, which a write's own has not, and what to do."""
-    reason = os.strerror(error.errno) if error.errno else str(error)
-    return OSError(error.errno, f"{reason}: free some space, or give another folder, and run the command again", str(path))
+    told = OSError(
+        f"{path} could not be written ({reason_of(error)}): free some space, or give another folder, and run the command again"
+    )
+    told.errno = error.errno  # given above, it would be printed as "[Errno 28]"
+    return told
+
+
+def reason_of(error):
+    """Why, in the system's words, without the number and the path."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -12,16 +12,17 @@ from functools import partial
 from pathlib import Path
 
 from ..launch.environment import Node, add_node_flags, worker_environments
-from ..launch.errors import refuse
+from ..launch.errors import STOPPED, refuse
 from ..launch.network import STORE_SOCKET, check_master, open_store_socket
+from ..launch.streams import survive_closed_output
 from ..launch.supervisor import supervise
 from .decode_flags import decode_parser
 from .degrees import num_processes, read_degrees
 
 RUNNER = "xdualparal.xdit.runner"
 # For the processes, unless the user chose: xfuser logs at DEBUG (xfuser/logger.py), and transformers warns of image
-# processors that nothing here uses.
-_QUIET = {"LOG_LEVEL": "INFO", "TRANSFORMERS_VERBOSITY": "error", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+# processors that nothing here uses. torch's C++ logs what its exceptions say, too, with a stack.
+_QUIET = {"LOG_LEVEL": "INFO", "TRANSFORMERS_VERBOSITY": "error", "TORCH_CPP_LOG_LEVEL": "FATAL"}
 
 
 def start_runner(arguments, environment):
@@ -41,9 +42,16 @@ def main(argv=None, start=start_runner):
     ``decode FILE`` makes the video of latents that were kept, see commands.py. ``start(arguments, environment)`` starts a
     process, see launch/supervisor.py.
     """
+    survive_closed_output()
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    argv = sys.argv[1:] if argv is None else argv
+    try:
+        _run(sys.argv[1:] if argv is None else argv, start)
+    except KeyboardInterrupt:  # when the workers are there, supervise passes it on to them
+        sys.exit(STOPPED)
+
+
+def _run(argv, start):
     if argv[:1] == ["decode"]:
         _decode(argv[1:])
         return
@@ -61,7 +69,13 @@ def main(argv=None, start=start_runner):
         store_socket = open_store_socket(node)
     except ValueError as error:
         refuse(error)
-    sys.exit(supervise(partial(start, arguments), _environments(node, processes, store_socket), store_socket))
+    try:
+        code = supervise(partial(start, arguments), _environments(node, processes, store_socket), store_socket)
+    except ValueError as error:
+        refuse(error)
+    except OSError as error:
+        refuse(f"{processes} processes cannot be started on this machine ({error.strerror or error}): end others, or lower a degree")
+    sys.exit(code)
 
 
 def _environments(node, processes, store_socket):

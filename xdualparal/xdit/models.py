@@ -4,6 +4,7 @@ Knows: xDiT's model classes and what DualParal changes in them. Must not know: l
 """
 
 import json
+import logging
 import secrets
 import sys
 from collections import deque
@@ -24,7 +25,7 @@ from ..output.report import as_text, provenance
 from ..engine.session import Outcome
 from ..limits import RANDOM_SEED
 from ..plan.partition import layer_ranges
-from ..output.files import write_whole
+from ..output.files import reason_of, write_whole
 from ..output.left_video import frames_in, is_fragmented, label_of
 from ..output.mp4 import VideoWriter
 from ..output.tags import tags_of
@@ -39,6 +40,9 @@ from ..models.schedulers import with_flow_shift
 from ..models.wan import WanFamily
 from ..models.folder import check_folder
 from ..models.weights import checkpoint_folder, load_stage, read_configs
+
+logger = logging.getLogger(__name__)
+
 
 class NumberedPrompt(str):
     """A prompt that knows its place among all prompts, by which its video's file is named, and its negative prompt:
@@ -73,7 +77,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
         """The model for xDiT's ``xfuser_args``, with a DualParalConfig, CommandSettings and a Watchdog."""
         model = cls(xfuser_args)
         model.dualparal_config, model.command, model.watchdog = config, command, watchdog
-        watchdog.begins("loads the weights")
+        watchdog.begin_phase("loads the weights")
         return model
 
     def _customize_settings(self, config):
@@ -121,7 +125,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
         self.dualparal.model_name = self.config.model
         self._made = set()  # the prompts whose videos this process has made
         if self.watchdog is not None:
-            self.watchdog.over(self.dualparal)
+            self.watchdog.observe(self.dualparal)
 
     def set_flow_shift(self, shift):
         """Gives the pipeline's scheduler another shift; None leaves it as it is."""
@@ -234,21 +238,26 @@ class DualParalWanModel(xFuserWan21T2VModel):
             run.meter.closes(file.close)
             self._if_ended_at_once(None)
         report = dict(run.report, frames=writer.frames_written, **provenance(run.spec, input_args))
-        try:
-            write_whole(report_path(file.path), json.dumps(report, indent=2, default=str).encode())
-        except OSError as error:  # the video is there
-            log(f"the report {report_path(file.path)} could not be written: {error}")
+        if writer.frames_written:
+            _write_report(report_path(file.path), report)
         log(as_text(report))
         log(end_text(file.path, run, writer.frames_written), log_from_all_processes=True)
 
     def _if_ended_at_once(self, function):
         if self.watchdog is not None:
-            self.watchdog.closes(function)
+            self.watchdog.on_abort(function)
 
     def save_output(self, output):
         """Prints the paths of the videos that have frames on stdout, where nothing else is: they were written as they came."""
         for path in output.videos:
             print(path, flush=True)
+
+
+def _write_report(path, report):
+    try:
+        write_whole(path, json.dumps(report, indent=2, default=str).encode())
+    except OSError as error:
+        logger.warning("the report %s could not be written (%s), the video is there", path, reason_of(error))
 
 
 def at_path(model, path):

@@ -35,7 +35,7 @@ class DualParalRunner(xFuserModelRunner):
         self._model_class, self._args, self._watchdog = model_class, args, watchdog
         super().__init__(xdit_args(args))
         if args["dualparal_degree"] is None:
-            watchdog.begins(None)  # xDiT's own run: nothing of it is observed
+            watchdog.begin_phase(None)  # xDiT's own run: nothing of it is observed
 
     def _select_model(self, model_name, config):
         if self._args["dualparal_degree"] is not None:
@@ -60,7 +60,7 @@ def main():
         locks = claim_outputs(args, model_class)
     _wait_for_claim(mailbox)
     screen.set_up(args["dualparal_degree"] is not None)
-    watchdog = Watchdog(args["dualparal_hang_timeout"], mailbox, os.path.abspath(args["output_directory"]))
+    watchdog = Watchdog(args["dualparal_hang_timeout"], mailbox, os.path.abspath(args["output_directory"]), locks.close)
     if int(os.environ["WORLD_SIZE"]) > 1:
         log(f"connecting {os.environ['WORLD_SIZE']} processes")
     try:
