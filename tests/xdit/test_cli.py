@@ -317,3 +317,10 @@ def test_a_damaged_folder_is_refused_in_one_line_and_makes_nothing(tmp_path):
     code, output = commands.run([*flags, "--model_path", weights], tmp_path / "log")
     assert code == 2 and output.count("\n") == 1 and "vae/diffusion_pytorch_model.safetensors is cut off" in output, output
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "weights"]
+
+
+def test_a_file_of_latents_that_is_not_there(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["decode", str(tmp_path / "missing")])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"xdit-dualparal: error: {tmp_path / 'missing'}: No such file or directory\n"

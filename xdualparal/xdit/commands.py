@@ -20,7 +20,7 @@ from ..models.folder import check_vae
 from ..models.wan_vae import StreamingDecoder
 from ..models.weights import check_finite, checkpoint_folder
 from ..models.identity import digest_of_parts, dtype_name, part_sums, tiling_of
-from ..output.files import check_apart, remove_left_beside
+from ..output.files import check_apart, reason_of, remove_left_beside
 from ..output.latents_file import read_latents
 from ..output.lock import FileLock
 from ..output.owners import check_owner, spec_in_video
@@ -51,7 +51,9 @@ def main(argv):
         with FileLock(output, "--output"):
             remove_left_beside(output)
             frames = decode(arguments, folder, spec, output)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        refuse(f"{error.filename}: {error.strerror}" if error.filename else reason_of(error))
+    except ValueError as error:
         refuse(error)
     except FloatingPointError as error:
         Path(output).unlink(missing_ok=True)  # it would look finished
