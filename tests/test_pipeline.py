@@ -130,7 +130,7 @@ def refusals(rank):
 
 def test_refusals_say_what_to_do():
     [messages] = run_ranks(refusals, 1)
-    parts = ["num_frames is -1", "without end: its frames must be kept", "40", "num_inference_steps is 0", "np, pil, pt, latent", "guidance_scale 1",
+    parts = ["num_frames is -1", "without end: its frames must be kept", "40", "num_inference_steps is 0", "np, uint8, pil, pt, latent", "guidance_scale 1",
              "prompt", "a stream is one video", "WanPipeline"]
     for part, message in zip(parts, messages, strict=True):
         assert part in message and "\n" not in message

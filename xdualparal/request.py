@@ -34,7 +34,7 @@ class Request:
         self.max_sequence_length = TEXT_TOKENS.of("max_sequence_length", max_sequence_length)
         self.output_type = output_type
         self._check()
-        self.generator = generator if generator is not None else torch.Generator().manual_seed(shared_seed())
+        self.generator = generator if generator is not None else torch.Generator().manual_seed(shared_seed(drawn_seed()))
         check_generators(self.generator, self.num_videos)
 
     def _check(self):
@@ -178,14 +178,18 @@ def check_size(height, width, pixels_per_token):
         )
 
 
-def shared_seed():
-    """A seed drawn at random, the same on all ranks, which must all call it. An int of 0 to 2**62 - 1."""
-    seed = torch.randint(2**62, (1,))
+def drawn_seed():
+    """A seed from torch's own generator, which the caller may have seeded: an int of 0 to 2**62 - 1."""
+    return int(torch.randint(2**62, (1,)))
+
+
+def shared_seed(seed):
+    """The ``seed`` of rank 0 on all ranks, which must all call it."""
     if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
         holder = [seed]
         torch.distributed.broadcast_object_list(holder, src=0)
         seed = holder[0]
-    return int(seed)
+    return seed
 
 
 def _nth(values, index):

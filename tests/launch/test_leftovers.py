@@ -29,7 +29,7 @@ def files_of_at_most(size):
         signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_worker_removes_the_folder_that_a_killed_launcher_left(tmp_path, monkeypatch):
+def test_a_worker_removes_the_folder_that_a_killed_launcher_left(tmp_path, monkeypatch, caplog):
     folder = tmp_path / "folder"
     folder.mkdir()
     monkeypatch.setenv(FOLDER, str(folder))
@@ -38,6 +38,8 @@ def test_a_worker_removes_the_folder_that_a_killed_launcher_left(tmp_path, monke
     mailbox.remove()
     assert not folder.exists()
     mailbox.remove()  # another worker has removed it
+    mailbox.report(dict(kind="lost"))
+    assert not caplog.messages and not folder.exists()
 
 
 def test_a_full_disk_names_the_file_and_what_to_do():

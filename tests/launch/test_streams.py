@@ -26,7 +26,7 @@ open(sys.argv[1], "w").write("done")
 HUNG_UP = """
 import os, subprocess, sys
 from xdualparal.launch.supervisor import supervise
-worker = "import os, pathlib, sys, time\\nwhile not (stop := pathlib.Path(os.environ['XDUALPARAL_FOLDER'], 'stop')).exists(): time.sleep(.05)\\n" \\
+worker = "import os, pathlib, sys, time\\npathlib.Path(os.environ['XDUALPARAL_FOLDER'], 'rank0').write_text('runs')\\nwhile not (stop := pathlib.Path(os.environ['XDUALPARAL_FOLDER'], 'stop')).exists(): time.sleep(.05)\\n" \\
     "pathlib.Path(sys.argv[1]).write_text(stop.read_text()); sys.exit(130)"
 print("ready", flush=True)
 sys.exit(supervise(lambda env: subprocess.Popen([sys.executable, "-c", worker, sys.argv[1]], env=env), [dict(os.environ, RANK="0")]))

@@ -168,3 +168,9 @@ pathlib.Path({str(tmp_path)!r}, os.environ["RANK"]).touch()
 pathlib.Path(os.environ["XDUALPARAL_FOLDER"], "rank" + os.environ["RANK"]).write_text("runs")
 """
     assert supervised(program, 9)[0] == 0 and len(list(tmp_path.iterdir())) == 9
+
+
+def test_who_stops_a_run_while_it_is_imported_does_not_wait_for_that():
+    """The worker sleeps as one that reads from a slow disk, and reads no message."""
+    program = "import os, signal, sys, time; os.kill(os.getppid(), signal.SIGINT); time.sleep(60)"
+    assert supervised(program)[:2] == (130, "")

@@ -76,10 +76,11 @@ def test_a_file_that_appears_while_a_video_is_made_stays(tmp_path):
     assert (tmp_path / "a.mp4").read_text() == "a user's" and len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize("name", ["a" * 254, "a" * 244, "a\0b"])
+@pytest.mark.parametrize("name", ["a" * 254, "a" * 244, "a\0b", "a\nb", "\udcff", "a\u2028b"])
 def test_a_name_that_cannot_be(tmp_path, name):
-    with pytest.raises(ValueError, match="cannot be written"):
+    with pytest.raises(ValueError, match="cannot be written") as error:
         files.check_regular(tmp_path / name, "the video")
+    assert len(str(error.value).splitlines()) == 1
 
 
 def test_one_file_under_two_names(tmp_path):

@@ -174,8 +174,10 @@ def write_whole(path, text):
     try:
         unfinished.write_text(text)
         os.replace(unfinished, path)
+    except FileNotFoundError:  # the launcher was killed: nobody would read it
+        logger.debug("%s is gone", path.parent)
     except OSError as error:
-        logger.error("%s could not be written: %s", path, error)
+        logger.error("%s could not be written (%s)", path, error.strerror)
 
 
 def _read(path):

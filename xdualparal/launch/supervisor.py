@@ -88,7 +88,7 @@ def _exit_code(processes, environments, folder, signals):
     heartbeats = Heartbeats(folder, running)
     while len(signals) < 2:
         codes = [process.poll() for process in processes]
-        if signals and STOPPED in codes:
+        if signals and (STOPPED in codes or _all_start(folder, running)):
             return _stopped(processes)
         if any(code not in (None, 0, STOPPED) for code in codes):
             return _failed(processes, environments, folder)
@@ -100,6 +100,11 @@ def _exit_code(processes, environments, folder, signals):
             return _end_with(hang)
         time.sleep(_POLL_S)
     return STOPPED
+
+
+def _all_start(folder, ranks):
+    """Whether the workers still import what they need, which can take long on a slow disk: there is nothing to finish."""
+    return all(_doing(folder, rank) == STARTS for rank in ranks)
 
 
 def _stopped(processes):

@@ -21,7 +21,7 @@ def check_regular(path, what):
     link (what it leads to is not ours), a pipe or device, a read-only file. ``what``: how the user named it."""
     path = Path(path)
     if not is_printable(str(path)):
-        raise ValueError(f"{what} {str(path)!a} has a control character or is no UTF-8 text: give another name")
+        raise ValueError(f"{what} {str(path)!a} cannot be written (it has a control character or is no UTF-8 text): give another name")
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:

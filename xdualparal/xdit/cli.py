@@ -16,6 +16,7 @@ from ..launch.errors import STOPPED, refuse
 from ..launch.network import STORE_SOCKET, check_master, open_store_socket
 from ..launch.streams import survive_closed_output
 from ..launch.supervisor import supervise
+from .decode_flags import decode_parser
 from .degrees import num_processes, read_degrees
 
 RUNNER = "xdualparal.xdit.runner"
@@ -110,6 +111,7 @@ class _OneLineParser(argparse.ArgumentParser):
 
 
 def _decode(argv):
+    decode_parser().parse_args(argv)  # help and wrong flags are answered before anything heavy is imported
     from ..compat.host import enable_host_platform
 
     enable_host_platform()

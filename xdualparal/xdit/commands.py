@@ -3,7 +3,6 @@
 Knows: the file of latents, the models' VAEs, and the mp4. Must not know: how latents were made. One process does it.
 """
 
-import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -21,22 +20,22 @@ from ..models.folder import check_vae
 from ..models.wan_vae import StreamingDecoder
 from ..models.weights import check_finite, checkpoint_folder
 from ..models.identity import digest_of_parts, dtype_name, part_sums, tiling_of
-from ..output.files import check_apart, remove_left_beside
+from ..output.files import check_apart, reason_of, remove_left_beside
 from ..output.latents_file import read_latents
 from ..output.lock import FileLock
 from ..output.owners import check_owner, spec_in_video
-from ..output.mp4 import QUALITY, VideoWriter
-from ..output.settings import VAE_PRECISIONS
+from ..output.mp4 import VideoWriter
 from ..output.tags import tags_of
 from ..output.writer import ThreadedWriter, to_uint8
 from ..run_spec import RunSpec
 from . import screen
+from .decode_flags import decode_parser
 from .registry import DUALPARAL_MODELS
 
 
 def main(argv):
     """Decodes the file in ``argv``. Ends with exit code 2, and one line, when it cannot."""
-    arguments = _parser().parse_args(argv)
+    arguments = decode_parser().parse_args(argv)
     screen.set_up(with_dualparal=True)
     output = Path(arguments.output or Path(arguments.file).with_suffix(".mp4"))
     try:
@@ -52,7 +51,9 @@ def main(argv):
         with FileLock(output, "--output"):
             remove_left_beside(output)
             frames = decode(arguments, folder, spec, output)
-    except (OSError, ValueError, FloatingPointError) as error:
+    except OSError as error:
+        refuse(f"{error.filename}: {error.strerror}" if error.filename else reason_of(error))
+    except (ValueError, FloatingPointError) as error:
         refuse(error)
     log(f"{frames} frames saved to {output}", log_from_all_processes=True)
     print(output)
@@ -78,22 +79,6 @@ def _spec_in(facts):
         return RunSpec.from_json(json.loads(facts["spec"]))
     except (KeyError, ValueError, TypeError):
         raise ValueError("the file of latents does not say which run made it: give one that --dualparal_latents_out wrote") from None
-
-
-def _parser():
-    parser = argparse.ArgumentParser(prog="xdit-dualparal decode", description=__doc__.splitlines()[0])
-    parser.error = refuse
-    parser.add_argument("file", help="what --dualparal_latents_out wrote")
-    parser.add_argument("--output", help="the mp4 (default: beside the file, with its name)")
-    parser.add_argument("--model", help="a model with the same VAE (default: the one that made the latents)")
-    parser.add_argument("--model_path", help="the folder of the model's weights (default: that of the hub)")
-    parser.add_argument("--quality", type=int, default=QUALITY, help=f"H.264's constant rate factor (default: {QUALITY})")
-    parser.add_argument("--overwrite", action="store_true", help="replace another run's video")
-    parser.add_argument(
-        "--vae_precision", choices=VAE_PRECISIONS, default="float32", help="the VAE's numbers (default: float32)"
-    )
-    parser.add_argument("--enable_tiling", action="store_true", help="decode a tile at a time, in less memory")
-    return parser
 
 
 def _model(name):

@@ -5,6 +5,7 @@ Knows: xDiT's model classes and what DualParal changes in them. Must not know: l
 
 import json
 import logging
+import secrets
 import sys
 from collections import deque
 from dataclasses import replace
@@ -116,7 +117,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
     def _post_load_and_state_initialization(self, input_args):
         """Instead of xDiT's placement, which moves a whole pipeline to each device."""
         if input_args["seed"] == RANDOM_SEED:
-            input_args["seed"] = shared_seed()  # xDiT hands on this very dict when it runs the model
+            input_args["seed"] = shared_seed(secrets.randbelow(2**62))  # xDiT hands on this very dict when it runs the model
             log(f"--seed {input_args['seed']} was drawn at random")
             self.paths = self._video_paths(input_args["seed"])
         self.set_flow_shift(input_args.get("flow_shift"))
