@@ -14,9 +14,11 @@ _HEAD = """Examples:
   xdit-dualparal --model Wan2.1-T2V-1.3B --dualparal_degree 4 --num_frames 801 --prompt "a ship in a storm"
   xdit-dualparal --model Wan2.1-T2V --dualparal_degree 4 --ulysses_degree 2 --num_frames 401 --prompt "a ship in a storm"
 
-Models, and the bf16 weights of the blocks on each of 1, 2, 4 and 8 stages (the first stage holds the text encoder, 11.4 GB,
-while it encodes; activations and the VAE come on top):
+Models, the disk that the hub's files need (float32, with the text encoder), and the bf16 weights of the blocks on each of 1, 2, 4
+and 8 stages (the first stage holds the text encoder, 11.4 GB, while it encodes; activations and the VAE come on top):
+  tiny-wan         in the package (the demo model)
 """
+_OTHERS_GB = 11.4 * 2 + 0.5  # UMT5's and the VAE's files in float32: DESIGN section 5, and 127 million parameters of the VAE
 _MODELS = (("Wan2.1-T2V-1.3B", 30, 1536, 8960), ("Wan2.1-T2V", 40, 5120, 13824))  # layers, dim, ffn: DESIGN section 3
 
 
@@ -39,7 +41,7 @@ def help_text():
     groups = parser._action_groups
     groups.sort(key=lambda group: group.title != "DualParal Options")
     models = "".join(
-        f"  {name:16} " + ", ".join(f"{block_gigabytes(*sizes, stages):.1f}" for stages in (1, 2, 4, 8)) + " GB\n"
+        f"  {name:16} {block_gigabytes(*sizes, 1) * 2 + _OTHERS_GB:.0f} GB; " + ", ".join(f"{block_gigabytes(*sizes, stages):.1f}" for stages in (1, 2, 4, 8)) + " GB\n"
         for name, *sizes in _MODELS
     )
     return f"{_HEAD}{models}\n{parser.format_help()}"
