@@ -73,3 +73,13 @@ def shift_that_is_used(model_class, args, scheduler):
     model.pipe = type("Pipe", (), dict(scheduler=scheduler))()
     model.set_flow_shift(shift)
     return flow_shift(model.pipe.scheduler)
+
+
+@pytest.mark.parametrize("setting", [dict(solver_type="zz"), dict(num_train_timesteps="1000"), dict(solver_order=99), dict(flow_shift="3")], ids=str)
+def test_a_setting_that_no_scheduler_takes_is_refused_in_one_line(tmp_path, setting):
+    folder = folder_with(tmp_path, diffusers.UniPCMultistepScheduler.from_pretrained(TINY_WAN_FOLDER / "scheduler"))
+    file = folder / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | setting))
+    with pytest.raises(ValueError, match="scheduler") as error:
+        checked(tmp_path, folder)
+    assert len(str(error.value).splitlines()) == 1

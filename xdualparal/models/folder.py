@@ -137,6 +137,7 @@ def _check_pipeline_parts(folder, index, configs):
         one.name for one in sorted(folder.iterdir())
         if one.name in _OF_OTHERS or one.name not in used and (one / "config.json").exists() and any(one.glob("*.safetensors"))
     ]
+    extra += sorted(one.name for one in folder.glob("*.safetensors"))  # of a LoRA, say
     if extra:
         raise ValueError(f"{extra[0]} is there too, and would not be used")
     if configs["transformer"].get("text_dim", 4096) != configs["text_encoder"].get("d_model", 512):

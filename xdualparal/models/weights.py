@@ -69,8 +69,8 @@ def read_scheduler(folder):
     try:
         name = json.loads(Path(folder, "model_index.json").read_text())["scheduler"][1]
         return getattr(diffusers, name).from_pretrained(Path(folder, "scheduler"))
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as problem:
-        reason = str(problem).strip().splitlines()[0]
+    except Exception as problem:  # a wrong config can raise anything
+        reason = " ".join(str(problem).split())[:200] or type(problem).__name__
         raise ValueError(
             f"{folder} has no scheduler that can be read ({reason}): put scheduler/scheduler_config.json there, and its "
             "class in model_index.json, as the model's page on the hub has them"
