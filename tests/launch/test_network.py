@@ -35,7 +35,7 @@ def listening(pids):
 @pytest.mark.processes
 def test_on_one_node_nothing_listens_to_others(tmp_path):
     with Run([*DEMO, "--dualparal_degree", "2", "--num_frames", "0", "--output_directory", tmp_path], tmp_path / "log") as run:
-        run.wait_until(lambda: "pass/s" in run.output())
+        run.wait_until(lambda: "frames written" in run.output())
         assert listening([run.launcher.pid, *run.workers()]) == {LOOPBACK_IN_PROC}, run.output()
         kill(run.launcher.pid, 15)
         assert run.ended(60) == 0, run.output()

@@ -74,7 +74,7 @@ class Heartbeats:
             _DOES_NOT_RUN: "the process does not run: it is stopped, or stuck in code that holds Python's lock",
             _WAITS: "it, or what it waits for, hangs",
         }.get(kind, "it hangs")
-        limit_s = culprit.limit_s or max(one.limit_s for one in over)
+        limit_s = culprit.limit_s if culprit in over else min(one.limit_s for one in over)  # else the waiting rank's was passed
         return f"rank {culprit.rank}, {culprit.what} for {culprit.age_s:.0f} s, more than {limit_s:.0f} s: {reason}"
 
     def _candidates(self, rank):
