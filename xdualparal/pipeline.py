@@ -222,7 +222,7 @@ class DualParalPipeline:
         from .engine.session import VideoRun
 
         self._check_free()
-        self.on_output_rank(lambda: self._check_trace(spec))
+        self.mesh.on_output_rank(lambda: self._check_trace(spec))
         meter = Meter(self.mesh.synchronize, self.config.trace is not None, self.tell)
         plan = self._plan(request)
         self._warn_of_length(plan)
@@ -254,20 +254,6 @@ class DualParalPipeline:
                 except OSError as error:  # the video is there
                     logger.warning("the trace %s could not be written (%s), the video is there", self.config.trace, reason_of(error))
 
-    def on_output_rank(self, function):
-        """What ``function()`` gives on the output rank, None on the others. Every rank of the replica must call it; all raise
-        ValueError where it raises that or OSError."""
-        result, error = None, None
-        if self.is_output_rank:
-            try:
-                result = function()
-            except (ValueError, OSError) as problem:
-                error = str(problem)
-        error = self.mesh.share_object(error)
-        if error is not None:
-            raise ValueError(error)
-        return result
-
     def _check_trace(self, spec):
         if self.config.trace and self.mesh.is_last_of_all:  # the rank that writes it
             check_place(self.config.trace, "trace", self.config.checkpoint)
@@ -279,7 +265,7 @@ class DualParalPipeline:
         if self.config.latents_out is None:
             return None
         config, facts = self.config, facts_of(run.spec)
-        return self.on_output_rank(lambda: LatentsFile(config.latents_out, facts, run.blocks_finished, config.overwrite, config.checkpoint))
+        return self.mesh.on_output_rank(lambda: LatentsFile(config.latents_out, facts, run.blocks_finished, config.overwrite, config.checkpoint))
 
     def _stop_sign(self, plan):
         store = torch.distributed.distributed_c10d._get_default_store()  # torch has no public way to it

@@ -105,14 +105,10 @@ class Executor:
     def _step(self, action):
         prediction = self._work.guide(torch.cat(self._predictions))
         self._predictions.clear()
-        if not prediction.isfinite().all():
-            raise FloatingPointError(f"the prediction of block {action.block} at step {action.step} has a NaN or an infinity")
         self._result = self._meter.does(action, self._work.denoiser.advance, action.one, prediction)
-        if not self._result.isfinite().all():
-            raise FloatingPointError(
-                f"the latents of block {action.block} after step {action.step} have a NaN or an infinity, which the scheduler "
-                "made of finite ones"
-            )
+        # One question to the device a step, not two.
+        if not torch.stack([tensor.isfinite().all() for tensor in (prediction, self._result)]).all():
+            raise _not_finite(action, prediction)
         if action.one in self._feeds_back:  # a stage that is the first and the last sends itself nothing
             self._work.blocks.put(action.one, self._result)
         if self._plan.is_last_step(action.one):
@@ -140,3 +136,12 @@ class Executor:
 
     def _hand_over(self, action):
         self._work.decode(action.block, self._finished)
+
+
+def _not_finite(action, prediction):
+    if not prediction.isfinite().all():
+        return FloatingPointError(f"the prediction of block {action.block} at step {action.step} has a NaN or an infinity")
+    return FloatingPointError(
+        f"the latents of block {action.block} after step {action.step} have a NaN or an infinity, which the scheduler made of "
+        "finite ones"
+    )

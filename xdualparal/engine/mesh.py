@@ -105,6 +105,20 @@ class Mesh:
             dist.broadcast_object_list(holder, src=self._replica.ranks[-1], group=self._replica.cpu_group)
         return holder[0]
 
+    def on_output_rank(self, function):
+        """What ``function()`` gives on the output rank, None on the others. Every rank of the replica must call it; all raise
+        ValueError where it raises that or OSError."""
+        result, error = None, None
+        if self.is_output:
+            try:
+                result = function()
+            except (ValueError, OSError) as problem:
+                error = str(problem)
+        error = self.share_object(error)
+        if error is not None:
+            raise ValueError(error)
+        return result
+
     def gather_objects(self, value):
         """The ``value`` of every rank of the replica, in their order, on the output rank; None on the others."""
         if self._replica.world_size == 1:

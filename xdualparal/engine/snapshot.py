@@ -38,33 +38,25 @@ class Snapshots:
 
     def _load(self, blocks_kept):
         """(the saved state, or None; whether the caller has the whole video of a run that was finished), on every rank."""
-        found, was_finished, error = None, False, None
-        if self._mesh.is_output:
-            try:
-                found = self._checkpoint.load()
-                _check_kept(found, blocks_kept)
-                was_finished = blocks_kept == self._plan.num_blocks and self._checkpoint.is_of_a_finished_run()
-            except (ValueError, OSError) as problem:
-                error = str(problem)
-            except Exception as problem:  # the other ranks wait for what is found
-                error = f"the checkpoint cannot be read ({type(problem).__name__}: {problem}): delete its folder to start anew"
-        found, was_finished, error = self._mesh.share_object((found, was_finished, error))
-        if error is not None:
-            raise ValueError(error)
-        return found, was_finished
+        return self._mesh.share_object(self._mesh.on_output_rank(lambda: self._found(blocks_kept)))
+
+    def _found(self, blocks_kept):
+        try:
+            state = self._checkpoint.load()
+            _check_kept(state, blocks_kept)
+            return state, blocks_kept == self._plan.num_blocks and self._checkpoint.is_of_a_finished_run()
+        except (ValueError, OSError):
+            raise
+        except Exception as problem:  # of a state that is whole and holds something else
+            raise ValueError(
+                f"the checkpoint cannot be read ({type(problem).__name__}: {problem}): delete its folder to start anew"
+            ) from None
 
     def lock(self):
         """Keeps other runs from the checkpoint until ``release``. Every rank of the replica must call it; all raise ValueError
         when another run has it."""
-        error = None
-        if self.is_on and self._mesh.is_output:
-            try:
-                self._checkpoint.lock()
-            except (ValueError, OSError) as problem:
-                error = str(problem)
-        error = self._mesh.share_object(error) if self.is_on else None
-        if error is not None:
-            raise ValueError(error)
+        if self.is_on:
+            self._mesh.on_output_rank(self._checkpoint.lock)
 
     def release(self):
         """Lets other runs have the checkpoint."""

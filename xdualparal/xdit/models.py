@@ -34,6 +34,7 @@ from ..request import shared_seed
 from ..launch.errors import Refused, refuse
 from .outputs import report_path, video_paths
 from .prompts import as_list, many_prompts_line, prompts_of
+from .resume import pair_prompts
 from .screen import end_text, start_text
 from .settings import CommandSettings
 from ..models.schedulers import with_flow_shift
@@ -91,9 +92,8 @@ class DualParalWanModel(xFuserWan21T2VModel):
         args = super().preprocess_args(dict(input_args, prompt=prompts_of(input_args), dataset_path=None))
         if line := many_prompts_line(input_args):
             log(line)
-        prompts, negative = (as_list(args[name]) for name in ("prompt", "negative_prompt"))
-        negative = (negative or [""]) * (len(prompts) if len(negative) <= 1 else 1)
-        args["prompt"] = [NumberedPrompt(prompts[n], n, negative[n]) for n in range(len(prompts))]
+        pairs = pair_prompts(as_list(args["prompt"]), args["negative_prompt"])
+        args["prompt"] = [NumberedPrompt(prompt, number, negative) for number, (prompt, negative) in enumerate(pairs)]
         self._flags = dict(input_args)
         self.paths = self._video_paths(input_args["seed"])
         return args
@@ -184,9 +184,9 @@ class DualParalWanModel(xFuserWan21T2VModel):
         arguments = dict(self._arguments(prompt, input_args), output_type="uint8")
         config = self.dualparal.config = self._config_of(prompt)
         spec = self.dualparal.run_spec(**arguments)
-        kept = self.dualparal.on_output_rank(lambda: self._blocks_kept(path, spec, config, input_args["num_frames"]))
+        kept = self.dualparal.mesh.on_output_rank(lambda: self._blocks_kept(path, spec, config, input_args["num_frames"]))
         run = self.dualparal.stream(blocks_kept=kept or 0, **arguments)
-        return run, self.dualparal.on_output_rank(lambda: self._open(path, run, spec))
+        return run, self.dualparal.mesh.on_output_rank(lambda: self._open(path, run, spec))
 
     def _blocks_kept(self, path, spec, config, num_frames):
         """How many blocks of this very run are in the file at ``path``. Raises ValueError for one that must not be replaced."""
