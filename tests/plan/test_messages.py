@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from dualparal_testing.layouts import random_layout
+from dualparal_testing.layouts import random_first_steps, random_layout
 
 from xdualparal.plan.actions import FORWARD, RECV, SEND, Action, parse_action
 from xdualparal.plan.check import check_schedule
@@ -37,6 +37,7 @@ def random_plan(numbers):
     return DualParalPlan(
         blocks, steps, numbers.randint(1, 4), numbers.randint(1, min(5, steps)), numbers.random() < 0.5,
         numbers.choice(["none", "inline", "thread", "end"]), numbers.randint(1, 3), random_layout(numbers, blocks),
+        random_first_steps(numbers, steps),
     )
 
 

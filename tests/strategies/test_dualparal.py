@@ -2,9 +2,10 @@
 
 import itertools
 import random
+from dataclasses import replace
 
 import pytest
-from dualparal_testing.layouts import random_layout
+from dualparal_testing.layouts import random_first_steps, random_layout
 
 from xdualparal.plan.actions import FORWARD, STEP, Pass
 from xdualparal.plan.layout import Layout
@@ -13,7 +14,7 @@ from xdualparal.plan.progress import Progress
 from xdualparal.plan.schedule import whole_schedule
 from xdualparal.plan.simulate import replay
 from xdualparal.strategies.base import Lanes
-from xdualparal.strategies.dualparal import DualParal, DualParalPlan, DualParalSettings
+from xdualparal.strategies.dualparal import DEFAULT_LAYOUT, DualParal, DualParalPlan, DualParalSettings, parse_schedule
 
 LAYOUT = Layout(block_latents=8, context_latents=4)
 
@@ -47,6 +48,20 @@ def test_with_a_stagger_neighbours_are_further_apart():
     assert spec_of(1, 1, stagger=2).reads == ()  # block 2 has not begun
 
 
+def test_kv_never_cross_experts():
+    plan = DualParalPlan(4, 5, 2, layout=LAYOUT, first_steps=(0, 2))
+    assert [plan.spec(Pass(0, 1, step)).expert for step in range(5)] == [0, 0, 1, 1, 1]
+    at_boundary, noisier = plan.spec(Pass(0, 1, 2)), plan.spec(Pass(0, 2, 1))
+    assert at_boundary.reads == noisier.keeps == ()
+    assert at_boundary.window == spec_of(1, 2).window  # latents do cross
+    for step in (1, 3, 4):
+        assert plan.spec(Pass(0, 1, step)).reads == spec_of(1, step).reads != ()
+    assert parse_schedule(str(whole_schedule(plan))).plan == replace(plan, layout=DEFAULT_LAYOUT)
+    for wrong in ((), (1,), (0, 3, 2)):
+        with pytest.raises(ValueError, match="first_steps is"):
+            replace(plan, first_steps=wrong)
+
+
 def test_without_context_nothing_is_shared():
     plan = DualParalPlan(4, 5, 2, layout=Layout(8, 0))
     for block, step in itertools.product(range(4), range(5)):
@@ -70,7 +85,7 @@ def random_plan(numbers):
     steps, blocks = numbers.randint(1, 12), numbers.randint(1, 15)
     return DualParalPlan(
         blocks, steps, numbers.randint(1, 4), numbers.randint(1, min(5, steps)), numbers.random() < 0.5,
-        "none", numbers.randint(1, 3), random_layout(numbers, blocks),
+        "none", numbers.randint(1, 3), random_layout(numbers, blocks), random_first_steps(numbers, steps),
     )
 
 
@@ -86,6 +101,15 @@ def test_stores_that_believe_the_specs_always_have_what_is_read(seed):
         live = plan.live(first)
         assert all(plan.wave_of(one) < first for one in live.latents) and live.keys == ()
         carry_out(plan, whole_schedule(plan, progress), set(live.latents))
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_in_a_wave_the_passes_of_an_expert_stand_together(seed):
+    numbers = random.Random(seed)
+    for plan in (random_plan(numbers) for _ in range(40)):
+        for wave in range(plan.num_waves):
+            experts = [plan.spec(one).expert for one in plan.passes(wave)]
+            assert experts == sorted(experts)
 
 
 def carry_out(plan, schedule, latents):

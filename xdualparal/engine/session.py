@@ -173,7 +173,7 @@ class VideoRun:
         timesteps = self.request.make_scheduler(self.device).timesteps
         text = self._text()
         ready_for_passes(self.pipe, self.device)
-        self._stage_run = StageRun(self.stage, timesteps, text, self.shard)
+        self._stage_run = StageRun(self.stage, timesteps, self.plan.first_steps, text, self.shard)
         cleanup.callback(self._stage_run.end)
         cleanup.enter_context(self._stage_run.context.installed())
         self.edges = self._make_edges()
@@ -210,7 +210,7 @@ class VideoRun:
 
     def _text(self):
         """Prompt embeddings (branches, length, dim), encoded on the first stage and sent to the others."""
-        request, dtype = self.request, self.pipe.transformer.dtype
+        request, dtype = self.request, self.stage.dtype
         if request.has_embeds or self.stage.is_first:
             self._warn_of_cut_texts()
             with nullcontext() if request.has_embeds else encoding(self.pipe, self.device):
@@ -248,9 +248,9 @@ class VideoRun:
             return (1, self.request.latent_shape[0], frames, *self.shard.latent_size), torch.float32
         return self._stage_run.hidden_shape(self.plan.spec(recv.one), recv.branch), self._stage_run.dtype
 
-    def _guide(self, prediction):
+    def _guide(self, one, prediction):
         both = self.meter.waits("for the other guidance branch", self.mesh.join_branches, prediction)
-        return apply_guidance(both, self.request.guidance_scale)
+        return apply_guidance(both, self.request.guidance_scales[self.plan.spec(one).expert])
 
     # Where finished blocks go.
 

@@ -39,7 +39,8 @@ class PassSpec:
 
     ``window``: what is embedded, in order. ``predicted``: the window frames whose prediction is kept. ``position``: the
     absolute latent position of the window's first frame. ``steps``: the step whose timestep the window's frames get, one for
-    all. ``reads``: the K/V that every self-attention sees behind the window's own. ``keeps``: the K/V that stay when the
+    all. ``expert``: the number of the transformer that computes the pass. ``reads``: the K/V, of the same expert, that every
+    self-attention sees behind the window's own. ``keeps``: the K/V that stay when the
     pass is done. ``drops``, of ``reads``, and ``frees``, of the window's passes: what no later pass reads.
     """
 
@@ -51,6 +52,7 @@ class PassSpec:
     keeps: tuple[Kept, ...] = ()
     drops: tuple[KVKey, ...] = ()
     frees: tuple[Pass, ...] = ()
+    expert: int = 0
 
     @property
     def window_latents(self):
