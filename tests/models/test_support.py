@@ -7,7 +7,7 @@ from diffusers import FirstBlockCacheConfig, WanPipeline, WanTransformer3DModel,
 from dualparal_testing.small_wan import SCHEDULERS, small_pipeline, small_transformer, small_vae
 
 import xdualparal
-from xdualparal.models import WanFamily, family_of
+from xdualparal.models import Wan22Family, WanFamily, family_of
 from xdualparal.models.weights import read_configs
 
 TINY_WAN = Path(xdualparal.__file__).parent / "demo" / "tiny-wan"
@@ -39,9 +39,12 @@ def test_supported(make):
 
 
 @pytest.mark.parametrize("make, named", [
-    (lambda: pipeline_of(transformer_2=small_transformer()), "transformer_2 is WanTransformer3DModel, not None"),
-    (lambda: pipeline_of(transformer_2=small_transformer(), boundary_ratio=0.875), "boundary_ratio is 0.875, not None"),
+    (lambda: pipeline_of(transformer_2=small_transformer()), "boundary_ratio is None, not a number between 0 and 1"),
+    (lambda: pipeline_of(transformer_2=small_transformer(), boundary_ratio=1.0), "boundary_ratio is 1.0, not a number between"),
+    (lambda: pipeline_of(boundary_ratio=0.875), "transformer_2 is None, not WanTransformer3DModel"),
     (lambda: pipeline_of(transformer=None, transformer_2=small_transformer()), "transformer is None, not WanTransformer3DModel"),
+    (lambda: pipeline_of(transformer_2=small_transformer(num_layers=3), boundary_ratio=0.875), "transformer_2's num_layers is 3, not 4"),
+    (lambda: pipeline_of(transformer_2=small_transformer(image_dim=8), boundary_ratio=0.875), "transformer_2's image_dim is 8, not None"),
     (lambda: pipeline_of(expand_timesteps=True), "expand_timesteps is True, not False"),
     (lambda: pipeline_of(transformer=small_transformer(in_channels=36)), "out_channels is 16, not 36"),
     (lambda: pipeline_of(transformer=small_transformer(in_channels=48, out_channels=48)), "in_channels is 48, not 16"),
@@ -56,6 +59,14 @@ def test_refused_from_python(make, named):
     with pytest.raises(ValueError, match=named + ".*and DualParal supports no other yet: give one, for example Wan-AI/") as error:
         family_of(make())
     assert "\n" not in str(error.value)
+
+
+def test_two_experts_are_another_family():
+    pipeline = pipeline_of(transformer_2=small_transformer(), boundary_ratio=0.875)
+    assert type(family_of(pipeline)) is Wan22Family
+    pipeline.transformer_2.enable_cache(FirstBlockCacheConfig())
+    with pytest.raises(ValueError, match="a step cache is enabled.*call transformer_2.disable_cache"):
+        family_of(pipeline)
 
 
 def test_another_vae_is_refused():
@@ -98,22 +109,29 @@ def wan21():
     return index, transformer | dict(in_channels=16, out_channels=16), vae | dict(z_dim=16, latents_mean=[0.0] * 16, latents_std=[1.0] * 16)
 
 
+def check(family, index, transformer, vae, **others):
+    """``check_configs`` of ``family``."""
+    family.check_configs(index, dict(transformer=transformer, vae=vae, **others))
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_refused_by_the_configs(name):
     *changes, named = OTHERS[name]
     with pytest.raises(ValueError) as error:
-        WanFamily.check_configs(*(config | change for config, change in zip(wan21(), changes)))
+        check(WanFamily, *(config | change for config, change in zip(wan21(), changes)))
     assert [part.split(" is ")[0] for part in str(error.value).split("(")[1].split(")")[0].split("; ")][:len(named)] == named
 
 
 def test_a_folder_of_something_else_is_refused():
     with pytest.raises(ValueError, match=r"the pipeline is FluxPipeline.*transformer is None"):
-        WanFamily.check_configs(dict(_class_name="FluxPipeline"), *wan21()[1:])
+        check(WanFamily, dict(_class_name="FluxPipeline"), *wan21()[1:])
 
 
 def test_supported_by_the_configs():
-    WanFamily.check_configs(*wan21())
-    WanFamily.check_configs(*read_configs(TINY_WAN))
+    check(WanFamily, *wan21())
+    check(WanFamily, *read_configs(TINY_WAN))
+    index, transformer, vae = wan21()
+    check(Wan22Family, index | dict(transformer_2=WAN, boundary_ratio=0.875), transformer, vae, transformer_2=transformer)
 
 
 def test_sizes():

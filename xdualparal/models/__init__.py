@@ -1,8 +1,13 @@
 """Model families that DualParal can run."""
 
-from .wan import WanFamily
+from pathlib import Path
 
-FAMILIES = (WanFamily,)
+from .tensors import read_json
+from .wan import WanFamily
+from .wan22 import Wan22Family
+from .wan_configs import has_two_experts, index_of
+
+FAMILIES = (WanFamily, Wan22Family)
 
 
 def family_of(pipeline):
@@ -10,9 +15,19 @@ def family_of(pipeline):
 
     Raises ValueError when there is none, or when the family would compute this pipeline wrongly.
     """
-    for family in FAMILIES:
-        if isinstance(pipeline, family.classes().pipeline):
-            family.check_pipeline(pipeline)
-            return family()
-    known = ", ".join(family.classes().pipeline.__name__ for family in FAMILIES)
-    raise ValueError(f"{type(pipeline).__name__} has no DualParal support: give one of {known}")
+    if not isinstance(pipeline, WanFamily.classes().pipeline):
+        known = ", ".join(sorted({family.classes().pipeline.__name__ for family in FAMILIES}))
+        raise ValueError(f"{type(pipeline).__name__} has no DualParal support: give one of {known}")
+    family = _family_of_index(index_of(pipeline))
+    family.check_pipeline(pipeline)
+    return family()
+
+
+def family_of_folder(folder):
+    """Returns the family that runs the checkpoint in ``folder``, by its model_index.json; the folder is checked by
+    ``folder.check_folder``. Raises ValueError, one line, where that file cannot be read."""
+    return _family_of_index(read_json(Path(folder, "model_index.json")))()
+
+
+def _family_of_index(index):
+    return Wan22Family if has_two_experts(index) else WanFamily

@@ -18,6 +18,7 @@ class Facts:
     trained_latents: int  # latent frames of the clips that the models were trained on
     frames_per_latent: int  # video frames of each latent frame but the first, which is 1 frame
     patch: tuple[int, int, int]  # latent frames, rows and columns of one token
+    experts: tuple[str, ...]  # the pipeline's transformers: each does its own part of the steps, from the noisiest on
     text_parts: tuple[str, ...]  # the parts of a pipeline that only the first stage uses
     vae_dtype: torch.dtype  # of the VAE's weights, whatever the transformer's dtype
 
@@ -65,11 +66,17 @@ class Family(Protocol):
         """Raises ValueError for a pipeline of ``classes().pipeline`` that the family would compute wrongly."""
 
     @classmethod
-    def check_configs(cls, model_index, transformer_config, vae_config):
+    def check_configs(cls, model_index, configs):
         """Raises ValueError for a model that the family would compute wrongly.
 
-        The arguments are the contents, dicts, of model_index.json, transformer/config.json and vae/config.json.
+        ``model_index``: the content, a dict, of model_index.json. ``configs``: {part: the content of its config.json} of the
+        experts and the VAE.
         """
+
+    @staticmethod
+    def first_steps(pipeline, timesteps):
+        """Returns for each expert the first of the steps, numbers in ``timesteps``, that it does; as many as there are steps
+        for one that does none. The first expert's is 0."""
 
     @staticmethod
     def sizes(transformer_config, vae_config):

@@ -36,11 +36,11 @@ def check_folder(family, folder):
         for part, model_class in _parts(family).items():
             _check_config(f"{part}/config.json", configs[part], model_class)
     try:
-        family.check_configs(index, configs["transformer"], configs["vae"])
+        family.check_configs(index, configs)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
     with _described(family, folder):
-        _check_pipeline_parts(folder, index, configs)
+        _check_pipeline_parts(family, folder, index, configs)
         for part, model_class in _parts(family).items():
             _check_part(folder / part, model_class, configs[part])
 
@@ -75,7 +75,8 @@ class _described:
 def _parts(family):
     """{part: its class} of the parts with weights."""
     classes = family.classes()
-    return dict(transformer=classes.transformer, vae=classes.vae, text_encoder=transformers.UMT5EncoderModel)
+    experts = dict.fromkeys(family.facts.experts, classes.transformer)
+    return dict(**experts, vae=classes.vae, text_encoder=transformers.UMT5EncoderModel)
 
 
 def _check_index(index):
@@ -119,11 +120,11 @@ def _fits(value, kind):
     return type(value) is kind if kind in (int, bool, str, NoneType) else True
 
 
-def _check_pipeline_parts(folder, index, configs):
+def _check_pipeline_parts(family, folder, index, configs):
     text = index.get("text_encoder", [None, None])
     if text != ["transformers", "UMT5EncoderModel"]:
         raise ValueError(f"text_encoder is {text[1]}, not UMT5EncoderModel of transformers")
-    for part in ("transformer", "vae", "scheduler"):
+    for part in (*family.facts.experts, "vae", "scheduler"):
         if index.get(part, [None])[0] != "diffusers":
             raise ValueError(f"model_index.json: {part} is not a class of diffusers")
     kinds = ("scheduler", diffusers), ("tokenizer", transformers)
@@ -131,11 +132,11 @@ def _check_pipeline_parts(folder, index, configs):
         name = index.get(part, [None, None])[1]
         if name is None or not hasattr(library, name):
             raise ValueError(f"model_index.json: {part} is {name}, which {library.__name__} does not have")
-    used = {"transformer", "vae", "text_encoder", "tokenizer", "scheduler"}
+    used = {*family.facts.experts, "vae", "text_encoder", "tokenizer", "scheduler"}
     extra = [name for name, value in index.items() if name not in used and isinstance(value, list) and value[1] is not None]
     extra += [
         one.name for one in sorted(folder.iterdir())
-        if one.name in _OF_OTHERS or one.name not in used and (one / "config.json").exists() and any(one.glob("*.safetensors"))
+        if one.name in _OF_OTHERS and one.name not in used or one.name not in used and (one / "config.json").exists() and any(one.glob("*.safetensors"))
     ]
     extra += sorted(one.name for one in folder.glob("*.safetensors"))  # of a LoRA, say
     if extra:

@@ -1,7 +1,6 @@
 """Wan2.1 text-to-video.
 
-Knows: diffusers' WanTransformer3DModel, part by part, and which Wan models are computed right. Must not know: stages'
-processes, schedules, files.
+Knows: diffusers' WanTransformer3DModel, part by part. Must not know: stages' processes, schedules, files.
 Facts are from diffusers 0.42.1, models/transformers/transformer_wan.py and pipelines/wan/pipeline_wan.py, and DESIGN
 section 3.
 """
@@ -12,6 +11,7 @@ import torch
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from torch import nn
 
+from . import wan_configs
 from .base import Classes, Conditioning, Facts, Sizes
 from .folder import check_tied
 from .wan_vae import StreamingDecoder, decode_at_once, memory_latents
@@ -79,6 +79,7 @@ class WanFamily:
     facts = Facts(
         name="Wan2.1 text-to-video", example="Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
         trained_latents=21, frames_per_latent=4, patch=(1, 2, 2),  # DESIGN sections 2 and 3: 81 frames, 1 + 20 * 4
+        experts=("transformer",),
         text_parts=("text_encoder", "tokenizer"),
         vae_dtype=torch.float32,  # as diffusers' page on Wan recommends
     )
@@ -101,40 +102,21 @@ class WanFamily:
 
         A cache keeps its state from call to call of a block: here those are different blocks of the video.
         """
-        classes = cls.classes()
-        index = dict(
-            _class_name=_class_name(pipeline, classes.pipeline, "__call__"),
-            transformer=(None, _class_name(pipeline.transformer, classes.transformer, "forward")),
-            vae=(None, _class_name(pipeline.vae, classes.vae)),
-            transformer_2=(None, _class_name(pipeline.transformer_2)),
-            boundary_ratio=pipeline.config.boundary_ratio, expand_timesteps=pipeline.config.expand_timesteps,
-        )
-        configs = (getattr(part, "config", {}) for part in (pipeline.transformer, pipeline.vae))
-        cls.check_configs(index, *configs)
+        wan_configs.check_pipeline(cls, pipeline)
         check_tied(pipeline.text_encoder)
-        if pipeline.transformer.is_cache_enabled:
-            raise ValueError("a step cache is enabled and DualParal has none: call transformer.disable_cache() first")
-        if getattr(pipeline.transformer.forward, "__func__", None) is not classes.transformer.forward:
-            raise ValueError(
-                "the transformer's forward was replaced, by cache-dit or a hook, and DualParal does not call it: give a "
-                "transformer without it (cache_dit.disable_cache(pipeline))"
-            )
 
     @classmethod
-    def check_configs(cls, model_index, transformer_config, vae_config):
-        """Refuses other classes, a second expert, per-token timesteps, image conditions and unequal channels.
+    def check_configs(cls, model_index, configs):
+        """Refuses other classes, other experts, per-token timesteps, image conditions and unequal channels.
 
-        All of them would be ignored: stages run the first transformer on noisy latents, a text and one timestep.
+        All of them would be ignored: stages run the family's experts on noisy latents, a text and one timestep.
         """
-        wrong = [
-            f"{name} is {given}, not {allowed}"
-            for name, given, allowed in _compared(cls, model_index, transformer_config, vae_config) if given != allowed
-        ]
-        if wrong:
-            raise ValueError(
-                f"this is no {cls.facts.name} model ({'; '.join(wrong)}) and DualParal supports no other yet: give one, "
-                f"for example {cls.facts.example}"
-            )
+        wan_configs.check(cls, model_index, configs)
+
+    @staticmethod
+    def first_steps(pipeline, timesteps):
+        """One expert does all steps."""
+        return (0,)
 
     @staticmethod
     def sizes(transformer_config, vae_config):
@@ -227,50 +209,6 @@ class WanFamily:
     def decode_at_once(self, vae, latents):
         """See ``wan_vae.decode_at_once``."""
         return decode_at_once(vae, latents)
-
-
-def _class_name(part, base=None, *methods):
-    """The name of the class of ``part``, or of ``base`` where it is one and has these ``methods`` of it; None for None."""
-    own = type(part)
-    if base is not None and isinstance(part, base) and all(getattr(own, m) is getattr(base, m) for m in methods):
-        return base.__name__
-    return None if part is None else own.__name__
-
-
-def _compared(family, index, transformer, vae):
-    """(name, what is given, what is allowed) of all that a stage takes for granted.
-
-    Defaults are those of diffusers' classes. A pipeline without VAE makes latents only: nothing of it is compared.
-    """
-    facts, classes = family.facts, family.classes()
-    first, second, vae_class = (index.get(part, (None, None))[1] for part in ("transformer", "transformer_2", "vae"))
-    yield "the pipeline", index.get("_class_name"), classes.pipeline.__name__
-    yield "transformer", first, classes.transformer.__name__
-    yield "transformer_2", second, None
-    yield "boundary_ratio", index.get("boundary_ratio"), None
-    yield "expand_timesteps", index.get("expand_timesteps", False), False
-    for name in ("image_dim", "added_kv_proj_dim", "pos_embed_seq_len"):
-        yield name, transformer.get(name), None
-    channels = transformer.get("in_channels", 16)
-    yield "out_channels", transformer.get("out_channels") or channels, channels
-    yield "patch_size", tuple(transformer.get("patch_size", facts.patch)), facts.patch
-    if vae_class is not None:
-        yield "vae", vae_class, classes.vae.__name__
-        yield "in_channels", channels, vae.get("z_dim", 16)
-        yield from _compared_in_vae(vae, facts)
-        yield "scale_factor_temporal", vae.get("scale_factor_temporal", 4), facts.frames_per_latent
-
-
-def _compared_in_vae(vae, facts):
-    """As ``_compared``, of what the VAE's config says twice: channels and the sizes of a latent."""
-    for name in ("latents_mean", "latents_std"):
-        if name in vae:
-            yield f"the length of {name}", len(vae[name]), vae.get("z_dim", 16)
-    if "dim_mult" in vae:
-        pixels = 2 ** (len(vae["dim_mult"]) - 1) * (vae.get("patch_size") or 1)  # each level but the last halves the picture
-        yield "scale_factor_spatial", vae.get("scale_factor_spatial", 8), pixels
-    if "temperal_downsample" in vae:
-        yield "frames of a latent by temperal_downsample", 2 ** sum(vae["temperal_downsample"]), facts.frames_per_latent
 
 
 def _angles(dim, first, count, device):

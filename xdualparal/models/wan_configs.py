@@ -1,0 +1,118 @@
+"""Which Wan models a family computes right, by their configurations.
+
+Knows: what diffusers' configurations of Wan models say. Must not know: weights, files, how anything is computed.
+"""
+
+
+def check(family, index, configs):
+    """Raises ValueError, one line, for what ``family`` would compute wrongly.
+
+    ``index``: model_index.json's content. ``configs``: {part: config.json's content} of the experts and the VAE.
+    """
+    wrong = [f"{name} is {given}, not {allowed}" for name, given, allowed in _compared(family, index, configs) if given != allowed]
+    if wrong:
+        raise ValueError(
+            f"this is no {family.facts.name} model ({'; '.join(wrong)}) and DualParal supports no other yet: give one, "
+            f"for example {family.facts.example}"
+        )
+
+
+def check_pipeline(family, pipeline):
+    """As ``check``, for a diffusers pipeline. Also refuses an own ``__call__`` or ``forward``, and a step cache."""
+    classes, experts = family.classes(), _experts_of(pipeline)
+    index = dict(
+        _class_name=_class_name(pipeline, classes.pipeline, "__call__"), vae=(None, _class_name(pipeline.vae, classes.vae)),
+        boundary_ratio=pipeline.config.boundary_ratio, expand_timesteps=pipeline.config.expand_timesteps,
+        **{name: (None, _class_name(one, classes.transformer, "forward")) for name, one in experts.items()},
+    )
+    parts = experts | dict(vae=pipeline.vae)
+    check(family, index, {name: getattr(part, "config", {}) for name, part in parts.items()})
+    for name in family.facts.experts:
+        _check_calls(name, experts[name], classes.transformer)
+
+
+def has_two_experts(index):
+    """Whether a model_index.json, a dict, is of a Wan model with a second transformer, or should be."""
+    return index.get("boundary_ratio") is not None or (index.get("transformer_2") or (None, None))[1] is not None
+
+
+def index_of(pipeline):
+    """What ``has_two_experts`` asks for, of a diffusers pipeline."""
+    second = pipeline.transformer_2
+    return dict(boundary_ratio=pipeline.config.boundary_ratio, transformer_2=(None, second and type(second).__name__))
+
+
+def _experts_of(pipeline):
+    return dict(transformer=pipeline.transformer, transformer_2=pipeline.transformer_2)
+
+
+def _check_calls(name, transformer, transformer_class):
+    if transformer.is_cache_enabled:
+        raise ValueError(f"a step cache is enabled and DualParal has none: call {name}.disable_cache() first")
+    if getattr(transformer.forward, "__func__", None) is not transformer_class.forward:
+        raise ValueError(
+            f"the {name}'s forward was replaced, by cache-dit or a hook, and DualParal does not call it: give a "
+            f"{name} without it (cache_dit.disable_cache(pipeline))"
+        )
+
+
+def _class_name(part, base=None, *methods):
+    """The name of the class of ``part``, or of ``base`` where it is one and has these ``methods`` of it; None for None."""
+    own = type(part)
+    if base is not None and isinstance(part, base) and all(getattr(own, m) is getattr(base, m) for m in methods):
+        return base.__name__
+    return None if part is None else own.__name__
+
+
+def _compared(family, index, configs):
+    """(name, what is given, what is allowed) of all that a stage takes for granted.
+
+    Defaults are those of diffusers' classes. A pipeline without VAE makes latents only: nothing of it is compared.
+    """
+    facts, classes = family.facts, family.classes()
+    yield "the pipeline", index.get("_class_name"), classes.pipeline.__name__
+    for name in ("transformer", "transformer_2"):
+        allowed = classes.transformer.__name__ if name in facts.experts else None
+        yield name, (index.get(name) or (None, None))[1], allowed
+    yield from _compared_boundary(facts, index.get("boundary_ratio"))
+    yield "expand_timesteps", index.get("expand_timesteps", False), False
+    for name in facts.experts:
+        yield from _compared_in_expert(name, configs.get(name, {}), configs.get("transformer", {}), facts)
+    if index.get("vae", (None, None))[1] is not None:
+        yield from _compared_in_vae(index["vae"][1], configs["vae"], configs.get("transformer", {}), family)
+
+
+def _compared_boundary(facts, ratio):
+    if len(facts.experts) == 1:
+        yield "boundary_ratio", ratio, None
+        return
+    is_right = isinstance(ratio, (int, float)) and not isinstance(ratio, bool) and 0 < ratio < 1
+    yield "boundary_ratio", ratio, ratio if is_right else "a number between 0 and 1"
+
+
+def _compared_in_expert(name, config, first, facts):
+    prefix = "" if config is first else f"{name}'s "
+    for key in ("image_dim", "added_kv_proj_dim", "pos_embed_seq_len"):
+        yield prefix + key, config.get(key), None
+    channels = config.get("in_channels", 16)
+    yield prefix + "out_channels", config.get("out_channels") or channels, channels
+    yield prefix + "patch_size", tuple(config.get("patch_size", facts.patch)), facts.patch
+    if config is not first:  # stages split both alike, and hidden states of both have one shape
+        for key in sorted(key for key in {*config, *first} if not key.startswith("_")):
+            yield prefix + key, config.get(key), first.get(key)
+
+
+def _compared_in_vae(vae_class, vae, transformer, family):
+    """What the VAE's config says twice: channels and the sizes of a latent."""
+    facts = family.facts
+    yield "vae", vae_class, family.classes().vae.__name__
+    yield "in_channels", transformer.get("in_channels", 16), vae.get("z_dim", 16)
+    for name in ("latents_mean", "latents_std"):
+        if name in vae:
+            yield f"the length of {name}", len(vae[name]), vae.get("z_dim", 16)
+    if "dim_mult" in vae:
+        pixels = 2 ** (len(vae["dim_mult"]) - 1) * (vae.get("patch_size") or 1)  # each level but the last halves the picture
+        yield "scale_factor_spatial", vae.get("scale_factor_spatial", 8), pixels
+    if "temperal_downsample" in vae:
+        yield "frames of a latent by temperal_downsample", 2 ** sum(vae["temperal_downsample"]), facts.frames_per_latent
+    yield "scale_factor_temporal", vae.get("scale_factor_temporal", 4), facts.frames_per_latent
