@@ -83,7 +83,6 @@ NAMES = [
     Name(GROUPS + ".runtime_state:runtime_state_is_initialized", "engine", "whether the groups are there", " "),
     Name(GROUPS + ":get_model_replica_group", "engine", "a replica's ranks", " "),
     Name(GROUPS + ":get_ulysses_parallel_world_size", "engine", "stretches of tokens after the exchange", " "),
-    Name(GROUPS + ":is_dp_last_group", "engine", "the output rank, as in xDiT", " "),
     Name(GROUPS + ".utils:RankGenerator", "engine", "the global ranks of every group", "tp sp pp cfg dp fs order"),
     Name(GROUPS + ".utils:RankGenerator.get_ranks", "engine", "the global ranks of every group", "self token"),
     Name(GROUPS + ".group_coordinator:GroupCoordinator.all_gather", "engine", "joins shards and branches", "self input_ dim"),
