@@ -78,7 +78,7 @@ GOOD = dict(prompt_embeds=POSITIVE, negative_prompt_embeds=NEGATIVE)
     (dict(prompt=b"a"), "prompt is a bytes"),
     (dict(), "the prompt is missing"),
     (dict(prompt="a\0b"), "has a NUL character"),
-    (dict(prompt="a\udcff"), "UTF-8 has not"),
+    (dict(prompt="a\udcff"), "bytes that are no UTF-8 text: give it in UTF-8"),
     (dict(prompt="a", negative_prompt=3), "negative_prompt is a int"),
     (dict(prompt="a", negative_prompt=["b", "c"]), "2 negative prompts are given and there are 1 prompts"),
     (dict(prompt="a", prompt_embeds=POSITIVE), "prompt and prompt_embeds are given: give one"),

@@ -43,14 +43,15 @@ def _check_texts(name, value):
         what = f"a list of {', '.join(sorted({type(text).__name__ for text in texts})) or 'nothing'}" if isinstance(value, list) else f"a {type(value).__name__}"
         raise ValueError(f"{name} is {what}: give a str, or a list of str")
     for text in texts:
-        _check_is_text(name, text)
+        check_is_text(name, text)
 
 
-def _check_is_text(name, text):
+def check_is_text(name, text):
+    """Raises ValueError for a str that is no text: half a character, which a shell may give, or a NUL."""
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{name} {ascii(text[:40])} has characters that UTF-8 has not: give text") from None
+        raise ValueError(f"{name} {ascii(text[:40])} has bytes that are no UTF-8 text: give it in UTF-8") from None
     if "\0" in text:
         raise ValueError(f"{name} {ascii(text[:40])} has a NUL character: give text")
 

@@ -75,6 +75,7 @@ SIDE = Whole(1, 16384, "1024 tokens of 16 pixels, where the model's table of pos
 PIXELS = 4096 * 2304  # of a frame. With 36,864 tokens a latent frame one tensor of Wan 14B's window takes 4.5 GB
 GUIDANCE = Number(0, 100, why="1 or less is without guidance; models are made for 1 to 10")
 SHIFT = Number(0, 100, above=True, why="models are made for 1 to 12")
+LORA_WEIGHT = Number(-100, 100, why="1 is as it was trained; models are made for 0.5 to 1.5")
 SEED = Whole(RANDOM_SEED, 2**63 - 1, "-1 draws one at random")
 TEXT_TOKENS = Whole(1, 512, "Wan was trained with 512 tokens of text")
 

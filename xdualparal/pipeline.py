@@ -187,8 +187,8 @@ class DualParalPipeline:
         can_split = request.branches == 2 and self.mesh.branch[1] == 1
         lanes = Lanes(self.mesh.stage[1], decode, can_split)
         latent_frames = None if request.is_endless else request.latent_frames
-        first_steps = self.family.first_steps(self.pipe, request.make_scheduler("cpu").timesteps)
-        return self.strategy.plan(self.config, latent_frames, request.num_inference_steps, lanes, first_steps)
+        expert_starts = self.family.expert_starts(self.pipe, request.make_scheduler("cpu").timesteps)
+        return self.strategy.plan(self.config, latent_frames, request.num_inference_steps, lanes, expert_starts)
 
     def _spec(self, request, file_spec=None):
         pipe = self.pipe

@@ -83,7 +83,6 @@ NAMES = [
     Name(GROUPS + ".runtime_state:runtime_state_is_initialized", "engine", "whether the groups are there", " "),
     Name(GROUPS + ":get_model_replica_group", "engine", "a replica's ranks", " "),
     Name(GROUPS + ":get_ulysses_parallel_world_size", "engine", "stretches of tokens after the exchange", " "),
-    Name(GROUPS + ":is_dp_last_group", "engine", "the output rank, as in xDiT", " "),
     Name(GROUPS + ".utils:RankGenerator", "engine", "the global ranks of every group", "tp sp pp cfg dp fs order"),
     Name(GROUPS + ".utils:RankGenerator.get_ranks", "engine", "the global ranks of every group", "self token"),
     Name(GROUPS + ".group_coordinator:GroupCoordinator.all_gather", "engine", "joins shards and branches", "self input_ dim"),
@@ -154,6 +153,14 @@ def test_the_vae():
     parameters = list(inspect.signature(vae.decoder.forward).parameters)
     assert parameters[:4] == ["x", "feat_cache", "feat_idx", "first_chunk"]
     assert any(name.endswith("time_conv") for name, _ in vae.decoder.named_modules())
+
+
+def test_where_a_tensor_is_in_a_file_of_torch(tmp_path):
+    """models/tensors.py takes it from storages on the meta device."""
+    torch.save(dict(first=torch.zeros(5), second=torch.arange(7)), tmp_path / "file.bin")
+    tensor = torch.load(tmp_path / "file.bin", map_location="meta", weights_only=True, mmap=True)["second"]
+    start = tensor.untyped_storage()._checkpoint_offset
+    assert (tmp_path / "file.bin").read_bytes()[start:start + 56] == torch.arange(7).numpy().tobytes()
 
 
 def test_when_the_vae_cuts_into_tiles():

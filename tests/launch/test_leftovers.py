@@ -14,7 +14,7 @@ from xdualparal.launch.mailbox import FOLDER, Mailbox
 from xdualparal.output.checkpoint import Checkpoint
 from xdualparal.output.files import not_written, reason_of
 from xdualparal.run_spec import RunSpec
-from xdualparal.xdit import models
+from xdualparal.xdit import video_files
 
 
 @contextmanager
@@ -63,7 +63,7 @@ def test_a_trace_that_does_not_fit_fails_no_video(tmp_path, monkeypatch, caplog)
 
 def test_a_report_that_does_not_fit_fails_no_video(tmp_path, caplog):
     with caplog.at_level(logging.WARNING), files_of_at_most(100):
-        models._write_report(tmp_path / "video.json", dict(prompt="x" * 1000))
+        video_files.write_report(tmp_path / "video.json", dict(prompt="x" * 1000))
     assert caplog.messages == [f"the report {tmp_path / 'video.json'} could not be written (File too large), the video is there"]
     assert not list(tmp_path.iterdir())
 

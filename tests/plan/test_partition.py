@@ -1,6 +1,7 @@
 """Which layers are whose."""
 
 import itertools
+import random
 
 import pytest
 
@@ -21,14 +22,44 @@ def test_layers_as_given():
     assert layer_ranges(8, DualParalConfig(stage_layers=(1, 5, 2)), 3) == [range(0, 1), range(1, 6), range(6, 8)]
 
 
+def splits(layers, stages):
+    """All splits of ``layers`` over ``stages``, each with a layer at least."""
+    cuts = itertools.combinations(range(1, layers), stages - 1)
+    return [[end - start for start, end in zip((0, *cut), (*cut, layers))] for cut in cuts]
+
+
+def largest(counts, ends):
+    """The largest of the stages' layers and what the ends have besides."""
+    sums = list(counts)
+    sums[0] += ends[0]
+    sums[-1] += ends[1]
+    return max(sums)
+
+
 @pytest.mark.parametrize("stages, costs", [(2, (0, 0)), (3, (0.4, 2.6)), (4, (3.5, 0.0)), (4, (9, 9))])
 def test_no_split_has_a_shorter_longest_stage(stages, costs):
-    def longest(counts):
-        return max(counts[0] + costs[0], counts[-1] + costs[1], *counts[1:-1], 0)
-
     ranges = layer_ranges(11, DualParalConfig(end_costs=costs), stages)
-    all_splits = (split for split in itertools.product(range(1, 11), repeat=stages) if sum(split) == 11)
-    assert longest([len(r) for r in ranges]) == min(map(longest, all_splits))
+    assert largest([len(r) for r in ranges], costs) == min(largest(split, costs) for split in splits(11, stages))
+
+
+def test_of_the_fastest_splits_none_has_an_emptier_fullest_stage():
+    draw, differs = random.Random(0), 0
+    for _ in range(500):
+        layers = draw.randint(1, 12)
+        stages = draw.randint(1, min(layers, 5))
+        costs, memory = (draw.choice([(0.003, 0.005), (draw.uniform(0, 4), draw.uniform(0, 4)), (draw.randint(0, 3), 0.5)]) for _ in range(2))
+        counts = [len(r) for r in layer_ranges(layers, DualParalConfig(end_costs=costs), stages, memory)]
+        shortest = min(largest(split, costs) for split in splits(layers, stages))
+        fastest = [split for split in splits(layers, stages) if largest(split, costs) == pytest.approx(shortest)]
+        assert counts in fastest
+        fullness = {largest(split, memory) for split in fastest}
+        assert largest(counts, memory) == pytest.approx(min(fullness))
+        differs += max(fullness) > min(fullness) + 1e-6
+    assert differs > 30  # else memory would have had nothing to decide
+
+
+def test_the_last_stage_with_the_vae_has_the_fewest_layers_where_that_makes_no_stage_longer():
+    assert [len(r) for r in layer_ranges(30, DEFAULT, 7)] == [4, 5, 5, 5, 5, 5, 1]
 
 
 @pytest.mark.parametrize("given", [(4, 4, 1), (4, 3), (8,)])

@@ -10,8 +10,9 @@ from diffusers import WanPipeline
 from xfuser import xFuserArgs
 
 from xdualparal.xdit.demo_model import TINY_WAN_FOLDER, TinyWanModel
-from xdualparal.xdit.models import NumberedPrompt, at_path
+from xdualparal.xdit.models import NumberedPrompt
 from xdualparal.xdit.registry import DUALPARAL_MODELS
+from xdualparal.xdit.wan_models import at_path
 
 
 def test_tiny_wan_is_what_the_checks_believe():

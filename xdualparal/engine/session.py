@@ -4,31 +4,23 @@ Knows: how plan, stage, stores, edges, decoding and snapshots make a run. Must n
 flags, files other than the checkpoint's.
 """
 
-import logging
 import time
 from collections import deque
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from enum import Enum
 from itertools import islice
 
 import torch
 
 from ..output.report import make_report
-from ..plan.messages import Messages
 from ..plan.progress import Progress
 from ..plan.schedule import AT_END, NO_DECODE
-from .blocks import BlockStore, Denoiser, apply_guidance
+from .assembly import make_executor
 from .decoding import make_decoder
-from .executor import Edges, Executor, Work
-from .noise import StepNoise, noise_blocks
-from .p2p import Receiver, Sender
-from .placement import encoding, ready_for_passes
+from .executor import Edges
 from .progress_bar import RunProgress
 from .sharding import SpatialShard
 from .snapshot import Snapshots
-from .stage import StageRun
-
-logger = logging.getLogger(__name__)
 
 
 class Outcome(Enum):
@@ -66,7 +58,7 @@ class VideoRun:
         self.segments_given = min(blocks_kept, self.blocks_finished)
         self.blocks_kept = self.segments_given  # how many come before those that are given now
         self.outcome = Outcome.ALREADY_FINISHED if self.snapshots.was_finished else Outcome.READY
-        self.report, self.edges, self.passes_done = None, Edges(), 0
+        self.report, self.edges, self.decoder, self.denoiser, self.passes_done = None, Edges(), None, None, 0
         self.first_segment_s, self.started_s = None, time.monotonic()
         self.latents_sink = None  # a context with ``append(block, latents)`` for finished blocks, on the output rank
         self.drain = lambda: None  # waits until the segments given are stored, before a snapshot says so
@@ -141,18 +133,18 @@ class VideoRun:
         """Yields the segments as they are there."""
         if self.latents_sink is not None:
             cleanup.enter_context(self.latents_sink)
-        self._decoder = make_decoder(self, cleanup)
+        self.decoder = make_decoder(self, cleanup)
         self._backlog = iter(self.snapshots.undecoded(self.segments_given) if self.mesh.is_output else ())
-        executor = self._make_executor(cleanup)
+        executor = make_executor(self, cleanup)
         on_screen = cleanup.enter_context(RunProgress(self))
         for _ in executor.run():
             self.passes_done += 1
             # Blocks that an earlier run left: one a pass, lest the ranks that wait meanwhile take it for a hang.
             self._decode_backlog(1)
-            yield from self._decoder.ready()
+            yield from self.decoder.ready()
             on_screen.pass_is_done()
         self._decode_backlog()
-        for segment in self._decoder.rest():
+        for segment in self.decoder.rest():
             yield segment
             on_screen.show("decoding")
         on_screen.show("stopped" if self.progress.was_stopped else "")
@@ -167,94 +159,9 @@ class VideoRun:
         """A segment is a block, but the parallel VAE's is all of them."""
         return self.blocks_finished if self.vae_on_all_ranks and self.segments_given else self.segments_given
 
-    # What a run is made of.
+    # What the executor calls.
 
-    def _make_executor(self, cleanup):
-        timesteps = self.request.make_scheduler(self.device).timesteps
-        text = self._text()
-        ready_for_passes(self.pipe, self.device)
-        self._stage_run = StageRun(self.stage, timesteps, self.plan.first_steps, text, self.shard)
-        cleanup.callback(self._stage_run.end)
-        cleanup.enter_context(self._stage_run.context.installed())
-        self.edges = self._make_edges()
-        work = Work(self._stage_run, self.edges, self._message_shape)
-        if self.stage.is_first:
-            work.blocks = BlockStore(self._noise(), self.device, self.snapshots.live_latents())
-        if self.stage.is_last:
-            work.denoiser = self._denoiser = Denoiser(
-                lambda: self.request.make_scheduler(self.device), timesteps, self._noise(), self.device,
-                self.snapshots.in_flight(), self._step_noise(), self.shard,
-            )
-            work.guide, work.finish, work.decode = self._guide, self._finish, self._decoder.add
-        self._draw_all_noise()
-        messages = Messages(self.plan, self.progress)
-        return Executor(self.plan, self.progress, messages, self.stage.index, work, self.meter, self._at_wave)
-
-    def _noise(self):
-        """The noise of the blocks that start from now on, drawn from a copy of the user's generator."""
-        noise = self._noise_of(self.request.generator.clone_state())
-        deque(islice(noise, self.plan.started(self.progress.first)), maxlen=0)
-        return noise
-
-    def _step_noise(self):
-        """The noise that the scheduler adds in its steps, None for one that adds none."""
-        return StepNoise(self.request.generator) if self.request.scheduler_facts.draws_noise else None
-
-    def _noise_of(self, generator):
-        return map(self.shard.take, noise_blocks(self.plan.layout, self.request.latent_shape, generator))
-
-    def _draw_all_noise(self):
-        """Leaves the user's own generator as if it had drawn the noise of all blocks, where their number is known."""
-        if self.plan.num_blocks is not None:
-            deque(self._noise_of(self.request.generator), maxlen=0)
-
-    def _text(self):
-        """Prompt embeddings (branches, length, dim), encoded on the first stage and sent to the others."""
-        request, dtype = self.request, self.stage.dtype
-        if request.has_embeds or self.stage.is_first:
-            self._warn_of_cut_texts()
-            with nullcontext() if request.has_embeds else encoding(self.pipe, self.device):
-                text = request.encode(self.device, dtype).contiguous()
-        else:
-            text = torch.empty(request.text_shape, dtype=dtype, device=self.device)
-        if not request.has_embeds:
-            self.mesh.share_along_pipeline(text)
-        branch, ranks = self.mesh.branch
-        return text if ranks == 1 else text[branch:branch + 1]
-
-    def _warn_of_cut_texts(self):
-        if self.request.has_embeds or not self.mesh.decides:
-            return
-        for what, rest in self.request.cut_texts().items():
-            logger.warning(
-                "the %s is longer than %d tokens and its end is left out: %r", what,
-                self.request.max_sequence_length, rest if len(rest) <= 400 else rest[:300] + " ... " + rest[-80:],
-            )
-
-    def _make_edges(self):
-        """This rank's ends of the edges of its ring, by the lane at the other end."""
-        index, count = self.mesh.stage
-        if count == 1:
-            return Edges()
-        return Edges(
-            {(index - 1) % count: Receiver(*self.mesh.edge_in(), self.device)},
-            {(index + 1) % count: Sender(*self.mesh.edge_out())},
-        )
-
-    def _message_shape(self, recv):
-        """(shape, dtype) of what a RECV waits for: latents on the first stage, hidden states on the others."""
-        if self.stage.is_first:
-            frames = self.plan.layout.own_latents(recv.block)
-            return (1, self.request.latent_shape[0], frames, *self.shard.latent_size), torch.float32
-        return self._stage_run.hidden_shape(self.plan.spec(recv.one), recv.branch), self._stage_run.dtype
-
-    def _guide(self, one, prediction):
-        both = self.meter.waits("for the other guidance branch", self.mesh.join_branches, prediction)
-        return apply_guidance(both, self.request.guidance_scales[self.plan.spec(one).expert])
-
-    # Where finished blocks go.
-
-    def _finish(self, one, latents):
+    def finish(self, one, latents):
         """Takes a finished block's latents, this rank's part; returns the whole ones."""
         self._decode_backlog()
         joined = self.meter.waits(f"for the other parts of block {one.block}", self.mesh.join_shards, latents)
@@ -266,24 +173,25 @@ class VideoRun:
                 self.latents_sink.append(one.block, whole)
             self.snapshots.remember(one.block, whole)
         if self.plan.decode in (NO_DECODE, AT_END):  # the plan has no action for that now
-            self._decoder.add(one.block, whole)
+            self.decoder.add(one.block, whole)
         return whole
 
     def _decode_backlog(self, blocks=None):
         """Decodes ``blocks`` of those that an earlier run finished and did not decode, or all."""
         for block, latents in islice(self._backlog, blocks):
-            self._decoder.add(block, latents.to(self.device))
+            self.decoder.add(block, latents.to(self.device))
 
     # Ending early and saving.
 
-    def _at_wave(self, wave):
+    def at_wave(self, wave):
+        """Called before each wave: hears of the end, and saves the state now and then."""
         last = self._stop_sign.last_wave(wave)
         if last is not None:
             self.progress.stop_after(last)
         done = wave - self.progress.first
         if self.snapshots.is_on and self.stage.is_last and done and done % self.config.checkpoint_waves == 0:
             self.drain()
-            self.snapshots.save(wave, self._denoiser.state(), self.segments_given)
+            self.snapshots.save(wave, self.denoiser.state(), self.segments_given)
 
     def _end_snapshots(self):
         """Nothing is left to resume when the video is finished; a run that was stopped can be resumed."""
@@ -291,6 +199,6 @@ class VideoRun:
             return
         self.drain()
         if self.progress.was_stopped:
-            self.snapshots.save(self.progress.end, self._denoiser.state(), self.segments_given, wait=True)
+            self.snapshots.save(self.progress.end, self.denoiser.state(), self.segments_given, wait=True)
         elif self.mesh.is_output and not self._was_left:  # else the caller has not got all segments
             self.snapshots.end()

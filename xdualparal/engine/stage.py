@@ -84,17 +84,17 @@ class Expert:
 class StageRun:
     """A stage while it makes one video: computes first what all passes share. Call ``end`` when the video is made.
 
-    ``timesteps``: (steps,). ``first_steps``: for each expert the first of the steps that it does. ``text``: prompt embeddings,
+    ``timesteps``: (steps,). ``expert_starts``: for each expert the first of the steps that it does. ``text``: prompt embeddings,
     (branches, length, dim). ``shard``: this rank's part of every latent frame, a sharding.SpatialShard.
     """
 
-    def __init__(self, stage, timesteps, first_steps, text, shard):
+    def __init__(self, stage, timesteps, expert_starts, text, shard):
         self._stage, self._shard, self._family = stage, shard, stage.family
         self._branches, self.dtype = text.shape[0], stage.dtype  # what travels between stages has the transformers'
-        ends = (*first_steps[1:], len(timesteps))
+        ends = (*expert_starts[1:], len(timesteps))
         self._experts = [
             Expert(self._family, transformer, first, timesteps[first:end], text)
-            for transformer, first, end in zip(stage.transformers, first_steps, ends, strict=True)
+            for transformer, first, end in zip(stage.transformers, expert_starts, ends, strict=True)
         ]
         self.context = ContextStore(stage.attentions, shard.frame_tokens, get_ulysses_parallel_world_size())
 

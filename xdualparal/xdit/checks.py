@@ -22,7 +22,6 @@ from ..plan.partition import layer_ranges
 from .degrees import DEGREES, num_processes
 from .flags import command_settings, dualparal_config, value_of, xdit_args
 from .folders import check_folders
-from .models import at_path
 from .numbers import check_degrees, check_numbers
 from .outputs import check_names
 from .prompts import check_prompts, prompts_of
@@ -32,6 +31,7 @@ from .sampling import check_sampling
 from .settings import CommandSettings
 from .support import check_effect, check_support
 from .tiles import check_tiles
+from .wan_models import at_path
 
 # diffusers' WanPipeline.check_inputs asks for multiples of 16 whatever the VAE and the patch are.
 PIXEL_MULTIPLE = (16, 16)

@@ -1,10 +1,9 @@
-"""The models that DualParal runs, in xDiT's registry.
+"""A Wan model in xDiT's terms: how xDiT's runner loads it, runs it and keeps its videos, with DualParal.
 
-Knows: xDiT's model classes and what DualParal changes in them. Must not know: launching.
+Knows: xDiT's model class and what DualParal changes in it. Must not know: launching, which models there are (wan_models.py), or
+how a file is written (video_files.py).
 """
 
-import json
-import logging
 import secrets
 import sys
 from collections import deque
@@ -20,29 +19,20 @@ from xfuser.core.utils.runner_utils import log
 
 from ..config import DualParalConfig
 from ..pipeline import DualParalPipeline
-from ..output.owners import check_owner, spec_in_json, spec_in_video
-from ..output.report import as_text, provenance
 from ..engine.session import Outcome
 from ..limits import RANDOM_SEED
 from ..plan.partition import layer_ranges
-from ..output.files import reason_of, write_whole
-from ..output.left_video import frames_in, is_fragmented, label_of
-from ..output.mp4 import VideoWriter
-from ..output.tags import tags_of
-from ..output.writer import ThreadedWriter
 from ..request import shared_seed
 from ..launch.errors import Refused, refuse
-from .outputs import report_path, video_paths
+from .outputs import video_paths
 from .prompts import as_list, many_prompts_line, prompts_of
 from .resume import pair_prompts
-from .screen import end_text, start_text
+from .screen import start_text
 from .settings import CommandSettings
+from .video_files import VideoFile, write_video
 from ..models.schedulers import with_flow_shift
 from ..models.wan import WanFamily
-from ..models.folder import check_folder
-from ..models.weights import checkpoint_folder, load_stage, read_configs
-
-logger = logging.getLogger(__name__)
+from ..models.weights import checkpoint_folder, load_stage
 
 
 class NumberedPrompt(str):
@@ -172,7 +162,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
         if run.is_over:
             pass
         elif self.dualparal.is_output_rank:
-            self._write(writer, run, input_args)
+            write_video(writer, run, input_args, self.watchdog)
         else:
             deque(run, maxlen=0)
         self._made.add(prompt.number)
@@ -183,32 +173,10 @@ class DualParalWanModel(xFuserWan21T2VModel):
         video already is kept, where there is a checkpoint."""
         arguments = dict(self._arguments(prompt, input_args), output_type="uint8")
         config = self.dualparal.config = self._config_of(prompt)
-        spec = self.dualparal.run_spec(**arguments)
-        kept = self.dualparal.mesh.on_output_rank(lambda: self._blocks_kept(path, spec, config, input_args["num_frames"]))
+        file = VideoFile(path, self.dualparal.run_spec(**arguments), config, self.family.facts.frames_per_latent)
+        kept = self.dualparal.mesh.on_output_rank(lambda: file.blocks_kept(input_args["num_frames"]))
         run = self.dualparal.stream(blocks_kept=kept or 0, **arguments)
-        return run, self.dualparal.mesh.on_output_rank(lambda: self._open(path, run, spec))
-
-    def _blocks_kept(self, path, spec, config, num_frames):
-        """How many blocks of this very run are in the file at ``path``. Raises ValueError for one that must not be replaced."""
-        check_owner(path, "the video", spec_in_video, spec.as_json(), config.overwrite)
-        check_owner(report_path(path), "the report", spec_in_json, spec.as_json(), config.overwrite)
-        if config.checkpoint is None or label_of(path) != spec.digest():
-            return 0
-        return config.layout.whole_blocks(frames_in(path), num_frames, self.family.facts.frames_per_latent)
-
-    def _open(self, path, run, spec):
-        """The VideoWriter for a run's frames. One that was finished has no more: its file is made whole, if a kill has left it
-        fragmented."""
-        if run.outcome is Outcome.ALREADY_FINISHED and not is_fragmented(path):
-            return None
-        kept = run.plan.layout.frames_of(run.blocks_kept, run.request.num_frames, self.family.facts.frames_per_latent)
-        writer = VideoWriter(
-            path, self.settings.fps, self.command.quality, kept, spec.digest(), tags_of(spec.as_json()),
-            overwrite=self.dualparal.config.overwrite or label_of(path) == spec.digest(),
-        )
-        if run.outcome is Outcome.ALREADY_FINISHED:
-            writer.close()
-        return writer
+        return run, self.dualparal.mesh.on_output_rank(lambda: file.open(run))
 
     def _config_of(self, prompt):
         """With a folder of its own for each video's checkpoint, and none where it is made again: warming up, say."""
@@ -228,25 +196,6 @@ class DualParalWanModel(xFuserWan21T2VModel):
             file_spec=dict(quality=self.command.quality, fps=self.settings.fps),
         )
 
-    def _write(self, file, run, input_args):
-        with ThreadedWriter(file, run.meter.writes) as writer:
-            self._if_ended_at_once(writer.close_at_once)
-            run.drain = writer.drain  # a snapshot that says that a segment was given must not find it unwritten
-            for segment in run:
-                writer.write(segment)
-            writer.drain()
-            run.meter.closes(file.close)
-            self._if_ended_at_once(None)
-        report = dict(run.report, frames=writer.frames_written, **provenance(run.spec, input_args))
-        if writer.frames_written:
-            _write_report(report_path(file.path), report)
-        log(as_text(report))
-        log(end_text(file.path, run, writer.frames_written), log_from_all_processes=True)
-
-    def _if_ended_at_once(self, function):
-        if self.watchdog is not None:
-            self.watchdog.on_abort(function)
-
     def save_timings(self, timings):
         """Writes no file, unlike xDiT, whose timings.json of one run would replace another's: the report has the seconds."""
 
@@ -260,40 +209,3 @@ class DualParalWanModel(xFuserWan21T2VModel):
         """Prints the paths of the videos that have frames on stdout, where nothing else is: they were written as they came."""
         for path in output.videos:
             print(path, flush=True)
-
-
-def _write_report(path, report):
-    try:
-        write_whole(path, json.dumps(report, indent=2, default=str).encode())
-    except OSError as error:
-        logger.warning("the report %s could not be written (%s), the video is there", path, reason_of(error))
-
-
-def at_path(model, path):
-    """``model``, a class, for the weights in the folder ``path``: their sizes are what the folder says.
-
-    Raises ValueError when it holds no Wan model in diffusers' layout, or one that is not supported.
-    """
-    try:
-        check_folder(model.family, path)
-        sizes = model.family.sizes(*read_configs(path)[1:])
-    except ValueError as error:
-        raise ValueError(f"--model_path {error}") from None
-    except KeyError as name:
-        raise ValueError(f"--model_path {path}: transformer/config.json has no {name}: give a folder whose has one") from None
-    settings = replace(model.settings, model_name=str(path))
-    defaults = replace(model.default_input_values, flow_shift=None)  # the folder's scheduler has its own
-    return type(model.__name__, (model,), dict(settings=settings, default_input_values=defaults, **sizes._asdict()))
-
-
-class Wan21T2VSmallModel(DualParalWanModel):
-    """Wan2.1-T2V-1.3B, which xDiT does not register; its defaults are those of the model's own card."""
-
-    num_layers, num_heads = 30, 12
-    settings = replace(
-        xFuserWan21T2VModel.settings, model_name="Wan-AI/Wan2.1-T2V-1.3B-Diffusers", output_name="wan2.1_t2v_1.3b"
-    )
-    default_input_values = replace(
-        xFuserWan21T2VModel.default_input_values, height=480, width=832, num_inference_steps=50, guidance_scale=5.0,
-        flow_shift=3,
-    )

@@ -3,7 +3,6 @@
 Knows: the flags that name files, and that a name carries what tells videos apart. Must not know: how a file is written.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -11,6 +10,7 @@ import unicodedata
 from contextlib import ExitStack
 from pathlib import Path
 
+from ..models.identity import sample_of
 from ..output.files import check_apart, check_regular, remove_left_beside
 from ..output.lock import FileLock
 from ..output.owners import check_owner, spec_in_json, spec_in_latents, spec_in_video
@@ -148,13 +148,4 @@ def _weights(name):
     bytes, so that it may be moved."""
     if not os.path.isdir(name):
         return name
-    return [(str(file.relative_to(name)), *_sample(file)) for file in sorted(Path(name).rglob("*.safetensors"))]
-
-
-def _sample(file):
-    size, digest = file.stat().st_size, hashlib.sha256()
-    with open(file, "rb") as content:
-        for place in (0, size // 3, size // 2, size - 4096):
-            content.seek(max(0, place))
-            digest.update(content.read(4096))
-    return size, digest.hexdigest()
+    return [(str(file.relative_to(name)), *sample_of(file)) for file in sorted(Path(name).rglob("*.safetensors"))]

@@ -7,7 +7,7 @@ import csv
 from io import StringIO
 from pathlib import Path
 
-from ..call_checks import is_blank
+from ..call_checks import check_is_text, is_blank
 
 _SHOWN_PROMPTS, _SHOWN_LETTERS = 5, 40  # in a message
 # Settings that a column might be thought to give for each prompt.
@@ -57,16 +57,6 @@ def many_prompts_line(args):
     single_words = not args.get("dataset_path") and not any(" " in prompt for prompt in prompts)
     hint = "; if they are one prompt, put it in quotes" if single_words else ""
     return f"{len(prompts)} prompts, {len(prompts)} videos: {shown}{hint}"
-
-
-def check_is_text(name, text):
-    """Raises ValueError for what no tokenizer takes: a NUL character, or bytes of argv that were no text."""
-    if "\0" in text:
-        raise ValueError(f"{name} {ascii(_shortened(text))} has a NUL character: give text")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{name} {ascii(_shortened(text))} has bytes that are no UTF-8 text: give it in UTF-8") from None
 
 
 def _check_texts(name, texts):

@@ -9,7 +9,8 @@ import os
 from xfuser.model_executor.models.runner_models.base_model import MODEL_REGISTRY
 
 from .demo_model import TinyWanModel
-from .models import DualParalWanModel, Wan21T2VSmallModel
+from .models import DualParalWanModel
+from .wan_models import Wan21T2VSmallModel
 
 DUALPARAL_MODELS = {
     "tiny-wan": TinyWanModel,
