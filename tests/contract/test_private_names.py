@@ -155,6 +155,14 @@ def test_the_vae():
     assert any(name.endswith("time_conv") for name, _ in vae.decoder.named_modules())
 
 
+def test_where_a_tensor_is_in_a_file_of_torch(tmp_path):
+    """models/tensors.py takes it from storages on the meta device."""
+    torch.save(dict(first=torch.zeros(5), second=torch.arange(7)), tmp_path / "file.bin")
+    tensor = torch.load(tmp_path / "file.bin", map_location="meta", weights_only=True, mmap=True)["second"]
+    start = tensor.untyped_storage()._checkpoint_offset
+    assert (tmp_path / "file.bin").read_bytes()[start:start + 56] == torch.arange(7).numpy().tobytes()
+
+
 def test_when_the_vae_cuts_into_tiles():
     """By its sizes in latents, in one dimension or both; else the video goes through in one piece, one latent frame at a time."""
     vae = of_demo(AutoencoderKLWan, "vae").eval()

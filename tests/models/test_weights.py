@@ -16,10 +16,10 @@ TINY_WAN = Path(xdualparal.__file__).parent / "demo" / "tiny-wan"
 @pytest.mark.parametrize("shard_size", ["10GB", "50KB"])
 def test_stages_together_are_the_model(tmp_path, shard_size):
     whole = small_transformer()
-    whole.save_pretrained(tmp_path, max_shard_size=shard_size)
-    assert (tmp_path / "diffusion_pytorch_model.safetensors.index.json").exists() == (shard_size == "50KB")
+    whole.save_pretrained(tmp_path / "transformer", max_shard_size=shard_size)
+    assert (tmp_path / "transformer" / "diffusion_pytorch_model.safetensors.index.json").exists() == (shard_size == "50KB")
     for index, layers in enumerate([range(0, 2), range(2, 3), range(3, 4)]):
-        stage = load_transformer_stage(WanFamily(), tmp_path, index, 3, layers, torch.float32)
+        stage = load_transformer_stage(WanFamily(), tmp_path, "transformer", index, 3, layers, torch.float32)
         assert not any(parameter.is_meta for parameter in stage.parameters())
         for own, n in zip(stage.blocks, layers, strict=True):
             assert all(map(torch.equal, own.state_dict().values(), whole.blocks[n].state_dict().values()))
@@ -29,9 +29,9 @@ def test_stages_together_are_the_model(tmp_path, shard_size):
 
 
 def test_dtype_is_the_one_diffusers_gives(tmp_path):
-    small_transformer().save_pretrained(tmp_path)
-    ours = load_transformer_stage(WanFamily(), tmp_path, 0, 1, range(4), torch.bfloat16).state_dict()
-    theirs = type(small_transformer()).from_pretrained(tmp_path, dtype=torch.bfloat16).state_dict()
+    small_transformer().save_pretrained(tmp_path / "transformer")
+    ours = load_transformer_stage(WanFamily(), tmp_path, "transformer", 0, 1, range(4), torch.bfloat16).state_dict()
+    theirs = type(small_transformer()).from_pretrained(tmp_path / "transformer", dtype=torch.bfloat16).state_dict()
     assert {name: w.dtype for name, w in ours.items()} == {name: w.dtype for name, w in theirs.items()}
     assert all(torch.equal(w, theirs[name]) for name, w in ours.items())
 
@@ -51,10 +51,10 @@ def test_a_stage_has_the_parts_that_it_uses(index, with_vae):
 def test_a_weight_that_is_no_number_is_named_with_its_file(tmp_path, bad):
     whole = small_transformer()
     whole.blocks[2].ffn.net[2].bias.data[5] = bad
-    whole.save_pretrained(tmp_path, max_shard_size="50KB")
-    load_transformer_stage(WanFamily(), tmp_path, 0, 2, range(2), torch.float32)  # has not that layer
+    whole.save_pretrained(tmp_path / "transformer", max_shard_size="50KB")
+    load_transformer_stage(WanFamily(), tmp_path, "transformer", 0, 2, range(2), torch.float32)  # has not that layer
     with pytest.raises(ValueError, match=r"blocks.2.ffn.net.2.bias of the transformer in .*-of-.*safetensors has a NaN") as caught:
-        load_transformer_stage(WanFamily(), tmp_path, 1, 2, range(2, 4), torch.bfloat16)
+        load_transformer_stage(WanFamily(), tmp_path, "transformer", 1, 2, range(2, 4), torch.bfloat16)
     assert "\n" not in str(caught.value)
 
 

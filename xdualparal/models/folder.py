@@ -15,7 +15,8 @@ import diffusers
 import torch
 import transformers
 
-from .tensors import check_file, named, read_json, some, stored_tensors
+from .checkpoint_files import Weights, tensors_of
+from .tensors import check_file, named, read_json, some
 
 # How many modules a model makes: looked at before it is made, else a wrong number fills the memory.
 _COUNTS = ("num_layers", "num_hidden_layers", "num_res_blocks", "num_decoder_layers")
@@ -23,12 +24,14 @@ _POSITIONS = 1 << 20  # the longest table of positions: Wan's models have 1024, 
 _OF_OTHERS = ("transformer_2", "transformer_3", "image_encoder")  # parts of diffusers' other Wan pipelines
 
 
-def check_folder(family, folder):
-    """Compares all files of ``folder`` with what ``family``, a models.base.Family, needs, before anything is loaded.
+def check_folder(family, source):
+    """Compares all files of ``source``, a folder or checkpoint_files.Weights, with what ``family``, a models.base.Family,
+    needs, before anything is loaded.
 
     Raises ValueError, one line, that says what is missing, damaged, different or too much, and what to give instead.
     """
-    folder = Path(folder)
+    source = Weights.of(source)
+    folder = source.folder
     with _described(family, folder):
         index = read_json(folder / "model_index.json")
         configs = {part: read_json(folder / part / "config.json") for part in _parts(family)}
@@ -41,17 +44,32 @@ def check_folder(family, folder):
         raise ValueError(f"{folder}: {error}") from None
     with _described(family, folder):
         _check_pipeline_parts(family, folder, index, configs)
-        for part, model_class in _parts(family).items():
-            _check_part(folder / part, model_class, configs[part])
+        for part in (one for one in _parts(family) if one not in source.files):
+            _check_part(family, source, part, configs[part])
+    for part in source.files:
+        _check_own_file(family, source, part, configs)
+
+
+def _check_own_file(family, source, part, configs):
+    """As ``_check_part``, of weights that are not the folder's."""
+    path, experts = source.files[part], family.facts.experts
+    if part not in experts:
+        raise ValueError(f"{path} is given as the {part} and {family.facts.name} has no such part: give weights of {', '.join(experts)}")
+    try:
+        _check_part(family, source, part, configs[part])
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is not the {part} of {source.folder} ({error}): give a whole one of the same model, with diffusers' names "
+            "of the tensors, Wan's own or LightX2V's"
+        ) from None
 
 
 def check_vae(family, folder):
     """As ``check_folder``, of the VAE alone."""
     with _described(family, Path(folder)):
-        path, model_class = Path(folder, "vae"), family.classes().vae
-        config = read_json(path / "config.json")
-        _check_config("vae/config.json", config, model_class)
-        _check_part(path, model_class, config)
+        config = read_json(Path(folder, "vae", "config.json"))
+        _check_config("vae/config.json", config, family.classes().vae)
+        _check_part(family, Weights.of(folder), "vae", config)
 
 
 class _described:
@@ -158,28 +176,27 @@ def _check_tokenizer(folder):
             raise ValueError(f"{named(file)} is damaged: it has no model")
 
 
-def _check_part(folder, model_class, config):
-    """Compares the tensors in ``folder`` with those of a ``model_class`` with ``config``."""
-    is_ours = model_class.__module__.startswith("diffusers.")
-    stored = stored_tensors(folder, "diffusion_pytorch_model" if is_ours else "model")
+def _check_part(family, source, part, config):
+    """Compares the tensors of ``part`` with those of its class with ``config``."""
+    stored, model_class = tensors_of(source, part), _parts(family)[part]
     for name in _COUNTS:
         if isinstance(config.get(name), int) and config[name] > len(stored):
-            raise ValueError(f"{folder.name}/config.json: {name} is {config[name]} and there are {len(stored)} tensors")
-    expected = _on_meta(folder, model_class, config)
+            raise ValueError(f"{part}/config.json: {name} is {config[name]} and there are {len(stored)} tensors")
+    expected = _on_meta(part, model_class, config)
     ignored = model_class._keys_to_ignore_on_load_unexpected or []
     missing = [names for names in _same(expected) if not any(name in stored for name in names)]
     extra = [name for name in stored if name not in expected and not any(re.search(one, name) for one in ignored)]
     if missing:
-        raise ValueError(f"{folder.name} lacks {some(names[0] for names in missing)} that its config.json asks for")
+        raise ValueError(f"{source.place(part).name} lacks {some(names[0] for names in missing)} that {part}/config.json asks for")
     if extra:
-        raise ValueError(f"{named(stored[extra[0]].file)} holds {some(extra)} that {folder.name}/config.json does not ask for")
+        raise ValueError(f"{named(stored[extra[0]].file)} holds {some(stored[name].name for name in extra)} that {part}/config.json does not ask for")
     for name, tensor in expected.items():
         if name in stored and stored[name].shape != tuple(tensor.shape):
-            shapes = f"{list(stored[name].shape)} and its config.json asks for {list(tensor.shape)}"
-            raise ValueError(f"{named(stored[name].file)}: {name} is {shapes}")
+            shapes = f"{list(stored[name].shape)} and {part}/config.json asks for {list(tensor.shape)}"
+            raise ValueError(f"{named(stored[name].file)}: {stored[name].name} is {shapes}")
 
 
-def _on_meta(folder, model_class, config):
+def _on_meta(part, model_class, config):
     """{name: tensor without memory} of a model with ``config``."""
     try:
         with torch.device("meta"):
@@ -189,7 +206,7 @@ def _on_meta(folder, model_class, config):
                 model = model_class(model_class.config_class.from_dict(config))
     except Exception as error:  # a wrong config can raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
-        raise ValueError(f"{folder.name}/config.json makes no {model_class.__name__} ({reason})") from None
+        raise ValueError(f"{part}/config.json makes no {model_class.__name__} ({reason})") from None
     return model.state_dict(keep_vars=True)
 
 

@@ -1,23 +1,48 @@
-"""What a part's weight files hold, from the safetensors headers alone.
+"""What a weight file holds, from its header alone.
 
-Knows: the files of a part in diffusers' and transformers' layout. Must not know: models. Loads no weight.
+Knows: the headers of safetensors and of torch's files. Must not know: models, or which files belong together. Reads no weight.
 """
 
 import json
+import pickle
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from safetensors import SafetensorError, safe_open
 
-_USABLE = {"F64", "F32", "F16", "BF16"}  # other numbers, float8 say, mean nothing without the scales beside them
 _LFS = b"version https://git-lfs"  # a git-lfs pointer begins so (git-lfs, docs/spec.md)
+_DTYPES = {  # by safetensors' names (its format's description)
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2, "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+TORCH_ENDS = (".bin", ".pt", ".pth", ".ckpt")  # as torch.save's files are called
 
 
 class Stored(NamedTuple):
-    """One tensor in a file."""
+    """One tensor in a file: its numbers are there one after the other.
+
+    ``dtype``: torch's, or None for one that torch lacks, whose name is ``kind``. ``scale``: the Stored that it is to be
+    multiplied with, see float8.py, or None.
+    """
 
     file: Path
+    name: str  # in the file
     shape: tuple[int, ...]
+    dtype: torch.dtype | None
+    offset: int  # bytes from the file's start
+    kind: str
+    scale: "Stored | None" = None
+
+    @property
+    def num_bytes(self):
+        """The bytes that it takes in its file, without its scale."""
+        numbers = 1
+        for size in self.shape:
+            numbers *= size
+        return numbers * self.dtype.itemsize
 
 
 def read_json(path):
@@ -49,6 +74,8 @@ def check_file(path):
         raise ValueError(f"{named(path)} is a git-lfs pointer and not the file itself (git lfs pull fetches it)")
     if not start:
         raise ValueError(f"{named(path)} is empty")
+    if start[:4] == b"GGUF":
+        raise ValueError(f"{named(path)} is a GGUF file, which cannot be read here")
 
 
 def named(path):
@@ -56,68 +83,58 @@ def named(path):
     return path.name if path.name == "model_index.json" else f"{path.parent.name}/{path.name}"
 
 
-def stored_tensors(folder, stem):
-    """{name: Stored} of the weights in ``folder``, whose files begin with ``stem``.
-
-    Raises ValueError for files that are missing, cut off or damaged, and for numbers that no loader here can use.
-    """
-    index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
-    if index.exists() or index.is_symlink():
-        return _sharded(folder, index, single)
-    if not (single.exists() or single.is_symlink()):
-        raise ValueError(_what_is_there_instead(folder, stem))
-    return _header(single)
-
-
-def _sharded(folder, index, single):
-    where = read_json(index).get("weight_map")
-    if not isinstance(where, dict) or not all(isinstance(file, str) and Path(file).name == file for file in where.values()):
-        raise ValueError(f"{named(index)} is damaged: it has no weight_map from tensors to files")
-    shards = {file: _header(folder / file) for file in sorted(set(where.values()))}
-    if single.exists() and single.name not in shards:
-        raise ValueError(f"{folder.name} has two sets of weights, {single.name} and {index.name}: delete one of them")
-    for name, file in where.items():
-        if name not in shards[file]:
-            raise ValueError(f"{named(folder / file)} lacks {name}, which {index.name} says is there")
-    found = {name: stored for shard in shards.values() for name, stored in shard.items()}
-    unlisted = sorted(found.keys() - where.keys())
-    if unlisted:
-        raise ValueError(f"{named(index)} does not list {some(unlisted)} of {named(found[unlisted[0]].file)}")
-    return {name: shards[file][name] for name, file in where.items()}
-
-
-def _header(file):
-    check_file(file)
-    try:
-        with safe_open(file, framework="pt") as shard:  # maps the file, and checks that it is as long as its header says
-            slices = {name: shard.get_slice(name) for name in shard.keys()}
-            numbers = {name: one.get_dtype() for name, one in slices.items()}
-            tensors = {name: Stored(file, tuple(one.get_shape())) for name, one in slices.items()}
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{named(file)} is cut off or damaged ({error})") from None
-    odd = sorted(name for name, kind in numbers.items() if kind not in _USABLE)
-    if odd:
-        raise ValueError(
-            f"{named(file)} holds {numbers[odd[0]]} numbers ({some(odd)}), which cannot be computed with: give float32, "
-            "float16 or bfloat16 weights, not quantized ones"
-        )
-    return tensors
-
-
-def _what_is_there_instead(folder, stem):
-    files = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else []
-    variants = [file for file in files if file.startswith(f"{stem}.") and ".safetensors" in file]
-    pickled = [file for file in files if file.endswith((".bin", ".pt", ".pth", ".ckpt"))]
-    again = "load and save it again with diffusers' WanPipeline.from_pretrained({}).save_pretrained(FOLDER)"
-    if variants:
-        name = variants[0].removeprefix(f"{stem}.").removeprefix("safetensors.index.").split(".")[0].split("-")[0]
-        return f"{folder.name} holds only the variant {variants[0]}: {again.format(f'..., variant={name!r}')}"
-    if pickled:
-        return f"{folder.name} holds only {pickled[0]} and no {stem}.safetensors: {again.format('...')}"
-    return f"{folder.name}/{stem}.safetensors is missing"
-
-
 def some(names):
     """The first of ``names`` and how many more there are."""
     names = list(names)
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def header(file):
+    """{name: Stored} of a file of safetensors' or, by its name, torch's.
+
+    Raises ValueError, one line with the file's name, for one that is missing, cut off or damaged.
+    """
+    check_file(file)
+    return _torch_header(file) if file.suffix in TORCH_ENDS else _safetensors_header(file)
+
+
+def _safetensors_header(file):
+    """The format: 8 bytes with the length of a JSON object, which says of each tensor where it is after that object."""
+    try:
+        with safe_open(file, framework="pt"):  # checks all of the header, and that the file is as long as it says
+            pass
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{named(file)} is cut off or damaged ({error})") from None
+    with open(file, "rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        content = json.loads(opened.read(length))
+    return {
+        name: Stored(file, name, tuple(one["shape"]), _DTYPES.get(one["dtype"]), 8 + length + one["data_offsets"][0], one["dtype"])
+        for name, one in content.items() if name != "__metadata__"
+    }
+
+
+def _torch_header(file):
+    """torch.load makes tensors without memory on the meta device, which know their place in the file."""
+    if not zipfile.is_zipfile(file):
+        raise ValueError(f"{named(file)} is cut off or damaged, or in torch's format from before 1.6")
+    try:
+        content = torch.load(file, map_location="meta", weights_only=True, mmap=True)
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{named(file)} holds more than tensors, or is damaged ({' '.join(str(error).split())[:80]})") from None
+    if not isinstance(content, dict) or not all(isinstance(one, torch.Tensor) for one in content.values()):
+        raise ValueError(f"{named(file)} holds no dict of tensors")
+    tensors = {str(name): _stored(file, str(name), tensor) for name, tensor in content.items()}
+    size = file.stat().st_size
+    for name, one in tensors.items():
+        if one.offset + one.num_bytes > size:
+            raise ValueError(f"{named(file)} is cut off or damaged: it ends before {name} does")
+    return tensors
+
+
+def _stored(file, name, tensor):
+    if not tensor.is_contiguous():
+        raise ValueError(f"{named(file)}: the numbers of {name} are not one after the other")
+    start = tensor.untyped_storage()._checkpoint_offset  # torch has no public way to it
+    offset = start + tensor.storage_offset() * tensor.element_size()
+    return Stored(file, name, tuple(tensor.shape), tensor.dtype, offset, str(tensor.dtype).removeprefix("torch."))

@@ -1,6 +1,6 @@
 """Loads only what a rank needs.
 
-Knows: the files of a checkpoint in diffusers' layout. Must not know: a model, which is asked of its family, or what is
+Knows: the parts of a checkpoint. Must not know: a model, which is asked of its family, how files are called and read, or what is
 done with the weights.
 """
 
@@ -9,15 +9,15 @@ from pathlib import Path
 
 import diffusers
 import torch
+import transformers
 from accelerate import init_empty_weights
 from diffusers import DiffusionPipeline
 from huggingface_hub import HfApi, snapshot_download
-from safetensors import safe_open
 
+from .checkpoint_files import Weights, tensors_of, variant_of
 from .finite import is_finite, not_finite, refusal
 from .folder import check_folder, check_tied
-
-_NAME = "diffusion_pytorch_model.safetensors"  # diffusers.utils.SAFETENSORS_WEIGHTS_NAME
+from .reading import Reader
 
 
 def checkpoint_folder(name_or_folder):
@@ -77,29 +77,31 @@ def read_scheduler(folder):
         ) from None
 
 
-def load_stage(family, folder, index, count, layers, dtype, with_vae):
+def load_stage(family, source, index, count, layers, dtype, with_vae, device="cpu", changes=None, tell=lambda num_bytes: None):
     """Loads a pipeline of ``family`` with only what stage ``index`` of ``count`` uses.
 
-    That is its ``layers`` (a range) in ``dtype``, the text encoder on the first stage, and the VAE in the family's dtype
-    where ``with_vae``; elsewhere the VAE has its configuration, without weights. Raises ValueError where the folder is not
-    whole, see ``folder.check_folder``, and where the text encoder came out wrong or a
-    weight is a NaN or an infinity.
+    ``source``: checkpoint_files.Weights, or a folder. What is loaded: the ``layers`` (a range) of every expert in ``dtype`` on
+    ``device``, the text encoder on the first stage, and the VAE in the family's dtype where ``with_vae``; elsewhere the VAE
+    has its configuration, without weights. ``changes``: {part: change} of experts, and ``tell``, see
+    ``load_transformer_stage``. Raises ValueError where the folder is not whole, see ``folder.check_folder``, and where the text
+    encoder came out wrong or a weight is a NaN or an infinity.
     """
-    check_folder(family, folder)
-    classes = family.classes()
-    parts = {"transformer": load_transformer_stage(family, folder / "transformer", index, count, layers, dtype)}
+    source, classes, changes = Weights.of(source), family.classes(), changes or {}
+    check_folder(family, source)
+    parts = {
+        part: load_transformer_stage(family, source, part, index, count, layers, dtype, device, changes.get(part), tell)
+        for part in family.facts.experts
+    }
     if index > 0:
         parts.update((name, None) for name in family.facts.text_parts)
-    if with_vae:
-        parts["vae"] = classes.vae.from_pretrained(folder / "vae", dtype=family.facts.vae_dtype)
     else:
-        parts["vae"] = _empty(classes.vae, folder / "vae")
-    pipeline = classes.pipeline.from_pretrained(folder, dtype=dtype, **parts)
-    for part in ("text_encoder", "vae"):
-        check_finite(getattr(pipeline, part), part, folder / part)
-    if pipeline.text_encoder is not None:
-        check_tied(pipeline.text_encoder)
-    return pipeline
+        variant = variant_of(source, "text_encoder")
+        encoder = transformers.UMT5EncoderModel.from_pretrained(source.folder / "text_encoder", dtype=dtype, variant=variant)
+        check_finite(encoder, "text_encoder", source.folder / "text_encoder")
+        check_tied(encoder)
+        parts["text_encoder"] = encoder
+    parts["vae"] = load_vae(family, source, device, tell) if with_vae else _empty(classes.vae, source.folder / "vae")
+    return classes.pipeline.from_pretrained(source.folder, dtype=dtype, **parts)
 
 
 def check_finite(module, part, folder):
@@ -110,21 +112,41 @@ def check_finite(module, part, folder):
         raise refusal(part, name, folder)
 
 
-def load_transformer_stage(family, folder, index, count, layers, dtype):
-    """Loads the transformer of ``family`` with the ``layers`` (a range) of stage ``index`` of ``count``.
+def load_transformer_stage(
+    family, source, part, index, count, layers, dtype, device="cpu", change=None, tell=lambda num_bytes: None
+):
+    """Loads of the expert ``part``, "transformer" say, of ``family`` what stage ``index`` of ``count`` with ``layers`` (a
+    range) uses, straight to ``device``; it reads no other weights.
 
-    It reads no other weights. Weights that diffusers keeps in float32 are in float32, the others in ``dtype``.
+    ``source``: checkpoint_files.Weights, or a folder. Weights that diffusers keeps in float32 are in float32, the others in
+    ``dtype``. ``change``: is called with each weight's name, diffusers' one in the whole transformer
+    ("blocks.3.attn1.to_q.weight"), and the tensor on ``device`` as it is stored (float8 as float32), and returns what to use
+    instead; its dtype is then cast. ``tell``: is called with a number of bytes when they have been read.
+    Raises ValueError, one line, for files that are not whole and for a weight that is a NaN or an infinity.
     """
-    transformer = _empty(family.classes().transformer, folder)
-    family.keep_stage(transformer, layers, index == 0, index == count - 1)
+    source = Weights.of(source)
+    transformer = stage_without_weights(family, source, part, index, count, layers)
     names = {name: _checkpoint_name(name, layers.start) for name in transformer.state_dict()}
-    weights = _read(folder, names.values())
-    in_float32 = set(transformer._keep_in_fp32_modules or ())  # whatever dtype is asked for, as from_pretrained does
-    state = {}
-    for name, stored in names.items():
-        state[name] = weights[stored].to(torch.float32 if in_float32.intersection(name.split(".")) else dtype)
-    transformer.load_state_dict(state, assign=True)
-    return transformer.eval().requires_grad_(False)
+    stored = tensors_of(source, part)
+    with Reader(device, tell) as reader:
+        return _filled(transformer, part, {name: (whole, stored[whole]) for name, whole in names.items()}, dtype, reader, change)
+
+
+def load_vae(family, source, device="cpu", tell=lambda num_bytes: None):
+    """Loads the VAE in the family's dtype to ``device``. ``source``, ``tell`` and errors: see ``load_transformer_stage``."""
+    source = Weights.of(source)
+    vae = _empty(family.classes().vae, source.folder / "vae")
+    stored = tensors_of(source, "vae")
+    with Reader(device, tell) as reader:
+        names = {name: (name, stored[name]) for name in vae.state_dict()}
+        return _filled(vae, "vae", names, family.facts.vae_dtype, reader)
+
+
+def stage_without_weights(family, source, part, index, count, layers):
+    """The transformer of a stage, see ``load_transformer_stage``, on the meta device."""
+    transformer = _empty(family.classes().transformer, Weights.of(source).folder / part)
+    family.keep_stage(transformer, layers, index == 0, index == count - 1)
+    return transformer
 
 
 def _empty(model_class, folder):
@@ -141,23 +163,16 @@ def _checkpoint_name(name, first_layer):
     return f"blocks.{int(layer) + first_layer}.{rest}"
 
 
-def _read(folder, names):
-    weights = {}
-    for file, stored in _by_file(folder, names).items():
-        with safe_open(file, framework="pt") as shard:
-            for name in stored:
-                weights[name] = shard.get_tensor(name)
-                if not is_finite(weights[name]):
-                    raise refusal("transformer", name, file)
-    return weights
-
-
-def _by_file(folder, names):
-    index = folder / f"{_NAME}.index.json"
-    if not index.exists():
-        return {folder / _NAME: list(names)}
-    where = json.loads(index.read_text())["weight_map"]
-    files = {}
-    for name in names:
-        files.setdefault(folder / where[name], []).append(name)
-    return files
+def _filled(module, part, names, dtype, reader, change=None):
+    """``module``, from the meta device, with its weights. ``names``: {its name: (the whole model's name, Stored)}."""
+    in_float32 = set(module._keep_in_fp32_modules or ())  # whatever dtype is asked for, as from_pretrained does
+    state = {}
+    for name, (whole_name, stored) in sorted(names.items(), key=lambda one: (one[1][1].file, one[1][1].offset)):
+        tensor = reader.read(stored)
+        if change is not None:
+            tensor = change(whole_name, tensor)
+        state[name] = tensor.to(torch.float32 if in_float32.intersection(name.split(".")) else dtype)
+        if not is_finite(state[name]):  # numbers that are too large for the dtype too
+            raise refusal(part, whole_name, stored.file)
+    module.load_state_dict(state, assign=True)
+    return module.eval().requires_grad_(False)
