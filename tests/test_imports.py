@@ -13,7 +13,8 @@ ALLOWED = {  # folder, or module on the top floor: which others of this package 
     "limits": set(), "run_spec": set(), "plan": set(), "launch": set(), "compat": set(), "demo": set(),
     "strategies": {"plan"}, "models": {"run_spec"}, "call": set(), "call_checks": set(), "request": {"run_spec", "call_checks", "models"}, "output": {"plan", "run_spec"},
     "config": {"plan", "strategies", "output"}, "engine": {"plan", "models", "output"},
-    "pipeline": {"config", "request", "call", "run_spec", "plan", "strategies", "models", "output", "engine", "compat"},
+    "run_files": {"plan", "output"},
+    "pipeline": {"config", "run_files", "request", "call", "run_spec", "plan", "strategies", "models", "output", "engine", "compat"},
     "xdit": {"config", "call_checks", "run_spec", "request", "plan", "strategies", "models", "output", "engine", "compat", "launch", "demo", "pipeline"},
 }
 STANDARD_LIBRARY_ONLY = ("plan", "strategies", "run_spec.py", "limits.py")

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from .output.settings import CheckpointSettings, OutputSettings
 from .plan.partition import PartitionSettings
+from .plan.videos import VideosSettings
 from .strategies.dualparal import DualParalSettings
 
 
 @dataclass(frozen=True)
-class DualParalConfig(CheckpointSettings, OutputSettings, PartitionSettings, DualParalSettings):
+class DualParalConfig(CheckpointSettings, OutputSettings, VideosSettings, PartitionSettings, DualParalSettings):
     """The settings of a run, each declared and checked by its owner: the method (strategies/dualparal.py), the partition of
-    layers (plan/partition.py), the output and the checkpoint (output/settings.py). Every field is also a launch flag,
+    layers (plan/partition.py), videos side by side (plan/videos.py), the output and the checkpoint (output/settings.py). Every field is also a launch flag,
     ``--dualparal_<field>``.
 
     Raises ValueError when a field is outside its limits.

@@ -88,6 +88,7 @@ RATE_FACTOR = Whole(0, 51, "H.264's constant rate factor: 0 is lossless, 51 wors
 DEGREE = Whole(1, 4096, "processes")
 REPEATS = Whole(1, 10_000)
 WARM_UPS = Whole(0, 10_000)
+VIDEOS = Whole(1, 1000, "videos side by side; each has memory of its own")
 BATCH = Whole(1, 10_000, "prompts")
 NODES = Whole(1, 4096)
 PORT = Whole(0, 65535, "0 chooses one")

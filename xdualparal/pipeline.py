@@ -4,8 +4,7 @@ Knows: how a call becomes runs, and a run's segments a video. Must not know: wha
 """
 
 import logging
-from itertools import count
-from pathlib import Path
+from itertools import count, islice
 
 import torch
 
@@ -17,19 +16,15 @@ from .engine.meter import Meter
 from .engine.placement import place
 from .engine.sharding import check_even_split, check_heads
 from .engine.stop import StopSign, waves_to_finish
+from .engine.video import Video, check_alike
 from .models import family_of
 from .models.finite import not_finite, refusal
 from .models.identity import digest_of_parts, dtype_name, part_sums, tiling_of
-from .output.checkpoint import Checkpoint
-from .output.files import check_place, reason_of, write_whole
-from .output.latents_file import LatentsFile, facts_of
-from .output.owners import check_owner, spec_in_json
 from .output.segments import join_segments, stack_videos
-from .output.trace import gather_trace
 from .plan.partition import layer_ranges
-from .plan.render import chrome_trace
 from .plan.schedule import AT_END, NO_DECODE
 from .request import Request
+from .run_files import check_trace, checkpoint_of, latents_file, write_trace
 from .run_spec import RunSpec
 from .strategies.base import Lanes
 from .strategies.dualparal import DualParal
@@ -98,7 +93,7 @@ class DualParalPipeline:
         self.stage.compile(**options)
 
     def __call__(self, prompt=None, *, output_type="np", return_dict=True, **options):
-        """Makes a video for each prompt.
+        """Makes a video for each prompt, ``config.videos_in_flight`` at a time.
 
         Arguments are those of diffusers' WanPipeline: ``prompt`` and ``negative_prompt`` (str or list of str),
         ``num_frames``, ``height``, ``width`` (pixels), ``num_inference_steps``, ``guidance_scale``, ``guidance_scale_2``
@@ -118,11 +113,28 @@ class DualParalPipeline:
             raise ValueError(f"{what}: its frames must be kept as they come, use stream()")
         if self.config.latents_out and request.num_videos > 1:
             raise ValueError(f"latents_out is one file and {request.num_videos} videos are asked for: give one prompt")
-        videos = [join_segments(list(self._new_run(one, self._spec(one))), output_type) for one in request.each_video()]
+        videos = [video for group in self._groups(request) for video in self._made(group, output_type)]
         if not self.is_output_rank:
             return None
         frames = stack_videos(videos, output_type)
         return WanPipelineOutput(frames=frames) if return_dict else (frames,)
+
+    def _groups(self, request):
+        """Yields lists of Videos, ``videos_in_flight`` each; the last one may have fewer."""
+        requests = request.each_video()
+        while group := list(islice(requests, self.config.videos_in_flight)):
+            videos = []
+            for one in group:
+                videos.append(self._video(one, self._spec(one)))
+                videos[-1].draw()  # before the next one's identity is known: they may share a generator
+            yield videos
+
+    def _made(self, videos, output_type):
+        """What ``output_type`` says of each of ``videos``, None off the output rank."""
+        segments = [[] for _ in videos]
+        for number, segment in self.side_by_side(videos):
+            segments[number].append(segment)
+        return [join_segments(of_one, output_type) for of_one in segments]
 
     def stream(self, prompt=None, *, output_type="np", blocks_kept=0, file_spec=None, **options):
         """One video as an engine.session.VideoRun: iterate over it for its frames in order, a segment as soon as its block
@@ -138,11 +150,30 @@ class DualParalPipeline:
         fields of a RunSpec. Raises ValueError for a checkpoint of another run, a ``config.latents_out`` that has not the
         blocks so far, or while another run is under way.
         """
+        from .engine.session import VideoRun
+
+        video = self.video(prompt, output_type=output_type, blocks_kept=blocks_kept, file_spec=file_spec, **options)
+        return self._run_of(VideoRun, [video])
+
+    def video(self, prompt=None, *, output_type="np", blocks_kept=0, file_spec=None, **options):
+        """One video for ``side_by_side``, a engine.video.Video; arguments as for ``stream``. Every rank must call it."""
         check_stream_options(blocks_kept, file_spec)
         request = self._request(prompt, output_type, options)
         request.check_is_one_video()
         one = next(request.each_video())
-        return self._new_run(one, self._spec(one, file_spec), blocks_kept)
+        return self._video(one, self._spec(one, file_spec), blocks_kept)
+
+    def side_by_side(self, videos):
+        """Several ``videos``, made with ``video``, that share the stages, as an engine.session.GroupRun: iterate over it for
+        (number in ``videos``, segment), each video's segments in order, to the bit what ``stream`` makes of it.
+
+        Each needs memory of its own: for blocks in flight, text and, unless ``config.decode`` is "end", its decoder. One that an earlier
+        run finished gives nothing. Raises ValueError for videos that differ in more than what they show, or were made already.
+        """
+        from .engine.session import GroupRun
+
+        check_alike(videos)
+        return self._run_of(GroupRun, list(videos))
 
     def run_spec(self, prompt=None, *, output_type="np", file_spec=None, **options):
         """The RunSpec of what ``stream`` with the same arguments makes. Every rank must call it; the generator stays as it
@@ -219,17 +250,25 @@ class DualParalPipeline:
         gathered = self.mesh.gather_objects(part_sums(self._parts(), self.stage.layers.start))
         return self.mesh.share_object(gathered and digest_of_parts(gathered))
 
-    def _new_run(self, request, spec, blocks_kept=0):
-        from .engine.session import VideoRun
-
+    def _video(self, request, spec, blocks_kept=0):
+        """The Video of ``request``, which is one video's. Every rank of the replica must call it."""
         self._check_free()
-        self.mesh.on_output_rank(lambda: self._check_trace(spec))
+        video = Video(self, request, self._plan(request), spec, checkpoint_of(self.config, spec), blocks_kept)
+        video.latents_sink = latents_file(self.mesh, self.config, video)
+        return video
+
+    def _run_of(self, kind, videos):
+        """A VideoRun or GroupRun of ``videos``."""
+        self._check_free()
+        check_trace(self.mesh, self.config, videos[0].spec)
+        self._warn_of_length(videos[0].plan)
         meter = Meter(self.mesh.synchronize, self.config.trace is not None, self.tell)
-        plan = self._plan(request)
-        self._warn_of_length(plan)
-        run = VideoRun(self, request, plan, spec, meter, self._stop_sign(plan), self._checkpoint(spec), blocks_kept)
-        run.latents_sink, run.at_start, run.at_end = self._latents_file(run), self._begin, self._write_trace
+        run = kind(self, videos, meter, self._stop_sign(videos[0].plan))
+        run.at_start, run.at_end = self._begin, self._write_trace
         return run
+
+    def _write_trace(self, run):
+        write_trace(self.mesh, self.config, run.videos[0].spec, run.meter.spans)
 
     def _check_free(self):
         if self.run is not None and not self.run.is_over:
@@ -246,35 +285,10 @@ class DualParalPipeline:
         self._check_free()
         self.run = run
 
-    def _write_trace(self, run):
-        if self.config.trace and self.mesh.in_last_pipeline:
-            trace = gather_trace(run.meter.spans, self.mesh.pipeline)
-            if trace is not None:
-                try:
-                    write_whole(Path(self.config.trace), chrome_trace(trace, spec=run.spec.as_json()).encode())
-                except OSError as error:  # the video is there
-                    logger.warning("the trace %s could not be written (%s), the video is there", self.config.trace, reason_of(error))
-
-    def _check_trace(self, spec):
-        if self.config.trace and self.mesh.is_last_of_all:  # the rank that writes it
-            check_place(self.config.trace, "trace", self.config.checkpoint)
-            check_owner(Path(self.config.trace), "trace", spec_in_json, spec.as_json(), self.config.overwrite)
-
-    def _latents_file(self, run):
-        """What takes each finished block's latents, or None. Every rank of the replica must call it, and raises
-        ValueError when the file cannot be added to."""
-        if self.config.latents_out is None:
-            return None
-        config, facts = self.config, facts_of(run.spec)
-        return self.mesh.on_output_rank(lambda: LatentsFile(config.latents_out, facts, run.blocks_finished, config.overwrite, config.checkpoint))
-
     def _stop_sign(self, plan):
         store = torch.distributed.distributed_c10d._get_default_store()  # torch has no public way to it
         name = f"dualparal {self.mesh.replica_name} run {next(_run_numbers)}"
         return StopSign(store, name, self.mesh.decides, waves_to_finish(plan.num_steps, plan.num_stages), self.mesh.has_rank_0)
-
-    def _checkpoint(self, spec):
-        return None if self.config.checkpoint is None else Checkpoint(self.config.checkpoint, spec)
 
 
 def _check_degrees(parallel):

@@ -22,7 +22,7 @@ def numbered(*frames):
 def window_store(steps=3, stagger=1, live=(), noise=((0, 1, 2), (3, 4), (5, 6))):
     """(a store, the windows of its plan's passes): B = 2, C = 1; block 0 starts as 0, 1, 2, block 1 as 3, 4, block 2 as 5, 6."""
     plan = DualParalPlan(3, steps, 1, stagger, layout=Layout(2, 1))
-    store = BlockStore((numbered(*frames) for frames in noise), CPU, live)
+    store = BlockStore([(numbered(*frames) for frames in noise)], CPU, live)
     return store, lambda block, step: store.window(plan.spec(Pass(0, block, step)))
 
 
@@ -79,7 +79,7 @@ def scheduler_maker(kind, steps):
 def test_every_block_has_its_own_scheduler(kind):
     make = scheduler_maker(kind, 4)
     noise, predictions = torch.randn(1, 2, 3, 2, 2), torch.randn(4, 1, 2, 3, 2, 2)
-    store = Denoiser(make, make().timesteps, iter([noise, noise.clone()]), CPU)
+    store = Denoiser(make, make().timesteps, [iter([noise, noise.clone()])], CPU)
     results = {0: [], 1: []}
     for wave in range(5):  # two blocks, staggered, with the same predictions
         for block in (1, 0):
@@ -105,12 +105,27 @@ def test_a_denoiser_goes_on_from_its_state_to_the_same_bits(kind):
     """The state goes through a file, as in a checkpoint."""
     make = scheduler_maker(kind, 5)
     noise, predictions = torch.randn(1, 2, 3, 2, 2), torch.randn(5, 1, 2, 3, 2, 2)
-    store = Denoiser(make, make().timesteps, iter([noise]), CPU)
+    store = Denoiser(make, make().timesteps, [iter([noise])], CPU)
     for step in range(3):
         store.advance(Pass(0, 0, step), predictions[step])
     file = BytesIO()
     torch.save(store.state(), file)
     file.seek(0)
-    again = Denoiser(make, make().timesteps, iter([]), CPU, torch.load(file, weights_only=True))
+    again = Denoiser(make, make().timesteps, [], CPU, torch.load(file, weights_only=True))
     for step in (3, 4):
         assert torch.equal(again.advance(Pass(0, 0, step), predictions[step]), store.advance(Pass(0, 0, step), predictions[step]))
+
+
+def test_videos_draw_from_their_own_noise_and_share_nothing():
+    """Two videos with the same predictions and other noise, side by side, are what each is alone."""
+    make, noises = scheduler_maker("unipc", 3), torch.randn(2, 1, 2, 3, 2, 2)
+    predictions = torch.randn(3, 1, 2, 3, 2, 2)
+    together = Denoiser(make, make().timesteps, [iter([noise]) for noise in noises], CPU)
+    alone = [Denoiser(make, make().timesteps, [iter([noise])], CPU) for noise in noises]
+    for step in range(3):
+        for video in (0, 1):
+            made = together.advance(Pass(video, 0, step), predictions[step])
+            assert torch.equal(made, alone[video].advance(Pass(0, 0, step), predictions[step]))
+    store = BlockStore([iter([numbered(1, 2)]), iter([numbered(3, 4)])], CPU)
+    plan = DualParalPlan(1, 3, 1, layout=Layout(2, 0)).side_by_side([0, 0])
+    assert [store.window(plan.spec(Pass(video, 0, 0))).flatten().tolist() for video in (1, 0)] == [[3, 4], [1, 2]]

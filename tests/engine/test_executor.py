@@ -89,11 +89,11 @@ def executor_of(plan, lane, work, meter=None, progress=None):
 
 def run_alone(blocks=2, steps=2, guide=None, decode="none", progress=None, denoiser=None):
     """(the stage, what the run yielded, the meter, what was decoded, the store) of a run on one stage with B = 2, C = 1."""
-    stage, decoded, store = CountingStage(), [], BlockStore(iter(NOISE[:blocks]), CPU)
+    stage, decoded, store = CountingStage(), [], BlockStore([iter(NOISE[:blocks])], CPU)
     plan, meter = DualParalPlan(blocks, steps, 1, decode=decode, layout=LAYOUT), Meter(synchronize=lambda: None, keeps_spans=True)
     work = Work(
         stage, Edges(), None, store, denoiser or AddOne(NOISE), guide or (lambda one, p: p), lambda one, latents: latents.sum().item(),
-        lambda block, whole: decoded.append((block, whole)),
+        lambda action, whole: decoded.append((action.block, whole)),
     )
     return stage, list(executor_of(plan, 0, work, meter).run()), meter, decoded, store
 
@@ -133,7 +133,7 @@ def test_half_passes_share_their_window_and_are_joined_before_the_step():
             return plan.actions(lane, wave)
 
     progress = Progress(plan)
-    work = Work(stage, Edges(), None, BlockStore(iter(NOISE), CPU), AddOne(NOISE), guide, lambda *_: None)
+    work = Work(stage, Edges(), None, BlockStore([iter(NOISE)], CPU), AddOne(NOISE), guide, lambda *_: None)
     list(Executor(plan, progress, Alone(plan, progress), 0, work, Meter(lambda: None)).run())
     assert guided == [2] * 4
     assert [name for name, *_ in stage.passes][:4] == ["0F0.0c", "0F0.0u", "0F1.0c", "0F1.0u"]
@@ -208,7 +208,7 @@ def test_receives_are_posted_within_the_pass_before():
 def test_the_first_stage_takes_latents_where_a_window_needs_them():
     plan, stage = DualParalPlan(2, 2, 2, layout=LAYOUT), CountingStage()
     latents = {Pass(0, 0, 0): frames(1, 11, 21), Pass(0, 1, 0): frames(31, 41), Pass(0, 0, 1): frames(2, 12, 22)}
-    back, store = Edge(1, {(one, ""): value for one, value in latents.items()}), BlockStore(iter(NOISE), CPU)
+    back, store = Edge(1, {(one, ""): value for one, value in latents.items()}), BlockStore([iter(NOISE)], CPU)
     work = Work(stage, Edges({1: back}, {1: Edge(1)}), lambda recv: ((), torch.float32), store)
     list(executor_of(plan, 0, work).run())
     assert [inputs for *_, inputs in stage.passes] == [[0, 10, 20], [21, 30, 40], [1, 11, 21], [22, 31, 41]]
@@ -218,6 +218,6 @@ def test_the_first_stage_takes_latents_where_a_window_needs_them():
 def test_every_wave_is_announced():
     waves, plan = [], DualParalPlan(2, 2, 1, layout=LAYOUT)
     progress = Progress(plan)
-    work = Work(CountingStage(), Edges(), None, BlockStore(iter(NOISE), CPU), AddOne(NOISE), lambda one, p: p, lambda *_: None)
+    work = Work(CountingStage(), Edges(), None, BlockStore([iter(NOISE)], CPU), AddOne(NOISE), lambda one, p: p, lambda *_: None)
     list(Executor(plan, progress, Messages(plan, progress), 0, work, Meter(lambda: None), waves.append).run())
     assert waves == [0, 1, 2]

@@ -19,6 +19,7 @@ from xdualparal.engine.progress_bar import ProgressBar, progress_text, time_left
     ((0, 25, 0, 801), "block 1 of 25, 0 of 801 frames written"),
     ((25, 25, 801, 801), "block 25 of 25, 801 of 801 frames written"),
     ((2, None, 77, 0), "block 3, 77 frames written"),
+    ((2, 25, 154, 1602, "12 min left", 2), "2 videos, block 3 of 25, 154 of 1602 frames written, 12 min left"),
 ])
 def test_the_words(numbers, text):
     assert progress_text(*numbers) == text

@@ -13,12 +13,13 @@ from ..plan.actions import Pass
 class BlockStore:
     """The first stage's latents: it makes the windows.
 
-    ``noise``: yields the initial latents, (1, channels, frames, height, width), of the blocks that start from now on.
+    ``noises``: for each video what yields the initial latents, (1, channels, frames, height, width), of its blocks that start
+    from now on.
     ``live``: {Pass: latents after it}, what Plan.live names where a run is resumed.
     """
 
-    def __init__(self, noise, device, live=()):
-        self._noise, self._device = noise, device
+    def __init__(self, noises, device, live=()):
+        self._noises, self._device = noises, device
         self._latents = {one: latents.to(device) for one, latents in dict(live).items()}
 
     def has(self, one):
@@ -41,7 +42,7 @@ class BlockStore:
 
     def _after(self, one):
         if one.step < 0 and one not in self._latents:
-            self._latents[one] = next(self._noise).to(self._device)
+            self._latents[one] = next(self._noises[one.video]).to(self._device)
         return self._latents[one]
 
 
@@ -49,15 +50,15 @@ class Denoiser:
     """The last stage's latents, with each block's own scheduler: it takes the steps.
 
     ``make_scheduler``: returns a fresh scheduler with its timesteps set (UniPC and DPM++ keep history, so every block needs
-    its own). ``noise``: as for BlockStore. ``in_flight``: what ``state`` gave, where a run is resumed. ``step_noise``
-    (noise.StepNoise) and ``shard`` (sharding.SpatialShard): where the scheduler adds noise in its steps, which is drawn for
-    the whole block.
+    its own). ``noises``: as for BlockStore. ``in_flight``: what ``state`` gave, where a run is resumed. ``step_noises``, for each
+    video a noise.StepNoise or None, and ``shard`` (sharding.SpatialShard): where the scheduler adds noise in its steps, which is
+    drawn for the whole block.
     """
 
-    def __init__(self, make_scheduler, timesteps, noise, device, in_flight=(), step_noise=None, shard=None):
+    def __init__(self, make_scheduler, timesteps, noises, device, in_flight=(), step_noises={}, shard=None):
         self.timesteps, self._device = timesteps, device
-        self._step_noise, self._shard = step_noise, shard
-        self._make_scheduler, self._noise = make_scheduler, noise
+        self._step_noises, self._shard = step_noises, shard
+        self._make_scheduler, self._noises = make_scheduler, noises
         self._blocks = {}  # latents and scheduler, by the pass after which they stand
         for one, (latents, remembered) in dict(in_flight).items():
             scheduler = make_scheduler()
@@ -76,20 +77,20 @@ class Denoiser:
         return latents
 
     def _step(self, scheduler, one, prediction, latents):
-        timestep = self.timesteps[one.step]
-        if self._step_noise is None:
+        timestep, step_noise = self.timesteps[one.step], self._step_noises.get(one.video)
+        if step_noise is None:
             return schedulers.step(scheduler, prediction, timestep, latents)
         # Schedulers draw noise of their sample's shape and treat number by number: so the whole block, zeros at the other
         # ranks' places.
         _change_latents(scheduler, self._shard.spread)
         prediction, latents = self._shard.spread(prediction), self._shard.spread(latents)
-        latents = schedulers.step(scheduler, prediction, timestep, latents, self._step_noise.generator(one))
+        latents = schedulers.step(scheduler, prediction, timestep, latents, step_noise.generator(one))
         _change_latents(scheduler, self._shard.take)
         return self._shard.take(latents)
 
     def _before(self, one):
         if one.step == 0:
-            return next(self._noise).to(self._device), self._make_scheduler()
+            return next(self._noises[one.video]).to(self._device), self._make_scheduler()
         return self._blocks.pop(one._replace(step=one.step - 1))
 
     def state(self):

@@ -32,7 +32,7 @@ class Work:
     ``stage_run``: see stage.StageRun. ``edges``: see Edges. ``message_shape(recv)``: (shape, dtype) of a RECV's message.
     ``blocks`` (blocks.BlockStore): on the first stage. ``denoiser`` (blocks.Denoiser), ``guide(one, predictions)``, which makes one prediction of
     the branches', and ``finish(one, latents)``, which takes each finished block and returns what is decoded: on the last one.
-    ``decode(block, latents)``: takes that, see output/decoders.
+    ``decode(action, latents)``: takes that with the block's DECODE, see output/decoders.
     """
 
     stage_run: Any
@@ -135,7 +135,7 @@ class Executor:
         self._meter.waits(f"for rank {edge.peer} to take what {action.one} gave", edge.send, self._result)
 
     def _hand_over(self, action):
-        self._work.decode(action.block, self._finished)
+        self._work.decode(self._plan.decode_action(action.block, action.video), self._finished)
 
 
 def _not_finite(action, prediction):

@@ -52,7 +52,7 @@ class ProgressBar:
 
 
 class RunProgress:
-    """The bar of ``run``, a VideoRun: with its pipeline's own options, but on the last process, which prints in xDiT;
+    """The bar of ``run``, a GroupRun: with its pipeline's own options, but on the last process, which prints in xDiT;
     diffusers' is on the first. A context manager.
     """
 
@@ -62,7 +62,8 @@ class RunProgress:
         is_shown = not options.pop("disable", False) and run.mesh.is_output and run.mesh.is_last_of_all
         self._costs, self._done, self._total, total = pass_costs(run.plan, first), 0, None, None
         if run.plan.num_blocks is not None:
-            total, self._total = sum(pass_costs(run.plan)), sum(pass_costs(run.plan, first))
+            whole = run.plan.side_by_side([0] * len(run.videos))
+            total, self._total = sum(pass_costs(whole)), sum(pass_costs(run.plan, first))
         self._done_before = (total or 0) - (self._total or 0)  # of a run that is resumed
         self._bar, self._started_s = ProgressBar(total, is_shown, **options), time.monotonic()
 
@@ -80,17 +81,20 @@ class RunProgress:
 
     def show(self, rest):
         """Shows what has been written; ``rest`` is said last."""
-        run = self._run
-        text = progress_text(run.blocks_given, run.plan.num_blocks, run.frames_given, run.request.num_frames, rest)
+        videos, num_blocks = self._run.videos_to_make, self._run.plan.num_blocks
+        blocks, frames = min(video.blocks_given for video in videos), sum(video.frames_given for video in videos)
+        text = progress_text(blocks, num_blocks, frames, sum(video.request.num_frames for video in videos), rest, len(videos))
         self._bar.show(self._done_before + self._done, text)
 
 
-def progress_text(blocks, num_blocks, frames, num_frames, rest=""):
+def progress_text(blocks, num_blocks, frames, num_frames, rest="", videos=1):
     """"block 3 of 25, 77 of 801 frames written, 12 min left" where ``blocks``, 2, have been written.
 
-    ``num_blocks``, ``num_frames``: None or 0 where there is no end. ``rest``: what is said last.
+    ``num_blocks``, ``num_frames``: None or 0 where there is no end. ``rest``: what is said last. ``videos``: how many are made
+    together; of several, ``blocks`` are those that all have, and ``frames`` those of all.
     """
     block = f"block {min(blocks + 1, num_blocks)} of {num_blocks}" if num_blocks else f"block {blocks + 1}"
+    block = f"{videos} videos, {block}" if videos > 1 else block
     return ", ".join(filter(None, [block, frames_text(frames, num_frames), rest]))
 
 

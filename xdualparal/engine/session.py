@@ -1,66 +1,49 @@
-"""One video on one rank, from the noise to the last segment.
+"""A run on one rank, from the noise to the last segments: of one video, or of several side by side.
 
-Knows: how plan, stage, stores, edges, decoding and snapshots make a run. Must not know: how a pipeline is called, launch
-flags, files other than the checkpoint's.
+Knows: when a run begins, gives segments, saves and ends. Must not know: how a pipeline is called, launch flags, files, what is
+one video's own (video.py), what a run is made of (assembly.py).
 """
 
 import time
 from collections import deque
-from contextlib import ExitStack
-from enum import Enum
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 
 import torch
 
-from ..output.report import make_report
+from ..output.report import make_reports
 from ..plan.progress import Progress
 from ..plan.schedule import AT_END, NO_DECODE
 from .assembly import make_executor
 from .decoding import make_decoder
 from .executor import Edges
 from .progress_bar import RunProgress
-from .sharding import SpatialShard
-from .snapshot import Snapshots
+from .video import Outcome
 
 
-class Outcome(Enum):
-    """How a run stands or has ended."""
-
-    READY = "ready"
-    RUNNING = "running"
-    FINISHED = "finished"
-    STOPPED = "stopped"  # before the plan's end: by stop(), or because its segments were no longer asked for
-    ALREADY_FINISHED = "already finished"  # by an earlier run with the same checkpoint; nothing was done
-    FAILED = "failed"
-
-
-class VideoRun:
-    """One video on one rank. Iterate over it, on every rank: the output rank gets the segments, the others none.
+class GroupRun:
+    """Several videos side by side on one rank. Iterate over it, on every rank: the output rank gets (the video's number,
+    segment), the others none. Each video is to the bit what it is alone.
 
     A run whose loop is left before its end is stopped as by ``stop``, and what is under way is finished, so that the other
     ranks end too; a checkpoint stays as it was last saved.
 
-    ``pipeline``: what the run is made with, see ``pipeline.DualParalPipeline``. ``request``: see request.Request. ``plan``: its
-    passes. ``spec``: its RunSpec. ``stop_sign``: see stop.StopSign. ``checkpoint``: see output/checkpoint, or None.
-    ``blocks_kept``: how many blocks' segments the caller has from an earlier run that this one resumes; they are not given
-    again. Raises ValueError for a checkpoint that this run cannot resume.
+    ``pipeline``: what the run is made with, see ``pipeline.DualParalPipeline``. ``videos``: Videos with one plan; a
+    video's number is its place. ``stop_sign``: see stop.StopSign. Of videos that an earlier run has finished nothing is done; others
+    may be resumed from different waves.
     """
 
-    def __init__(self, pipeline, request, plan, spec, meter, stop_sign, checkpoint=None, blocks_kept=0):
+    def __init__(self, pipeline, videos, meter, stop_sign):
         self.pipe, self.config, self.mesh, self.stage = pipeline.pipe, pipeline.config, pipeline.mesh, pipeline.stage
         self.device, self.vae_on_all_ranks = pipeline.device, pipeline.vae_on_all_ranks
-        self.request, self.plan, self.spec, self.meter, self._stop_sign = request, plan, spec, meter, stop_sign
-        self.shard = SpatialShard(request.latent_shape[1:], request.patch, *self.mesh.shard)
-        memory = self.stage.family.decoder_memory_latents(self.pipe.vae) if plan.decode != NO_DECODE else 0
-        self.snapshots = Snapshots(checkpoint, self.mesh, self.shard, plan, memory, blocks_kept)
-        self.progress = Progress(plan, self.snapshots.first_wave)
-        self.blocks_finished = plan.finished(self.progress.first)
-        self.segments_given = min(blocks_kept, self.blocks_finished)
-        self.blocks_kept = self.segments_given  # how many come before those that are given now
-        self.outcome = Outcome.ALREADY_FINISHED if self.snapshots.was_finished else Outcome.READY
-        self.report, self.edges, self.decoder, self.denoiser, self.passes_done = None, Edges(), None, None, 0
+        self.videos, self.meter, self._stop_sign = tuple(videos), meter, stop_sign
+        for number, video in enumerate(self.videos):
+            video.number = number
+        self.plan = self.videos[0].plan.side_by_side([video.first_wave for video in self.videos])
+        self.progress = Progress(self.plan)
+        self.outcome = Outcome.READY if self.videos_to_make else Outcome.ALREADY_FINISHED
+        self.edges, self.decoder, self.denoiser, self.passes_done = Edges(), None, None, 0
         self.first_segment_s, self.started_s = None, time.monotonic()
-        self.latents_sink = None  # a context with ``append(block, latents)`` for finished blocks, on the output rank
         self.drain = lambda: None  # waits until the segments given are stored, before a snapshot says so
         self.at_start = self.at_end = lambda run: None  # called on every rank; what the first raises ends the run
         self._was_left = False
@@ -82,11 +65,17 @@ class VideoRun:
         self._stop_sign.ask()
 
     def status(self):
-        """How the run stands, as plain values: outcome, what is being done, passes, blocks and segments so far."""
-        return dict(
-            outcome=self.outcome.value, doing=[doing.what for doing in self.meter.activities()], passes=self.passes_done,
-            blocks_finished=self.blocks_finished, segments_given=self.segments_given,
-        )
+        """How the run stands, as plain values: outcome, what is being done, passes, and for each video its outcome, blocks and
+        segments so far."""
+        return dict(self._status(), videos=[_status_of(video) for video in self.videos])
+
+    def _status(self):
+        return dict(outcome=self.outcome.value, doing=[doing.what for doing in self.meter.activities()], passes=self.passes_done)
+
+    @property
+    def videos_to_make(self):
+        """The videos that an earlier run has not finished."""
+        return [video for video in self.videos if video.is_to_make]
 
     @property
     def is_over(self):
@@ -102,39 +91,58 @@ class VideoRun:
         if self.is_over:
             return
         self.at_start(self)
-        self.snapshots.lock()
-        self.outcome = Outcome.RUNNING
-        try:
-            with torch.no_grad(), ExitStack() as cleanup:
-                made = self._made(cleanup)
-                try:
-                    yield from self._given(made)
-                except GeneratorExit:  # the caller asks for no more: the other ranks must end, too
-                    self._was_left = True
-                    self.stop()
-                    deque(made, maxlen=0)
-                self._end_snapshots()
-            self.report = make_report(self)
-            self.at_end(self)
-        except BaseException:
-            self.outcome = Outcome.FAILED
-            raise
-        finally:
-            self.snapshots.release()
-        self.outcome = Outcome.STOPPED if self.progress.was_stopped or self._was_left else Outcome.FINISHED
+        with self._locked():
+            self._set_outcome(Outcome.RUNNING)
+            try:
+                with torch.no_grad(), ExitStack() as cleanup:
+                    made = self._made(cleanup)
+                    try:
+                        yield from self._given(made)
+                    except GeneratorExit:  # the caller asks for no more: the other ranks must end, too
+                        self._was_left = True
+                        self.stop()
+                        deque(made, maxlen=0)
+                    self._end_snapshots()
+                make_reports(self)
+                self.at_end(self)
+            except BaseException:
+                self._set_outcome(Outcome.FAILED)
+                raise
+        self._set_outcome(Outcome.STOPPED if self.progress.was_stopped or self._was_left else Outcome.FINISHED)
+
+    @contextmanager
+    def _locked(self):
+        """While active, no other run has the videos' checkpoints."""
+        with ExitStack() as locks:
+            for video in self.videos_to_make:
+                video.snapshots.lock()
+                locks.callback(video.snapshots.release)
+            yield
+
+    def _set_outcome(self, outcome):
+        self.outcome = outcome
+        for video in self.videos_to_make:
+            video.outcome = outcome
 
     def _given(self, made):
-        for segment in made:
-            self.first_segment_s = self.first_segment_s or time.monotonic() - self.started_s
-            yield segment
-            self.segments_given += 1
+        for number, segment in made:
+            video, since_start_s = self.videos[number], time.monotonic() - self.started_s
+            self.first_segment_s = self.first_segment_s or since_start_s
+            video.first_segment_s = video.first_segment_s or since_start_s
+            yield self._as_given(number, segment)
+            video.segments_given += 1
+
+    def _as_given(self, number, segment):
+        return number, segment
 
     def _made(self, cleanup):
-        """Yields the segments as they are there."""
-        if self.latents_sink is not None:
-            cleanup.enter_context(self.latents_sink)
+        """Yields (number of the video, segment) as they are there."""
+        for video in self.videos_to_make:
+            video.draw()
+            if video.latents_sink is not None:
+                cleanup.enter_context(video.latents_sink)
         self.decoder = make_decoder(self, cleanup)
-        self._backlog = iter(self.snapshots.undecoded(self.segments_given) if self.mesh.is_output else ())
+        self._backlog = iter(self._undecoded() if self.mesh.is_output else ())
         executor = make_executor(self, cleanup)
         on_screen = cleanup.enter_context(RunProgress(self))
         for _ in executor.run():
@@ -149,37 +157,27 @@ class VideoRun:
             on_screen.show("decoding")
         on_screen.show("stopped" if self.progress.was_stopped else "")
 
-    @property
-    def frames_given(self):
-        """Video frames in the segments that the caller has."""
-        return self.plan.layout.frames_of(self.blocks_given, self.request.num_frames, self.pipe.vae_scale_factor_temporal)
-
-    @property
-    def blocks_given(self):
-        """A segment is a block, but the parallel VAE's is all of them."""
-        return self.blocks_finished if self.vae_on_all_ranks and self.segments_given else self.segments_given
-
     # What the executor calls.
 
     def finish(self, one, latents):
         """Takes a finished block's latents, this rank's part; returns the whole ones."""
         self._decode_backlog()
+        video = self.videos[one.video]
         joined = self.meter.waits(f"for the other parts of block {one.block}", self.mesh.join_shards, latents)
-        whole = self.shard.join(joined)
+        whole = video.shard.join(joined)
         self.mesh.synchronize()
-        self.blocks_finished = one.block + 1
-        if self.mesh.is_output:
-            if self.latents_sink is not None:
-                self.latents_sink.append(one.block, whole)
-            self.snapshots.remember(one.block, whole)
+        video.finish(one.block, whole)
         if self.plan.decode in (NO_DECODE, AT_END):  # the plan has no action for that now
-            self.decoder.add(one.block, whole)
+            self.decoder.add(self.plan.decode_action(one.block, one.video), whole)
         return whole
+
+    def _undecoded(self):
+        return [(video.number, *block_and_latents) for video in self.videos for block_and_latents in video.undecoded()]
 
     def _decode_backlog(self, blocks=None):
         """Decodes ``blocks`` of those that an earlier run finished and did not decode, or all."""
-        for block, latents in islice(self._backlog, blocks):
-            self.decoder.add(block, latents.to(self.device))
+        for number, block, latents in islice(self._backlog, blocks):
+            self.decoder.add(self.plan.decode_action(block, number), latents.to(self.device))
 
     # Ending early and saving.
 
@@ -189,16 +187,49 @@ class VideoRun:
         if last is not None:
             self.progress.stop_after(last)
         done = wave - self.progress.first
-        if self.snapshots.is_on and self.stage.is_last and done and done % self.config.checkpoint_waves == 0:
+        if self._saves and done and done % self.config.checkpoint_waves == 0:
             self.drain()
-            self.snapshots.save(wave, self.denoiser.state(), self.segments_given)
+            self._save(wave)
+
+    @property
+    def _saves(self):
+        return self.stage.is_last and any(video.snapshots.is_on for video in self.videos_to_make)
+
+    def _save(self, wave, wait=False):
+        in_flight = self.denoiser.state()
+        for video in self.videos_to_make:
+            video.save(wave, in_flight, wait)
 
     def _end_snapshots(self):
-        """Nothing is left to resume when the video is finished; a run that was stopped can be resumed."""
-        if not self.snapshots.is_on or not self.stage.is_last:
+        """Nothing is left to resume when the videos are finished; a run that was stopped can be resumed."""
+        if not self._saves:
             return
         self.drain()
         if self.progress.was_stopped:
-            self.snapshots.save(self.progress.end, self.denoiser.state(), self.segments_given, wait=True)
+            self._save(self.progress.end, wait=True)
         elif self.mesh.is_output and not self._was_left:  # else the caller has not got all segments
-            self.snapshots.end()
+            for video in self.videos_to_make:
+                video.end_snapshots()
+
+
+def _status_of(video):
+    return dict(outcome=video.outcome.value, blocks_finished=video.blocks_finished, segments_given=video.segments_given)
+
+
+def _of_its_video(name):
+    return property(lambda run: getattr(run.videos[0], name), doc=f"Its video's {name}.")
+
+
+class VideoRun(GroupRun):
+    """A run of one video: what it gives are segments, and it answers for its video, see video.Video."""
+
+    request, spec, report = map(_of_its_video, ("request", "spec", "report"))
+    blocks_kept, blocks_finished, blocks_given = map(_of_its_video, ("blocks_kept", "blocks_finished", "blocks_given"))
+    segments_given, frames_given = map(_of_its_video, ("segments_given", "frames_given"))
+
+    def _as_given(self, number, segment):
+        return segment
+
+    def status(self):
+        """How the run stands, as plain values: outcome, what is being done, passes, blocks and segments so far."""
+        return self._status() | _status_of(self.videos[0])

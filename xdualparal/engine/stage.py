@@ -59,7 +59,8 @@ class Stage:
 class Expert:
     """One expert of a stage while it makes a video: what all its passes share.
 
-    ``timesteps``: of the steps from ``first_step`` on that it does, maybe none. ``text``: prompt embeddings, (branches, length, dim).
+    ``timesteps``: of the steps from ``first_step`` on that it does, maybe none. ``text``: prompt embeddings, (rows, length, dim): of
+    all branches of all videos.
     """
 
     def __init__(self, family, transformer, first_step, timesteps, text):
@@ -71,10 +72,10 @@ class Expert:
         """The Conditioning of ``step``."""
         return self._conditioning[step - self._first_step]
 
-    def text(self, branch):
-        """The text of ``branch``, (1, length, dim), which all cross-attentions then see."""
-        self._text_kv.use(branch)
-        return self._text[branch:branch + 1]
+    def text(self, row):
+        """The text of ``row``, (1, length, dim), which all cross-attentions then see."""
+        self._text_kv.use(row)
+        return self._text[row:row + 1]
 
     def restore(self):
         """Gives the transformer back as it was."""
@@ -82,15 +83,18 @@ class Expert:
 
 
 class StageRun:
-    """A stage while it makes one video: computes first what all passes share. Call ``end`` when the video is made.
+    """A stage during a run: computes first what all passes share. Call ``end`` when the videos are made.
 
-    ``timesteps``: (steps,). ``expert_starts``: for each expert the first of the steps that it does. ``text``: prompt embeddings,
-    (branches, length, dim). ``shard``: this rank's part of every latent frame, a sharding.SpatialShard.
+    ``timesteps``: (steps,). ``expert_starts``: for each expert the first of the steps that it does. ``texts``: by their numbers
+    in PassSpec.texts, prompt embeddings (branches, length, dim), all of one shape. ``shard``: this rank's part of every latent
+    frame, a sharding.SpatialShard.
     """
 
-    def __init__(self, stage, timesteps, expert_starts, text, shard):
+    def __init__(self, stage, timesteps, expert_starts, texts, shard):
         self._stage, self._shard, self._family = stage, shard, stage.family
-        self._branches, self.dtype = text.shape[0], stage.dtype  # what travels between stages has the transformers'
+        text = torch.cat(list(texts.values()))
+        self._branches, self.dtype = len(text) // len(texts), stage.dtype  # what travels between stages has the transformers'
+        self._first_row = {number: n * self._branches for n, number in enumerate(texts)}
         ends = (*expert_starts[1:], len(timesteps))
         self._experts = [
             Expert(self._family, transformer, first, timesteps[first:end], text)
@@ -133,7 +137,8 @@ class StageRun:
     def _one_branch(self, spec, branch, hidden, rotary, before_layer):
         [step] = spec.steps
         expert = self._experts[spec.expert]
-        conditioning, text = expert.conditioning(step), expert.text(branch)
+        [number] = spec.texts
+        conditioning, text = expert.conditioning(step), expert.text(self._first_row[number] + branch)
         with self.context.during(spec, branch):
             for block in expert.transformer.blocks:
                 before_layer()

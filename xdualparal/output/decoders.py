@@ -2,13 +2,14 @@
 
 Knows: the places that plan.schedule names for decoding. Must not know: how a VAE decodes, or how blocks are made.
 
-Each decoder has ``add(block, latents)`` for a finished block, ``ready()``, what can be had without waiting, and ``rest()``,
-all that is still to come. What they give are segments: what the caller of the pipeline gets, in order.
+Each decoder has ``add(action, latents)`` for a finished block, whose DECODE is ``action``, ``ready()``, what can be had without
+waiting, and ``rest()``, all that is still to come. What they give are (number of the video, segment), each video's in order; a
+segment is what the caller of the pipeline gets. ``make(action, latents)``, where they have it, makes a segment.
 """
 
 import queue
 import threading
-from collections import deque
+from collections import defaultdict, deque
 from contextlib import nullcontext, suppress
 
 import torch
@@ -19,7 +20,7 @@ from ..plan.messages import MAX_PENDING_SENDS
 class NullDecoder:
     """For ranks that give nothing."""
 
-    def add(self, block, latents):
+    def add(self, action, latents):
         """Does nothing."""
 
     def ready(self):
@@ -35,9 +36,9 @@ class PassThrough:
     def __init__(self):
         self._segments = deque()
 
-    def add(self, block, latents):
+    def add(self, action, latents):
         """``latents`` are the next segment."""
-        self._segments.append(latents)
+        self._segments.append((action.video, latents))
 
     def ready(self):
         """Yields the segments."""
@@ -48,28 +49,28 @@ class PassThrough:
 
 
 class InlineDecoder(PassThrough):
-    """Between the passes of the last stage. ``make``: latents to a segment."""
+    """Between the passes of the last stage."""
 
-    def __init__(self, make, plan, meter):
+    def __init__(self, make, meter):
         super().__init__()
-        self._make, self._plan, self._meter = make, plan, meter
+        self._make, self._meter = make, meter
 
-    def add(self, block, latents):
+    def add(self, action, latents):
         """Decodes at once."""
-        action = self._plan.decode_action(block)
-        self._segments.append(self._meter.passes_wait(self._meter.does, action, self._make, latents))
+        super().add(action, self._meter.passes_wait(self._meter.does, action, self._make, action, latents))
 
 
 class DeferredDecoder:
-    """When all blocks are finished, one after the other."""
+    """When all blocks are finished, video after video. ``close(video)``: is called after its last block and gives the memory of
+    its decoder back, so that there is one at a time."""
 
-    def __init__(self, make, plan, meter):
-        self._make, self._plan, self._meter = make, plan, meter
-        self._blocks = deque()
+    def __init__(self, make, meter, close=lambda video: None):
+        self._make, self._meter, self._close = make, meter, close
+        self._blocks = defaultdict(deque)  # by video
 
-    def add(self, block, latents):
+    def add(self, action, latents):
         """Keeps them."""
-        self._blocks.append((block, latents))
+        self._blocks[action.video].append((action, latents))
 
     def ready(self):
         """Nothing yet."""
@@ -77,25 +78,26 @@ class DeferredDecoder:
 
     def rest(self):
         """Decodes and yields."""
-        while self._blocks:
-            block, latents = self._blocks.popleft()
-            action = self._plan.decode_action(block)
-            yield self._meter.passes_wait(self._meter.does, action, self._make, latents)
+        for video, blocks in sorted(self._blocks.items()):
+            while blocks:
+                action, latents = blocks.popleft()
+                yield video, self._meter.passes_wait(self._meter.does, action, self._make, action, latents)
+            self._close(video)
 
 
 class ThreadedDecoder:
     """Beside the passes, in a thread and, on an accelerator, on a stream of its own."""
 
-    def __init__(self, make, plan, meter, device):
-        self._make, self._plan, self._meter, self._device = make, plan, meter, device
+    def __init__(self, make, meter, device):
+        self._make, self._meter, self._device = make, meter, device
         self._blocks, self._segments = queue.Queue(maxsize=MAX_PENDING_SENDS), queue.Queue()
         self._pending = 0
         threading.Thread(target=self._work, daemon=True, name="decode").start()
 
-    def add(self, block, latents):
+    def add(self, action, latents):
         """Hands them to the thread; where it lags behind, waits. The latents are whole: the run has waited for the device."""
         self._pending += 1
-        self._meter.passes_wait(self._blocks.put, (block, latents))
+        self._meter.passes_wait(self._blocks.put, (action, latents))
 
     def ready(self):
         """Yields what the thread has made. Raises what it raised."""
@@ -115,25 +117,25 @@ class ThreadedDecoder:
         self._blocks.put(None)
 
     def _next(self):
-        segment, error = self._segments.get()
+        video, segment, error = self._segments.get()
         self._pending -= 1
         if error is not None:
             raise error
         if isinstance(segment, torch.Tensor) and segment.device.type != "cpu":
             # Made on this place's stream: without this its memory could be reused there while the caller's stream reads.
             segment.record_stream(torch.accelerator.current_stream(segment.device))
-        return segment
+        return video, segment
 
     def _work(self):
         with _own_stream(self._device):
             while (item := self._blocks.get()) is not None:
                 self._segments.put(self._decoded(*item))
 
-    def _decoded(self, block, latents):
+    def _decoded(self, action, latents):
         try:
-            return self._meter.decodes(self._plan.decode_action(block), self._make, latents), None
+            return action.video, self._meter.decodes(action, self._make, action, latents), None
         except BaseException as error:  # it belongs to the caller, who raises it
-            return None, error
+            return action.video, None, error
 
 
 def _own_stream(device):
@@ -141,17 +143,18 @@ def _own_stream(device):
 
 
 class ParallelVaeDecoder:
-    """On all ranks of a replica at once, when all blocks are finished: for xDiT's parallel VAE. One segment.
+    """On all ranks of a replica at once, when all blocks are finished: for xDiT's parallel VAE. One segment a video.
 
-    ``join``: the latents of all blocks, or None off the output rank, to the segment, or None there.
+    ``join(video, latents)``: the latents of all blocks, or None off the output rank, to the segment, or None there. ``videos``: the
+    numbers of the videos.
     """
 
-    def __init__(self, join):
-        self._join, self._parts = join, []
+    def __init__(self, join, videos=(0,)):
+        self._join, self._parts = join, {video: [] for video in videos}
 
-    def add(self, block, latents):
+    def add(self, action, latents):
         """Keeps them."""
-        self._parts.append(latents)
+        self._parts[action.video].append(latents)
 
     def ready(self):
         """Nothing yet."""
@@ -159,6 +162,8 @@ class ParallelVaeDecoder:
 
     def rest(self):
         """Decodes; yields on the output rank."""
-        segment = self._join(torch.cat(self._parts, dim=2) if self._parts else None)
-        if segment is not None:
-            yield segment
+        for video, parts in self._parts.items():
+            segment = self._join(video, torch.cat(parts, dim=2) if parts else None)
+            parts.clear()
+            if segment is not None:
+                yield video, segment

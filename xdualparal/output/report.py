@@ -20,21 +20,29 @@ _PACKAGES = ("xdualparal", "torch", "diffusers", "transformers", "xfuser", "av",
 MOST_BLOCKS = 500  # of a prediction: its time grows with them, and bubbles are at the ends
 
 
-def make_report(run):
-    """A dict of plain values on the output rank, None on the others. Every rank of the replica must call it.
+def make_reports(run):
+    """Gives each video of ``run`` its report, a dict of plain values, on the output rank. Every rank of the replica must call it.
 
     ``bubble`` is the share of the stages' time, 0 to 1, in which they did not work, first stage to last, from the start
     of the run to its end; ``predicted_bubble`` that of the schedule simulated with the measured duration of a pass on each
-    stage and of a decode. ``waited_for_decode_s``: how long passes, or at the end the caller, waited for decoding.
+    stage and of a decode; ``videos_in_flight``: how many videos shared the stages, so that the run's figures are of all of them.
+    ``waited_for_decode_s``: how long passes, or at the end the caller, waited for decoding.
     """
     wall_s = time.monotonic() - run.started_s
     ranks = run.mesh.gather_objects(_of_rank(run))
     if ranks is None:
-        return None
+        return
+    of_run = _of_run(run, ranks, wall_s)
+    for video in run.videos_to_make:
+        video.report = dict(
+            of_run, first_segment_s=video.first_segment_s, blocks_finished=video.blocks_finished, resumed_from_wave=video.first_wave
+        )
+
+
+def _of_run(run, ranks, wall_s):
     stages = [rank for rank in ranks if rank["shard"] == 0 and rank["branch"] == 0]
     return dict(
-        wall_s=wall_s, first_segment_s=run.first_segment_s, passes=run.passes_done,
-        blocks_finished=run.blocks_finished, resumed_from_wave=run.progress.first, ended_early=run.progress.was_stopped,
+        wall_s=wall_s, passes=run.passes_done, videos_in_flight=len(run.videos_to_make), ended_early=run.progress.was_stopped,
         bubble=1 - sum(rank["busy_s"] for rank in stages) / (len(stages) * wall_s), predicted_bubble=_predicted(run, stages),
         decode=run.plan.decode, decode_s=run.meter.busy_s.get(DECODE, 0.0),
         waited_for_decode_s=run.meter.waited_for_decode_s, ranks=ranks,
@@ -76,7 +84,7 @@ def _predicted(run, stages):
     """The bubble of the whole plan by the measured costs; of a run that was resumed or stopped, of its finished blocks."""
     if not all(rank["forwards"] for rank in stages):
         return None
-    blocks = max(1, min(run.blocks_finished, MOST_BLOCKS))
+    blocks = max(1, min(MOST_BLOCKS, *(video.blocks_finished for video in run.videos_to_make)))
     a_pass = [rank["busy_s"] / rank["forwards"] for rank in stages]
     a_decode = run.meter.busy_s.get(DECODE, 0.0) / max(1, run.meter.count.get(DECODE, 0))
 
@@ -85,7 +93,8 @@ def _predicted(run, stages):
             return a_decode
         return 0 if action.kind == STEP else a_pass[action.lane] / (1 if action.branch == "" else 2)
 
-    return simulate(whole_schedule(run.plan.first_blocks(blocks)), cost).bubble()
+    plan = run.plan.first_blocks(blocks).side_by_side([0] * len(run.videos_to_make))
+    return simulate(whole_schedule(plan), cost).bubble()
 
 
 def as_text(report):

@@ -19,7 +19,7 @@ from xfuser.core.utils.runner_utils import log
 
 from ..config import DualParalConfig
 from ..pipeline import DualParalPipeline
-from ..engine.session import Outcome
+from ..engine.video import Outcome
 from ..limits import RANDOM_SEED
 from ..plan.partition import layer_ranges
 from ..request import shared_seed

@@ -11,7 +11,7 @@ from pathlib import Path
 from xfuser.core.utils.runner_utils import log
 
 from ..config import DualParalConfig
-from ..engine.session import Outcome
+from ..engine.video import Outcome
 from ..output.files import reason_of, write_whole
 from ..output.left_video import frames_in, is_fragmented, label_of
 from ..output.mp4 import VideoWriter

@@ -1,0 +1,150 @@
+"""One video of a run on its rank: what it has of its own, alone or beside others.
+
+Knows: a video's request, noise and saved state, and how far it is. Must not know: the videos beside it, stages, when something
+is done.
+"""
+
+from collections import deque
+from enum import Enum
+from itertools import islice
+
+from ..plan.schedule import NO_DECODE
+from .noise import StepNoise, noise_blocks
+from .sharding import SpatialShard
+from .snapshot import Snapshots
+
+
+class Outcome(Enum):
+    """How a video or a run stands or has ended."""
+
+    READY = "ready"
+    RUNNING = "running"
+    FINISHED = "finished"
+    STOPPED = "stopped"  # before the plan's end: by stop(), or because its segments were no longer asked for
+    ALREADY_FINISHED = "already finished"  # by an earlier run with the same checkpoint; nothing was done
+    FAILED = "failed"
+
+
+class Video:
+    """A video that a run can make, see session.GroupRun.
+
+    ``pipeline``: what it is made with, see ``pipeline.DualParalPipeline``. ``request``: see request.Request. ``plan``: its
+    passes, alone. ``spec``: its RunSpec. ``checkpoint``: see output/checkpoint, or None. ``blocks_kept``: how many blocks'
+    segments the caller has from an earlier run that is resumed; they are not given again. Every rank of the replica must make
+    it; raises ValueError for a checkpoint that cannot be resumed.
+    """
+
+    def __init__(self, pipeline, request, plan, spec, checkpoint=None, blocks_kept=0):
+        self.config, self.mesh, self.device = pipeline.config, pipeline.mesh, pipeline.device
+        self.vae_on_all_ranks, self.frames_per_latent = pipeline.vae_on_all_ranks, pipeline.pipe.vae_scale_factor_temporal
+        self.request, self.plan, self.spec, self.number = request, plan, spec, 0  # the number is its run's to give
+        self.shard = SpatialShard(request.latent_shape[1:], request.patch, *self.mesh.shard)
+        memory = pipeline.family.decoder_memory_latents(pipeline.pipe.vae) if plan.decode != NO_DECODE else 0
+        self.snapshots = Snapshots(checkpoint, self.mesh, self.shard, plan, memory, blocks_kept)
+        self.first_wave = self.snapshots.first_wave
+        self.blocks_finished = plan.finished(self.first_wave)
+        self.segments_given = min(blocks_kept, self.blocks_finished)
+        self.blocks_kept = self.segments_given  # how many come before those that are given now
+        self.outcome = Outcome.ALREADY_FINISHED if self.snapshots.was_finished else Outcome.READY
+        self.report = self.first_segment_s = self._generator = None
+        self.latents_sink = None  # a context with ``append(block, latents)`` for finished blocks, on the output rank
+
+    @property
+    def is_to_make(self):
+        """Whether something of it is to be made: an earlier run has not finished it."""
+        return self.outcome is not Outcome.ALREADY_FINISHED
+
+    @property
+    def frames_given(self):
+        """Video frames in the segments that the caller has."""
+        return self.plan.layout.frames_of(self.blocks_given, self.request.num_frames, self.frames_per_latent)
+
+    @property
+    def blocks_given(self):
+        """A segment is a block, but the parallel VAE's is all of them."""
+        return self.blocks_finished if self.vae_on_all_ranks and self.segments_given else self.segments_given
+
+    # Noise.
+
+    def draw(self):
+        """Takes its noise from the user's generator: leaves it as if it had drawn that of all blocks, where their number is known.
+        Once; whoever comes next draws from what is left."""
+        if self._generator is None:
+            self._generator = self.request.generator.clone_state()
+            if self.plan.num_blocks is not None:
+                deque(self._noise_of(self.request.generator), maxlen=0)
+
+    def noise(self):
+        """The noise of the blocks that start from now on."""
+        noise = self._noise_of(self._generator.clone_state())
+        deque(islice(noise, self.plan.started(self.first_wave)), maxlen=0)
+        return noise
+
+    def step_noise(self):
+        """The noise that the scheduler adds in its steps, None for one that adds none."""
+        return StepNoise(self._generator) if self.request.scheduler_facts.draws_noise else None
+
+    def _noise_of(self, generator):
+        return map(self.shard.take, noise_blocks(self.plan.layout, self.request.latent_shape, generator))
+
+    # What is finished, and what is saved. A state says nothing of the videos beside this one: all is as if it were alone.
+
+    def finish(self, block, latents):
+        """Takes a finished block's whole latents."""
+        self.blocks_finished = block + 1
+        if self.mesh.is_output:
+            if self.latents_sink is not None:
+                self.latents_sink.append(block, latents)
+            self.snapshots.remember(block, latents)
+
+    def live_latents(self):
+        """See Snapshots.live_latents."""
+        return {one._replace(video=self.number): latents for one, latents in self.snapshots.live_latents().items()}
+
+    def in_flight(self):
+        """See Snapshots.in_flight."""
+        return {(self.number, *one): rest for (_, *one), rest in self.snapshots.in_flight().items()}
+
+    def undecoded(self):
+        """[(block, latents)] of blocks that an earlier run finished and whose segments the caller has not got."""
+        return self.snapshots.undecoded(self.segments_given) if self.is_to_make else []
+
+    def save(self, wave, in_flight, wait=False):
+        """Saves the state before ``wave``, if that is later than what it began with. ``in_flight``: see Snapshots.save."""
+        if self.snapshots.is_on and self.is_to_make and wave > self.first_wave:
+            own = {(0, *one): rest for (video, *one), rest in in_flight.items() if video == self.number}
+            self.snapshots.save(wave, own, self.segments_given, wait)
+
+    def end_snapshots(self):
+        """The video is finished: nothing is left to resume. On the output rank."""
+        if self.snapshots.is_on and self.is_to_make:
+            self.snapshots.end()
+
+
+# Of a RunSpec, what videos side by side need not have in common.
+_OWN = ("prompt", "negative_prompt", "embeds", "seed", "generator", "guidance_scale", "guidance_scale_2", "output_type", "quality", "fps")
+
+
+def check_alike(videos):
+    """Raises ValueError unless ``videos``, Videos, can share the stages: their passes have the same shapes."""
+    if not videos:
+        raise ValueError("there is no video: give one or more")
+    if len(set(map(id, videos))) < len(videos) or not all(video.outcome in (Outcome.READY, Outcome.ALREADY_FINISHED) for video in videos):
+        raise ValueError("a video was given twice or made already: each is made once, so make another one with video()")
+    first = _shared_facts(videos[0])
+    for number, video in enumerate(videos[1:], start=1):
+        for name, value in _shared_facts(video).items():
+            if value != first[name]:
+                raise ValueError(f"{name} is {first[name]!r} of video 0 and {value!r} of video {number}: give all videos side by side the same")
+    for name in ("checkpoint", "latents_out"):
+        paths = [getattr(video.config, name) for video in videos if getattr(video.config, name)]
+        if len(set(map(str, paths))) < len(paths):
+            raise ValueError(f"{name} is {paths[0]} of several videos: give each its own, or one video")
+
+
+def _shared_facts(video):
+    request, spec = video.request, video.spec.as_json()
+    return dict(
+        {name: value for name, value in spec.items() if name not in _OWN}, decode=video.plan.decode, guidance_branches=request.branches,
+        text_tokens=request.prompt_embeds.shape[1] if request.has_embeds else request.max_sequence_length,
+    )
