@@ -25,7 +25,7 @@ class Part:
 def parts(with_text_encoder=True):
     """(a pipeline of Parts, their log)."""
     log = []
-    pipe = SimpleNamespace(transformer=Part("transformer", log), vae=Part("vae", log), text_encoder=Part("text", log))
+    pipe = SimpleNamespace(transformer=Part("transformer", log), transformer_2=None, vae=Part("vae", log), text_encoder=Part("text", log))
     pipe.text_encoder = pipe.text_encoder if with_text_encoder else None
     return pipe, log
 

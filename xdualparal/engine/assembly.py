@@ -27,7 +27,7 @@ def make_executor(run, cleanup):
     timesteps = run.request.make_scheduler(run.device).timesteps
     text = _text(run)
     ready_for_passes(run.pipe, run.device)
-    stage_run = StageRun(run.stage, timesteps, text, run.shard)
+    stage_run = StageRun(run.stage, timesteps, run.plan.expert_starts, text, run.shard)
     cleanup.callback(stage_run.end)
     cleanup.enter_context(stage_run.context.installed())
     run.edges = _make_edges(run)
@@ -36,7 +36,7 @@ def make_executor(run, cleanup):
         work.blocks = BlockStore(_noise(run), run.device, run.snapshots.live_latents())
     if run.stage.is_last:
         work.denoiser = run.denoiser = _make_denoiser(run, timesteps)
-        work.guide, work.finish, work.decode = lambda prediction: _guide(run, prediction), run.finish, run.decoder.add
+        work.guide, work.finish, work.decode = lambda one, prediction: _guide(run, one, prediction), run.finish, run.decoder.add
     _draw_all_noise(run)
     messages = Messages(run.plan, run.progress)
     return Executor(run.plan, run.progress, messages, run.stage.index, work, run.meter, run.at_wave)
@@ -69,7 +69,7 @@ def _draw_all_noise(run):
 
 def _text(run):
     """Prompt embeddings (branches, length, dim), encoded on the first stage and sent to the others."""
-    request, dtype = run.request, run.pipe.transformer.dtype
+    request, dtype = run.request, run.stage.dtype
     if request.has_embeds or run.stage.is_first:
         _warn_of_cut_texts(run)
         with nullcontext() if request.has_embeds else encoding(run.pipe, run.device):
@@ -111,6 +111,6 @@ def _message_shape(run, stage_run, recv):
     return stage_run.hidden_shape(run.plan.spec(recv.one), recv.branch), stage_run.dtype
 
 
-def _guide(run, prediction):
+def _guide(run, one, prediction):
     both = run.meter.waits("for the other guidance branch", run.mesh.join_branches, prediction)
-    return apply_guidance(both, run.request.guidance_scale)
+    return apply_guidance(both, run.request.guidance_scales[run.plan.spec(one).expert])

@@ -16,7 +16,7 @@ def place(pipe, device, encodes, decodes):
     if encodes and _shares(pipe, device):
         pipe.text_encoder.to(HOST)
     else:
-        pipe.transformer.to(device)
+        _move_experts(pipe, device)
     if pipe.vae is not None and decodes:
         pipe.vae.to(device)
 
@@ -31,7 +31,7 @@ def encoding(pipe, device):
     if not _shares(pipe, device):
         yield
         return
-    pipe.transformer.to(HOST)
+    _move_experts(pipe, HOST)
     pipe.text_encoder.to(device)
     try:
         yield
@@ -42,7 +42,12 @@ def encoding(pipe, device):
 
 def ready_for_passes(pipe, device):
     """Moves the transformer to ``device``, from where ``place`` or ``encoding`` have left it."""
-    pipe.transformer.to(device)
+    _move_experts(pipe, device)
+
+
+def _move_experts(pipe, device):
+    for expert in filter(None, (pipe.transformer, pipe.transformer_2)):
+        expert.to(device)
 
 
 def _shares(pipe, device):
