@@ -1,4 +1,4 @@
-"""Random sizes of blocks."""
+"""Random sizes of blocks, and random numbers of videos."""
 
 from xdualparal.plan.layout import Layout
 
@@ -9,3 +9,9 @@ def random_layout(numbers, blocks):
     block = numbers.randint(max(1, context), 4)
     endless = Layout(block, context)
     return Layout(block, context, numbers.randint(endless.first_latent(blocks - 1) + 1, endless.first_latent(blocks)))
+
+
+def with_videos(numbers, plan):
+    """``plan`` with 1 to 3 videos; in a third of the cases each is resumed from a wave of its own."""
+    videos, resumed = numbers.randint(1, 3), numbers.random() < 1 / 3
+    return plan.side_by_side([numbers.randrange(plan.num_waves) if resumed else 0 for _ in range(videos)])

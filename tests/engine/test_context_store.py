@@ -16,7 +16,7 @@ NEWER, OLDER = KVKey(Pass(0, 2, 0), "head"), KVKey(Pass(0, 1, 1), "head")
 def spec(reads=(), keeps=(), drops=None):
     """A spec of which only the K/V matter. ``keeps``: (key, first frame, frames)."""
     drops = reads if drops is None else drops
-    return PassSpec((), range(0), 0, (0,), reads, tuple(Kept(*one) for one in keeps), drops)
+    return PassSpec((), range(0), 0, (0,), (0,), reads, tuple(Kept(*one) for one in keeps), drops)
 
 
 def tokens(frames, per_frame, stretches=1):

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from dualparal_testing.layouts import random_layout
+from dualparal_testing.layouts import random_layout, with_videos
 
 from xdualparal.plan.actions import FORWARD, RECV, SEND, Action, parse_action
 from xdualparal.plan.check import check_schedule
@@ -27,22 +27,27 @@ def test_a_small_one():
 
 
 def test_it_prints_and_parses_back():
-    schedule = schedule_with_messages(DualParalPlan(3, 4, 3, 2, True, "thread", videos=2))
-    assert parse_schedule(str(schedule)).rows == schedule.rows
+    for first_waves in ((0, 0), (3, 5)):
+        schedule = schedule_with_messages(DualParalPlan(3, 4, 3, 2, True, "thread").side_by_side(first_waves))
+        parsed = parse_schedule(str(schedule))
+        assert (parsed.rows, parsed.plan.first_waves) == (schedule.rows, schedule.plan.first_waves)
 
 
 def random_plan(numbers):
     """A plan of the sizes of the issue."""
     steps, blocks = numbers.randint(1, 12), numbers.randint(1, 15)
-    return DualParalPlan(
+    plan = DualParalPlan(
         blocks, steps, numbers.randint(1, 4), numbers.randint(1, min(5, steps)), numbers.random() < 0.5,
-        numbers.choice(["none", "inline", "thread", "end"]), numbers.randint(1, 3), random_layout(numbers, blocks),
+        numbers.choice(["none", "inline", "thread", "end"]), layout=random_layout(numbers, blocks),
     )
+    return with_videos(numbers, plan)
 
 
 def random_progress(numbers, plan):
     """All waves, or those of a run that is resumed, stopped, or both."""
-    progress = Progress(plan, numbers.randrange(plan.num_waves) if numbers.random() < 0.4 else 0)
+    progress = Progress(plan)
+    if numbers.random() < 0.4:
+        progress = Progress(plan, numbers.randrange(progress.first, plan.num_waves))
     if numbers.random() < 0.4:
         progress.stop_after(numbers.randint(progress.first, plan.num_waves))
     return progress
@@ -107,6 +112,7 @@ def test_a_run_that_is_stopped_on_the_way_leaves_no_message(seed):
         plan = random_plan(numbers)
         last = numbers.randint(1, max(1, plan.num_waves - 2))
         rows = []
+        last = max(last, Progress(plan).first + 1)
         for lane in range(plan.decode_lane + 1):
             progress, row = Progress(plan), []
             messages = Messages(plan, progress)

@@ -7,6 +7,7 @@ import pytest
 from xdualparal import build_schedule
 from xdualparal.plan.render import time_grid
 from xdualparal.plan.actions import DECODE, FORWARD, RECV, SEND, STEP, Action, Pass, parse_action
+from xdualparal.plan.schedule import whole_schedule
 from xdualparal.plan.simulate import replay
 from xdualparal.strategies.dualparal import DualParalPlan, parse_schedule
 
@@ -143,6 +144,12 @@ def test_blocks_are_decoded_in_order_where_the_plan_says(place, lane):
     assert [a.block for a in decodes] == [0, 1, 2]
     assert schedule.needs(decodes[1]) == [parse_action("1S1.1"), decodes[0]]
     assert (schedule.stages[1][-3:] == tuple(decodes)) == (place == "end")
+
+
+def test_at_the_end_videos_are_decoded_in_turns():
+    """So that one decoder's memory is there at a time; a resumed video's from its first block that was not finished."""
+    schedule = whole_schedule(DualParalPlan(3, 2, 2, decode="end").side_by_side([0, 2]))
+    assert [str(a) for a in schedule.stages[1] if a.kind == DECODE] == ["1D0.1", "1D1.1", "1D2.1", "1D1:1.1", "1D1:2.1"]
 
 
 def test_needs_at_the_ends():

@@ -4,7 +4,8 @@ import pytest
 
 from xdualparal import build_schedule
 from xdualparal.plan.actions import Action, Pass
-from xdualparal.plan.schedule import Schedule
+from xdualparal.plan.messages import schedule_with_messages
+from xdualparal.plan.schedule import Schedule, whole_schedule
 from xdualparal.strategies.dualparal import DualParalPlan
 from xdualparal.plan.simulate import Span, Trace, simulate
 
@@ -28,6 +29,23 @@ def test_table(stages, blocks, steps, end, bubble, first):
 def test_table_with_a_stagger(stages, blocks, steps, stagger, bubble, first):
     trace = simulate(build_schedule(blocks, steps, stages, stagger=stagger))
     assert (round(100 * trace.bubble(), 1), trace.finished(0)) == (bubble, first)
+
+
+@pytest.mark.parametrize("steps, stages, bubbles", [  # DESIGN section 2, few steps: 1, 2 and 4 videos side by side
+    (4, 2, (2.3, 0.4, 0.2)), (4, 4, (10.5, 2.7, 0.6)), (4, 8, (54.8, 10.8, 2.8)), (8, 4, (5.5, 1.3, 0.3)), (8, 8, (19.7, 5.7, 1.4)),
+])
+def test_table_of_few_steps(steps, stages, bubbles):
+    plans = [DualParalPlan(32, steps, stages).side_by_side([0] * videos) for videos in (1, 2, 4)]
+    assert tuple(round(100 * simulate(whole_schedule(plan)).bubble(), 1) for plan in plans) == bubbles
+
+
+def test_two_videos_wait_less_than_half_as_much():
+    """4 steps on 4 stages, with messages and a transfer of a fifth of a pass: 25 % and 4 %."""
+    plan = DualParalPlan(32, 4, 4)
+    one, two = (
+        simulate(schedule_with_messages(plan.side_by_side([0] * videos)), transfer=lambda message: 0.2).bubble() for videos in (1, 2)
+    )
+    assert two < one / 2 and (round(100 * one), round(100 * two, 1)) == (25, 4.0)
 
 
 def test_decoding_in_a_lane_of_its_own_delays_no_stage():

@@ -2,13 +2,14 @@
 
 import itertools
 import random
+from dataclasses import replace
 
 import pytest
-from dualparal_testing.layouts import random_layout
+from dualparal_testing.layouts import random_layout, with_videos
 
 from xdualparal.plan.actions import FORWARD, STEP, Pass
 from xdualparal.plan.layout import Layout
-from xdualparal.plan.passes import Frames, Kept, KVKey
+from xdualparal.plan.passes import Frames, Kept, KVKey, PassSpec
 from xdualparal.plan.progress import Progress
 from xdualparal.plan.schedule import whole_schedule
 from xdualparal.plan.simulate import replay
@@ -26,7 +27,7 @@ def spec_of(block, step, **sizes):
 def test_a_pass_in_the_middle():
     spec, head = spec_of(1, 2), KVKey(Pass(0, 2, 1), "head")
     assert spec.window == (Frames(Pass(0, 0, 2), 8, 4), Frames(Pass(0, 1, 1), 0, 8))  # block 0 owns 12
-    assert (spec.predicted, spec.position, spec.steps, spec.window_latents) == (range(4, 12), 8, (2,), 12)
+    assert (spec.predicted, spec.position, spec.steps, spec.texts, spec.window_latents) == (range(4, 12), 8, (2,), (0,), 12)
     assert spec.reads == spec.drops == (head,)
     assert spec.keeps == (Kept(KVKey(Pass(0, 1, 2), "head"), 4, 4),)
     assert spec.frees == (Pass(0, 1, 1),)
@@ -47,6 +48,35 @@ def test_with_a_stagger_neighbours_are_further_apart():
     assert spec_of(1, 1, stagger=2).reads == ()  # block 2 has not begun
 
 
+def test_a_video_is_alone_beside_others():
+    """Each pass of a video side by side with others sees and leaves what it does alone, and follows its own text."""
+    alone, together = DualParalPlan(4, 5, 2, layout=LAYOUT), DualParalPlan(4, 5, 2, layout=LAYOUT).side_by_side([0, 0, 3])
+    for block, step in itertools.product(range(4), range(5)):
+        spec, own = alone.spec(Pass(0, block, step)), together.spec(Pass(2, block, step))
+        assert own.texts == (2,) and own == as_video(spec, 2)
+
+
+def as_video(value, video):
+    """``value``, a PassSpec or a part of one, with the passes of video 0 as another one's."""
+    if isinstance(value, Pass):
+        return value._replace(video=video)
+    if isinstance(value, PassSpec):
+        changed = {name: as_video(getattr(value, name), video) for name in ("window", "reads", "keeps", "drops", "frees")}
+        return replace(value, texts=(video,), **changed)
+    if isinstance(value, tuple):
+        parts = [as_video(one, video) for one in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    return value
+
+
+def test_a_resumed_video_joins_the_others_at_its_wave():
+    plan = DualParalPlan(3, 4, 2, layout=LAYOUT).side_by_side([2, 4])
+    assert [[str(one) for one in plan.passes(wave)] for wave in range(2, 5)] == [
+        ["2.0", "1.1", "0.2"], ["2.1", "1.2", "0.3"], ["2.2", "1:2.2", "1.3", "1:1.3"],
+    ]
+    assert {one for one in plan.live(2).latents if one.video} == {Pass(1, 0, 3), Pass(1, 1, 2), Pass(1, 2, 1)}
+
+
 def test_without_context_nothing_is_shared():
     plan = DualParalPlan(4, 5, 2, layout=Layout(8, 0))
     for block, step in itertools.product(range(4), range(5)):
@@ -64,14 +94,15 @@ def test_the_strategy_makes_a_plan():
     )
 
 
-# Over sizes: stages 1 to 4, blocks 1 to 15, steps 1 to 12, stagger 1 to 5, split, videos 1 to 3, resumed.
+# Over sizes: stages 1 to 4, blocks 1 to 15, steps 1 to 12, stagger 1 to 5, split, videos 1 to 3, resumed, each from another wave.
 
 def random_plan(numbers):
     steps, blocks = numbers.randint(1, 12), numbers.randint(1, 15)
-    return DualParalPlan(
+    plan = DualParalPlan(
         blocks, steps, numbers.randint(1, 4), numbers.randint(1, min(5, steps)), numbers.random() < 0.5,
-        "none", numbers.randint(1, 3), random_layout(numbers, blocks),
+        "none", layout=random_layout(numbers, blocks),
     )
+    return with_videos(numbers, plan)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -81,10 +112,12 @@ def test_stores_that_believe_the_specs_always_have_what_is_read(seed):
     numbers = random.Random(seed)
     for _ in range(40):
         plan = random_plan(numbers)
-        first = numbers.randrange(plan.num_waves) if numbers.random() < 0.5 else 0
-        progress = Progress(plan, first)
+        progress = Progress(plan)
+        if numbers.random() < 0.5:
+            progress = Progress(plan, numbers.randrange(progress.first, plan.num_waves))
+        first = progress.first
         live = plan.live(first)
-        assert all(plan.wave_of(one) < first for one in live.latents) and live.keys == ()
+        assert all(plan.wave_of(one) < max(first, plan.first_wave(one.video)) for one in live.latents) and live.keys == ()
         carry_out(plan, whole_schedule(plan, progress), set(live.latents))
 
 

@@ -7,13 +7,15 @@ from itertools import count
 
 
 class Progress:
-    """The waves of a run, from ``first`` (above 0 where a run is resumed) to before ``end`` (None: without end).
+    """The waves of a run, from ``first`` (by default the one with which the plan's first video begins) to before ``end`` (None:
+    without end).
 
     The end may come nearer on the way: see ``stop_after``.
     """
 
-    def __init__(self, plan, first=0):
-        self.first, self.end = first, plan.num_waves
+    def __init__(self, plan, first=None):
+        self.first = min(map(plan.first_wave, range(plan.videos))) if first is None else first
+        self.end = plan.num_waves
         self._planned_end = plan.num_waves
 
     def stop_after(self, wave):
@@ -37,7 +39,7 @@ class Progress:
             yield wave
 
 
-def pass_costs(plan, first=0):
+def pass_costs(plan, first=None):
     """Yields what each pass from wave ``first`` on takes, in passes: a wave with fewer blocks than stages takes as long as
     one pass through all stages, so that filling and emptying the pipeline count."""
     for wave in Progress(plan, first).waves():

@@ -25,6 +25,10 @@ class PipelinePlan:
     the last stage when all are finished (AT_END), or not at all (NO_DECODE). ``layout``: which latent frames a block owns.
     """
 
+    def first_wave(self, video):
+        """The wave with which ``video`` begins: above 0 where it is resumed, and what earlier waves gave is there."""
+        return 0
+
     def passes(self, wave):
         """The passes of ``wave``, in order."""
         raise NotImplementedError
@@ -87,11 +91,14 @@ class PipelinePlan:
         return Action(self.decode_lane, DECODE, Pass(video, block, self.num_steps - 1))
 
     def actions_at_end(self, lane, progress):
-        """What ``lane`` does after the last wave."""
+        """What ``lane`` does after the last wave: video after video, so that one decoder's memory is there at a time."""
         if self.decode != AT_END or lane != self.decode_lane:
             return []
-        blocks = range(self.finished(progress.first), self.finished(progress.end))
-        return [self.decode_action(block, video) for block in blocks for video in range(self.videos)]
+        end = self.finished(progress.end)
+        return [
+            self.decode_action(block, video) for video in range(self.videos)
+            for block in range(self.finished(max(progress.first, self.first_wave(video))), end)
+        ]
 
     def needs(self, action):
         """The actions that must be done before ``action`` can start. All that asks about order asks this."""
@@ -127,14 +134,16 @@ class PipelinePlan:
     def live(self, wave):
         """The Live of what passes from ``wave`` on need of earlier waves.
 
-        Whatever is live belongs to a block in flight or to the one before it, so the next ``num_steps`` waves tell all.
+        Whatever is live belongs to a block in flight or to the one before it, so ``num_steps`` waves tell all. Of a video that
+        begins later it is what it begins with.
         """
         latents, keys = set(), set()
-        for later in range(wave, wave + self.num_steps):
+        begins = [max(wave, self.first_wave(video)) for video in range(self.videos)]
+        for later in range(wave, max(begins) + self.num_steps):
             for one in self.passes(later):
-                spec = self.spec(one)
-                latents.update(frames.one for frames in spec.window if frames.one.step >= 0 and self.wave_of(frames.one) < wave)
-                keys.update(key for key in spec.reads if self.wave_of(key.one) < wave)
+                spec, first = self.spec(one), begins[one.video]
+                latents.update(frames.one for frames in spec.window if frames.one.step >= 0 and self.wave_of(frames.one) < first)
+                keys.update(key for key in spec.reads if self.wave_of(key.one) < first)
         return Live(tuple(sorted(latents)), tuple(sorted(keys)))
 
 
@@ -171,7 +180,8 @@ class Schedule:
 
     def needs(self, action):
         """What must be done before ``action``, of this schedule's waves."""
-        return [need for need in self.plan.needs(action) if self.plan.wave_of(need.one) >= self.first_wave]
+        first = max(self.first_wave, self.plan.first_wave(action.video))
+        return [need for need in self.plan.needs(action) if self.plan.wave_of(need.one) >= first]
 
     def __str__(self):
         rows = (f"{row_name(self, n)}: " + " ".join(map(str, row)) for n, row in enumerate(self.rows))

@@ -16,7 +16,7 @@ from ..plan.settings import Settings, setting
 HEAD = "head"  # a block's own first C latent frames: the next context of the block before it
 DEFAULT_LAYOUT = Layout(block_latents=8, context_latents=4)
 _HEADER = re.compile(
-    r"blocks (\d+), steps (\d+), stages (\d+)(?:, stagger (\d+))?(?:, videos (\d+))?(, split guidance)?(?:, decode (\w+))?"
+    r"blocks (\d+), steps (\d+), stages (\d+)(?:, stagger (\d+))?(?:, videos (\d+))?(?:, first waves ([\d ]+\d))?(, split guidance)?(?:, decode (\w+))?"
 )
 
 
@@ -60,7 +60,8 @@ class DualParalSettings(Settings):
 class DualParalPlan(PipelinePlan):
     """Blocks that start ``stagger`` (D) waves after each other and then take one step a wave.
 
-    ``videos``: how many run side by side, all of ``num_blocks`` blocks. ``layout``: B, C and the length of the videos, which
+    ``videos``: how many run side by side, all of ``num_blocks`` blocks. ``first_waves``: the wave with which each of them
+    begins, where some are resumed; (): 0 for all. ``layout``: B, C and the length of the videos, which
     where it is not given is that of ``num_blocks`` whole blocks. The other fields: see PipelinePlan. Raises ValueError for
     numbers and places that cannot be.
     """
@@ -73,6 +74,7 @@ class DualParalPlan(PipelinePlan):
     decode: str = NO_DECODE
     videos: int = 1
     layout: Layout = DEFAULT_LAYOUT
+    first_waves: tuple[int, ...] = ()
 
     def __post_init__(self):
         for name in ("num_blocks", "num_steps", "num_stages", "videos"):
@@ -82,6 +84,7 @@ class DualParalPlan(PipelinePlan):
             raise ValueError(
                 f"stagger is {self.stagger} and there are {self.num_steps} steps: give 1 to {self.num_steps}"
             )
+        assert len(self.first_waves) in (0, self.videos), f"{self.videos} videos and first waves {self.first_waves}"
         if self.decode not in DECODE_PLACES:
             raise ValueError(f"decode is {self.decode!r}: give one of {', '.join(DECODE_PLACES)}")
         if self.layout.latent_frames is not None and self.layout.num_blocks != self.num_blocks:
@@ -92,7 +95,15 @@ class DualParalPlan(PipelinePlan):
 
     def first_blocks(self, count):
         """The plan of the first ``count`` blocks alone."""
-        return replace(self, num_blocks=count, layout=self.layout.of_blocks(count))
+        return replace(self, num_blocks=count, layout=self.layout.of_blocks(count), first_waves=())
+
+    def side_by_side(self, first_waves):
+        """The plan of as many such videos as ``first_waves`` has, each from that wave on."""
+        return replace(self, videos=len(first_waves), first_waves=tuple(first_waves) if any(first_waves) else ())
+
+    def first_wave(self, video):
+        """The wave with which ``video`` begins."""
+        return self.first_waves[video] if self.first_waves else 0
 
     def wave_of(self, one):
         """The wave of the pass ``one``: block i's step s is in wave i * D + s."""
@@ -105,7 +116,7 @@ class DualParalPlan(PipelinePlan):
         oldest = max(0, -(-(wave - self.num_steps + 1) // self.stagger))
         return [
             Pass(video, block, wave - block * self.stagger)
-            for block in range(newest, oldest - 1, -1) for video in range(self.videos)
+            for block in range(newest, oldest - 1, -1) for video in range(self.videos) if wave >= self.first_wave(video)
         ]
 
     def started(self, wave):
@@ -121,7 +132,7 @@ class DualParalPlan(PipelinePlan):
         return PassSpec(
             window=window, predicted=range(own_first, own_first + window[-1].count),
             position=one.block * self.layout.block_latents, steps=(one.step,),
-            reads=reads, keeps=self._keeps(one, own_first), drops=reads, frees=self._frees(one, window),
+            texts=(one.video,), reads=reads, keeps=self._keeps(one, own_first), drops=reads, frees=self._frees(one, window),
         )
 
     def _previous_context(self, one):
@@ -153,6 +164,7 @@ class DualParalPlan(PipelinePlan):
         head = f"blocks {self.num_blocks}, steps {self.num_steps}, stages {self.num_stages}"
         head += f", stagger {self.stagger}" if self.stagger > 1 else ""
         head += f", videos {self.videos}" if self.videos > 1 else ""
+        head += f", first waves {' '.join(map(str, self.first_waves))}" if self.first_waves else ""
         head += ", split guidance" if self.split_guidance else ""
         return head + (f", decode {self.decode}" if self.decode != NO_DECODE else "")
 
@@ -189,6 +201,9 @@ def parse_schedule(text):
     match = _HEADER.fullmatch(head.strip())
     if not match:
         raise ValueError(f"{head!r} is not a schedule's first line: write 'blocks K, steps T, stages N'")
-    *sizes, stagger, videos, split, decode = match.groups()
-    plan = DualParalPlan(*map(int, sizes), int(stagger or 1), split is not None, decode or NO_DECODE, int(videos or 1))
+    *sizes, stagger, videos, first_waves, split, decode = match.groups()
+    plan = DualParalPlan(
+        *map(int, sizes), int(stagger or 1), split is not None, decode or NO_DECODE, int(videos or 1),
+        first_waves=tuple(map(int, (first_waves or "").split())),
+    )
     return parse_rows(plan, rows)
