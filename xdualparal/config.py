@@ -12,10 +12,10 @@ from .text_settings import TextSettings
 
 
 @dataclass(frozen=True)
-class DualParalConfig(CheckpointSettings, OutputSettings, TextSettings, PartitionSettings, DualParalSettings):
+class DualParalConfig(TextSettings, CheckpointSettings, OutputSettings, PartitionSettings, DualParalSettings):
     """The settings of a run, each declared and checked by its owner: the method (strategies/dualparal.py), the partition of
-    layers (plan/partition.py), the encoding of prompts (text_settings.py), the output and the checkpoint (output/settings.py). Every field is also a launch flag,
-    ``--dualparal_<field>``.
+    layers (plan/partition.py), the output and the checkpoint (output/settings.py), the text encoder (text_settings.py). Every
+    field is also a launch flag, ``--dualparal_<field>``.
 
     Raises ValueError when a field is outside its limits.
     """
