@@ -45,7 +45,6 @@ def test_diffusers_own_default_is_accepted(name):
     (dict(callback_on_step_end=print), "callback_on_step_end is .*: .* iterate over stream"),
     (dict(callback_on_step_end_tensor_inputs=["latents", "prompt_embeds"]), "callback_on_step_end_tensor_inputs is"),
     (dict(attention_kwargs={"scale": 0.5}), "attention_kwargs is {'scale': 0.5} and is not supported"),
-    (dict(guidance_scale_2=3.0), "guidance_scale_2 is 3.0 and is not supported .*: give guidance_scale"),
     (dict(return_dict=False), "return_dict is False and is not supported"),
     (dict(num_frame=9), "num_frame is no argument of this call: did you mean num_frames. it takes prompt, negative_prompt"),
     (dict(seed=3), "seed is no argument of this call: .*generator"),

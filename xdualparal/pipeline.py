@@ -42,10 +42,11 @@ _run_numbers = count()  # of this process: all pipelines' stop signs are in one 
 class DualParalPipeline:
     """Long videos from a diffusers ``WanPipeline``, one stage of its transformer on each pipeline rank.
 
-    ``wan_pipeline``: on every rank, with the same weights; the layers of other stages are dropped from it, and the text encoder
-    on all ranks but the first of a replica, so it is of no other use afterwards. ``engine_config``: xDiT's EngineConfig; its
-    ``parallel_config.pp_degree`` is the number of stages. ``config``: a DualParalConfig. ``texts``: what encodes prompts (see
-    texts.py), by default the pipeline's text encoder. ``check_weights``: whether to look for NaNs and infinities in the weights.
+    ``wan_pipeline``: of Wan2.1, or of Wan2.2 with two transformers, on every rank, with the same weights; the layers of other
+    stages are dropped from it, and the text encoder on all ranks but the first of a replica: it is of no other use afterwards.
+    ``engine_config``: xDiT's EngineConfig; its ``parallel_config.pp_degree`` is the number of stages. ``config``: a
+    DualParalConfig. ``texts``: what encodes prompts (see texts.py), by default the pipeline's text encoder. ``check_weights``:
+    whether to look for NaNs and infinities in the weights.
 
     Raises ValueError for a pipeline without DualParal support, more stages than layers, tensor parallelism or FSDP, or
     attention heads that Ulysses cannot split, or a weight that is a NaN or an infinity.
@@ -63,15 +64,15 @@ class DualParalPipeline:
         self.family = family_of(wan_pipeline)
         parallel, runtime = engine_config.parallel_config, engine_config.runtime_config
         _check_degrees(parallel)
-        transformer = wan_pipeline.transformer
-        check_heads(transformer.config.num_attention_heads, parallel.ulysses_degree)
+        experts = [getattr(wan_pipeline, name) for name in self.family.facts.experts]
+        check_heads(experts[0].config.num_attention_heads, parallel.ulysses_degree)
         check_backend(runtime.attention_backend, on_cpu=not torch.accelerator.is_available())
         self.mesh = Mesh(wan_pipeline, engine_config)
         self._backends = backends_in_use(on_cpu=not torch.accelerator.is_available())
         self.device, self.vae_on_all_ranks = self.mesh.device, parallel.use_parallel_vae
         index, count_of_stages = self.mesh.stage
-        layers = layer_ranges(transformer.config.num_layers, config, count_of_stages)[index]
-        self.stage = Stage(self.family, transformer, index, count_of_stages, layers)
+        layers = layer_ranges(experts[0].config.num_layers, config, count_of_stages)[index]
+        self.stage = Stage(self.family, experts, index, count_of_stages, layers)
         if config.vae_precision is not None and wan_pipeline.vae is not None:
             # Not diffusers' own ``to``, which warns of parts that must stay in float32 where there are none.
             torch.nn.Module.to(wan_pipeline.vae, getattr(torch, config.vae_precision))
@@ -109,8 +110,8 @@ class DualParalPipeline:
         """Makes a video for each prompt.
 
         Arguments are those of diffusers' WanPipeline: ``prompt`` and ``negative_prompt`` (str or list of str),
-        ``num_frames``, ``height``, ``width`` (pixels), ``num_inference_steps``, ``guidance_scale``, ``generator`` (on
-        the CPU), ``prompt_embeds`` and ``negative_prompt_embeds`` (videos, length, dim), ``max_sequence_length``;
+        ``num_frames``, ``height``, ``width`` (pixels), ``num_inference_steps``, ``guidance_scale``, ``guidance_scale_2``
+        (of a second transformer), ``generator`` (on the CPU), ``prompt_embeds`` and ``negative_prompt_embeds`` (videos, length, dim), ``max_sequence_length``;
         ``output_type`` is "np" (videos, frames, height, width, 3) in 0..1, "uint8" (the same in 0..255), "pt" (videos, frames, 3, height, width),
         "pil" (a list of images a video) or "latent" (videos, channels, latent frames, height, width) before VAE
         scaling.
@@ -195,13 +196,14 @@ class DualParalPipeline:
         can_split = request.branches == 2 and self.mesh.branch[1] == 1
         lanes = Lanes(self.mesh.stage[1], decode, can_split)
         latent_frames = None if request.is_endless else request.latent_frames
-        return self.strategy.plan(self.config, latent_frames, request.num_inference_steps, lanes)
+        expert_starts = self.family.expert_starts(self.pipe, request.make_scheduler("cpu").timesteps)
+        return self.strategy.plan(self.config, latent_frames, request.num_inference_steps, lanes, expert_starts)
 
     def _spec(self, request, file_spec=None):
         pipe = self.pipe
         return RunSpec(
             **request.identity(), **self._weights.digests(), **self.strategy.identity(self.config), **(file_spec or {}),
-            model=self.model_name, precision=dtype_name(pipe.transformer.dtype), compiled=self.stage.is_compiled, compile_options=self.stage.compile_options,
+            model=self.model_name, precision=dtype_name(self.stage.dtype), compiled=self.stage.is_compiled, compile_options=self.stage.compile_options,
             **self._backends,
             vae_precision=pipe.vae and dtype_name(pipe.vae.dtype), tiling=tiling_of(pipe.vae),
             text_encoder_place=None if request.has_embeds else self.texts.place,
@@ -209,7 +211,7 @@ class DualParalPipeline:
 
     def _used_parts(self):
         vae = self.pipe.vae if self.is_output_rank else None
-        return dict(transformer=self.pipe.transformer, vae=vae, **self.texts.parts)
+        return dict(zip(self.family.facts.experts, self.stage.transformers), vae=vae, **self.texts.parts)
 
     def _new_run(self, request, spec, blocks_kept=0):
         from .engine.session import VideoRun

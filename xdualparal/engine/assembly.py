@@ -21,7 +21,7 @@ def make_executor(run, cleanup):
     """The Executor of ``run`` (session.VideoRun). ``cleanup``: an ExitStack that gives the transformer back as it was."""
     timesteps = run.request.make_scheduler(run.device).timesteps
     text = _text(run)
-    stage_run = StageRun(run.stage, timesteps, text, run.shard)
+    stage_run = StageRun(run.stage, timesteps, run.plan.expert_starts, text, run.shard)
     cleanup.callback(stage_run.end)
     cleanup.enter_context(stage_run.context.installed())
     run.edges = _make_edges(run)
@@ -30,7 +30,7 @@ def make_executor(run, cleanup):
         work.blocks = BlockStore(_noise(run), run.device, run.snapshots.live_latents())
     if run.stage.is_last:
         work.denoiser = run.denoiser = _make_denoiser(run, timesteps)
-        work.guide, work.finish, work.decode = lambda prediction: _guide(run, prediction), run.finish, run.decoder.add
+        work.guide, work.finish, work.decode = lambda one, prediction: _guide(run, one, prediction), run.finish, run.decoder.add
     _draw_all_noise(run)
     messages = Messages(run.plan, run.progress)
     return Executor(run.plan, run.progress, messages, run.stage.index, work, run.meter, run.at_wave)
@@ -63,7 +63,7 @@ def _draw_all_noise(run):
 
 def _text(run):
     """Prompt embeddings of the branches that this rank computes, (branches, length, dim)."""
-    text, (branch, ranks) = run.texts.of(run.request, run.pipe.transformer.dtype), run.mesh.branch
+    text, (branch, ranks) = run.texts.of(run.request, run.stage.dtype), run.mesh.branch
     return (text if ranks == 1 else text[branch:branch + 1]).to(run.device)
 
 
@@ -86,6 +86,6 @@ def _message_shape(run, stage_run, recv):
     return stage_run.hidden_shape(run.plan.spec(recv.one), recv.branch), stage_run.dtype
 
 
-def _guide(run, prediction):
+def _guide(run, one, prediction):
     both = run.meter.waits("for the other guidance branch", run.mesh.join_branches, prediction)
-    return apply_guidance(both, run.request.guidance_scale)
+    return apply_guidance(both, run.request.guidance_scales[run.plan.spec(one).expert])
