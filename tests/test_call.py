@@ -45,7 +45,6 @@ def test_diffusers_own_default_is_accepted(name):
     (dict(callback_on_step_end=print), "callback_on_step_end is .*: .* iterate over stream"),
     (dict(callback_on_step_end_tensor_inputs=["latents", "prompt_embeds"]), "callback_on_step_end_tensor_inputs is"),
     (dict(attention_kwargs={"scale": 0.5}), "attention_kwargs is {'scale': 0.5} and is not supported"),
-    (dict(guidance_scale_2=3.0), "guidance_scale_2 is 3.0 and is not supported .*: give guidance_scale"),
     (dict(return_dict=False), "return_dict is False and is not supported"),
     (dict(num_frame=9), "num_frame is no argument of this call: did you mean num_frames. it takes prompt, negative_prompt"),
     (dict(seed=3), "seed is no argument of this call: .*generator"),
@@ -125,28 +124,6 @@ def test_numbers_of_numpy_are_numbers(pipe):
     one = request(pipe, **GOOD, num_frames=np.int64(9), num_inference_steps=np.int32(3), guidance_scale=np.float32(2))
     assert (one.num_frames, one.num_inference_steps, one.guidance_scale) == (9, 3, 2.0)
     assert (type(one.num_frames), type(one.guidance_scale)) == (int, float)
-
-
-class Words:
-    """A tokenizer, a token a word."""
-
-    def __call__(self, text, add_special_tokens):
-        assert not add_special_tokens
-        return type("Tokens", (), dict(input_ids=text.split()))
-
-    def decode(self, tokens):
-        """The words again."""
-        return " ".join(tokens)
-
-
-def test_what_is_cut_of_a_prompt_is_known(pipe, monkeypatch):
-    monkeypatch.setattr(pipe, "tokenizer", Words())
-    assert request(pipe, prompt="a b c", negative_prompt="d", max_sequence_length=4).cut_texts() == {}
-    assert request(pipe, prompt="a b c d", negative_prompt="e", max_sequence_length=4).cut_texts() == {"prompt": "d"}
-    both = request(pipe, prompt=["a b c", "d"], negative_prompt="e f", max_sequence_length=2)
-    first, second = both.each_video()
-    assert first.cut_texts() == {"prompt": "b c", "negative prompt": "f"} and second.cut_texts() == {"negative prompt": "f"}
-    assert request(pipe, prompt="a", negative_prompt="e f", max_sequence_length=2, guidance_scale=1).cut_texts() == {}
 
 
 def test_a_call_knows_return_dict():

@@ -1,10 +1,12 @@
 """The executor against the sequential program and against diffusers' own pipeline, in real processes over gloo."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from dualparal_testing.processes import run_ranks
-from dualparal_testing.runs import BFLOAT16, CASES, SEED, SIZE, STOCHASTIC_CASES, Case, engine_config, latents_of_cases
+from dualparal_testing.runs import BFLOAT16, CASES, EXPERTS, SEED, SIZE, Case, engine_config, latents_of_cases
 from dualparal_testing.small_wan import small_pipeline, texts
 
 from xdualparal import DualParalConfig, DualParalPipeline
@@ -12,6 +14,7 @@ from xdualparal.models.wan_vae import unnormalised
 
 pytestmark = pytest.mark.processes
 BAR = 1e-5  # relative, float32; the issue's
+PLAIN = next(case for case in CASES if case.name == "more blocks than steps")
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +45,13 @@ def test_number_of_stages_does_not_change_a_bit(latents, case):
         assert np.array_equal(latents[stages][case.name], latents[1][case.name])
 
 
-@pytest.mark.parametrize("broken", ["next_context", "previous_context_after"])
-def test_the_bar_would_see_a_broken_rule(broken):
-    case = CASES[len(STOCHASTIC_CASES)]
-    assert difference(case.sequential(**{broken: False}).numpy(), case.sequential().numpy()) > 100 * BAR
+@pytest.mark.parametrize("case, broken", [
+    (PLAIN, dict(next_context=False)), (PLAIN, dict(previous_context_after=False)), (EXPERTS[0], dict(crossing=True)),
+    (replace(EXPERTS[0], guidance_scale_2=5.0), {}), (replace(EXPERTS[0], boundary_ratio=0.7), {}),
+])
+def test_the_bar_would_see_a_broken_rule(case, broken):
+    right = EXPERTS[0] if case.boundary_ratio else PLAIN
+    assert difference(case.sequential(**broken).numpy(), right.sequential().numpy()) > 100 * BAR
 
 
 ONE_BLOCK = [(45, 8, 4), (33, 8, 4), (1, 8, 4), (81, 13, 8)]  # frames, B, C
@@ -56,18 +62,23 @@ def one_block(rank):
     pairs, engine = [], engine_config()
     for frames, block, context in ONE_BLOCK:
         case = Case("one block", num_frames=frames, num_steps=3, block=block, context=context)
-        arguments = case.arguments() | {"output_type": "np"}
-        for name in ("prompt_embeds", "negative_prompt_embeds"):
-            arguments[name] = arguments[name].repeat(2, 1, 1)
-        ordinary = small_pipeline()(**arguments).frames
-        ours = DualParalPipeline(small_pipeline(), engine, case.config())
-        pairs.append((ours(**arguments | {"generator": torch.Generator().manual_seed(SEED)}).frames, ordinary))
-    return pairs
+        pairs.append(_ours_and_ordinary(engine, case))
+    case = Case("two experts", num_frames=33, num_steps=4, block=8, context=4, boundary_ratio=0.9, guidance_scale_2=2.0)
+    return [*pairs, _ours_and_ordinary(engine, case)]
+
+
+def _ours_and_ordinary(engine, case):
+    arguments = case.arguments() | {"output_type": "np"}
+    for name in ("prompt_embeds", "negative_prompt_embeds"):
+        arguments[name] = arguments[name].repeat(2, 1, 1)
+    ordinary = small_pipeline(boundary_ratio=case.boundary_ratio)(**arguments).frames
+    ours = DualParalPipeline(small_pipeline(boundary_ratio=case.boundary_ratio), engine, case.config())
+    return ours(**arguments | {"generator": torch.Generator().manual_seed(SEED)}).frames, ordinary
 
 
 def test_one_block_is_the_ordinary_pipeline_with_the_same_seed():
     [pairs] = run_ranks(one_block, 1)
-    for (frames, *_), (ours, ordinary) in zip(ONE_BLOCK, pairs):
+    for frames, (ours, ordinary) in zip([*(frames for frames, *_ in ONE_BLOCK), 33], pairs, strict=True):
         assert ours.shape == ordinary.shape == (2, frames, SIZE, SIZE, 3)
         assert difference(ours, ordinary) <= BAR
 
@@ -115,10 +126,11 @@ def refusals(rank):
     pipeline = DualParalPipeline(small_pipeline(), engine)
     positive, negative = texts()
     good = dict(prompt_embeds=positive, negative_prompt_embeds=negative, height=SIZE, width=SIZE, num_frames=9)
-    bad = [dict(num_frames=-1), dict(num_frames=0), dict(height=40), dict(num_inference_steps=0), dict(output_type="gif"),
+    bad = [dict(num_frames=-1), dict(num_frames=0), dict(height=40), dict(num_inference_steps=0), dict(output_type="gif"), dict(guidance_scale_2=3.0),
            dict(negative_prompt_embeds=None), dict(prompt_embeds=None)]
     calls = [lambda bad=bad: pipeline(**good | bad) for bad in bad]
     calls += [lambda: pipeline.stream(**good | dict(prompt_embeds=positive.repeat(2, 1, 1))),
+              lambda: DualParalPipeline(small_pipeline(boundary_ratio=0.9), engine)(**good | dict(guidance_scale=1, guidance_scale_2=3)),
               lambda: DualParalPipeline("not a pipeline", engine)]
     messages = []
     for call in calls:
@@ -130,8 +142,8 @@ def refusals(rank):
 
 def test_refusals_say_what_to_do():
     [messages] = run_ranks(refusals, 1)
-    parts = ["num_frames is -1", "without end: its frames must be kept", "40", "num_inference_steps is 0", "np, uint8, pil, pt, latent", "guidance_scale 1",
-             "prompt", "a stream is one video", "WanPipeline"]
+    parts = ["num_frames is -1", "without end: its frames must be kept", "40", "num_inference_steps is 0", "np, uint8, pil, pt, latent", "this one has one: give guidance_scale", "guidance_scale 1",
+             "prompt", "a stream is one video", "guidance_scale_2 is 3 and guidance_scale is 1, which is without", "WanPipeline"]
     for part, message in zip(parts, messages, strict=True):
         assert part in message and "\n" not in message
 

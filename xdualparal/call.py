@@ -8,12 +8,11 @@ import difflib
 from .limits import check_whole
 
 TAKEN = (
-    "prompt", "negative_prompt", "height", "width", "num_frames", "num_inference_steps", "guidance_scale", "generator",
+    "prompt", "negative_prompt", "height", "width", "num_frames", "num_inference_steps", "guidance_scale", "guidance_scale_2", "generator",
     "prompt_embeds", "negative_prompt_embeds", "output_type", "max_sequence_length",
 )
 # Accepted with a value that changes nothing: (those values, what to do instead of another one).
 ONLY_AS = {
-    "guidance_scale_2": ((None,), "it is for models with two transformers and this one has one: give guidance_scale"),
     "num_videos_per_prompt": ((None, 1), "give the prompt as often in a list, with a generator each"),
     "latents": ((None,), "noise is drawn block by block: give a generator; initial_noise() draws the same"),
     "return_dict": ((True,), "a tuple is returned by a call, pipeline(...), only: leave it out"),

@@ -7,11 +7,9 @@ blocks, processes.
 import copy
 
 import torch
-from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 
 from .call_checks import check_embeds, check_generators, check_prompts
 from .limits import FRAMES, GUIDANCE, PIXELS, SIDE, STEPS, TEXT_TOKENS
-from .models.finite import is_finite
 from .models.schedulers import SHIFT_NAMES, check_scheduler, flow_shift, fresh_scheduler
 from .run_spec import short_digest
 
@@ -22,7 +20,7 @@ class Request:
     """The arguments of one call. Raises ValueError for those that cannot work."""
 
     def __init__(self, pipe, *, prompt=None, negative_prompt=None, height=480, width=832, num_frames=81,
-                 num_inference_steps=50, guidance_scale=5.0, generator=None, prompt_embeds=None,
+                 num_inference_steps=50, guidance_scale=5.0, guidance_scale_2=None, generator=None, prompt_embeds=None,
                  negative_prompt_embeds=None, max_sequence_length=512, output_type="np"):
         self.pipe = pipe
         self.prompt, self.negative_prompt = prompt, negative_prompt
@@ -30,6 +28,7 @@ class Request:
         self.num_frames = FRAMES.of("num_frames", num_frames)
         self.num_inference_steps = STEPS.of("num_inference_steps", num_inference_steps)
         self.guidance_scale = GUIDANCE.of("guidance_scale", guidance_scale)
+        self.guidance_scale_2 = self._second_scale(guidance_scale_2)
         self.prompt_embeds, self.negative_prompt_embeds = prompt_embeds, negative_prompt_embeds
         self.max_sequence_length = TEXT_TOKENS.of("max_sequence_length", max_sequence_length)
         self.output_type = output_type
@@ -51,6 +50,25 @@ class Request:
             raise ValueError("prompt_embeds come without negative_prompt_embeds: give both, or guidance_scale 1")
         if self.prompt_embeds is None and self.negative_prompt_embeds is not None:
             raise ValueError("negative_prompt_embeds come without prompt_embeds: give both")
+
+    def _second_scale(self, given):
+        """The second expert's guidance scale; None where there is one expert. By default the first one's, as in diffusers."""
+        if self.pipe.config.boundary_ratio is None and given is not None:
+            raise ValueError(f"guidance_scale_2 is {given}, and it is for models with two transformers and this one has one: give guidance_scale")
+        if self.pipe.config.boundary_ratio is None:
+            return None
+        scale = self.guidance_scale if given is None else GUIDANCE.of("guidance_scale_2", given)
+        if self.branches == 1 and scale > 1:
+            raise ValueError(
+                f"guidance_scale_2 is {scale:g} and guidance_scale is {self.guidance_scale:g}, which is without guidance for both "
+                "transformers: leave guidance_scale_2 out, or give a guidance_scale above 1"
+            )
+        return scale
+
+    @property
+    def guidance_scales(self):
+        """The guidance scale of each expert."""
+        return (self.guidance_scale,) if self.guidance_scale_2 is None else (self.guidance_scale, self.guidance_scale_2)
 
     @property
     def patch(self):
@@ -87,7 +105,8 @@ class Request:
             (name, value) for name, value in scheduler.config.items() if not name.startswith("_") and name not in SHIFT_NAMES
         ))
         return dict(
-            {name: getattr(self, name) for name in names}, guidance_scale=float(self.guidance_scale), seed=self.generator.initial_seed(),
+            {name: getattr(self, name) for name in names}, guidance_scale=float(self.guidance_scale),
+            guidance_scale_2=self.guidance_scale_2, boundary_ratio=self.pipe.config.boundary_ratio, seed=self.generator.initial_seed(),
             embeds=tuple(short_digest(rows.float().cpu().numpy().tobytes()) for rows in embeds),
             generator=short_digest(self.generator.get_state().numpy().tobytes()),
             scheduler=f"{type(scheduler).__name__} {short_digest(settings.encode())}", flow_shift=flow_shift(scheduler),
@@ -110,34 +129,14 @@ class Request:
         return self.prompt_embeds is not None
 
     @property
-    def text_shape(self):
-        """The shape of the encoded text, (branches, length, dim)."""
-        return self.branches, self.max_sequence_length, self.pipe.transformer.config.text_dim
+    def given_embeds(self):
+        """The caller's embeddings, one (1, length, dim) a branch."""
+        return [self.prompt_embeds, self.negative_prompt_embeds][:self.branches]
 
-    def encode(self, device, dtype):
-        """The embeddings of the prompt and, with guidance, of the negative prompt, ``text_shape``."""
-        positive, negative = self.pipe.encode_prompt(
-            prompt=self.prompt, negative_prompt=self.negative_prompt, do_classifier_free_guidance=self.branches == 2,
-            prompt_embeds=self.prompt_embeds, negative_prompt_embeds=self.negative_prompt_embeds,
-            max_sequence_length=self.max_sequence_length, device=device,
-        )
-        texts = [positive, negative] if self.branches == 2 else [positive]
-        text = torch.cat([text.to(device, dtype) for text in texts])
-        if not is_finite(text):
-            raise FloatingPointError("the text encoder made a NaN or an infinity of the prompt: use other weights, or bfloat16")
-        return text
-
-    def cut_texts(self):
-        """{"prompt" or "negative prompt": what ``encode`` leaves out of it}, of those that are longer than the text may be."""
-        texts = {"prompt": self.prompt, "negative prompt": self.negative_prompt if self.branches == 2 else None}
-        cut = {what: self._beyond_length(_nth(text, 0)) for what, text in texts.items() if text}
-        return {what: rest for what, rest in cut.items() if rest}
-
-    def _beyond_length(self, text):
-        """The end of ``text`` that ``encode`` leaves out, as the tokenizer spells it. The last token that is kept is the one
-        that marks the end."""
-        tokens = self.pipe.tokenizer(prompt_clean(text), add_special_tokens=False).input_ids
-        return self.pipe.tokenizer.decode(tokens[self.max_sequence_length - 1:])
+    @property
+    def texts(self):
+        """{"prompt" or "negative prompt": the text}, one a branch, of a request for one video."""
+        return dict(list({"prompt": self.prompt, "negative prompt": self.negative_prompt or ""}.items())[:self.branches])
 
     def make_scheduler(self, device):
         """A fresh scheduler of the pipeline's kind with its timesteps set."""

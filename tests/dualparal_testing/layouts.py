@@ -11,6 +11,11 @@ def random_layout(numbers, blocks):
     return Layout(block, context, numbers.randint(endless.first_latent(blocks - 1) + 1, endless.first_latent(blocks)))
 
 
+def random_expert_starts(numbers, steps):
+    """The first steps of one, two or three experts; some may do none. ``numbers``: a random.Random."""
+    return (0, *sorted(numbers.choices(range(steps + 1), k=numbers.randint(0, 2))))
+
+
 def with_videos(numbers, plan):
     """``plan`` with 1 to 3 videos; in a third of the cases each is resumed from a wave of its own."""
     videos, resumed = numbers.randint(1, 3), numbers.random() < 1 / 3

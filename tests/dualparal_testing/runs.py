@@ -9,7 +9,7 @@ from xdualparal.engine.noise import StepNoise
 from xdualparal.plan.actions import Pass
 
 from .sequential import sequential_latents
-from .small_wan import SCHEDULERS, STOCHASTIC, small_pipeline, small_transformer, texts
+from .small_wan import SCHEDULERS, STOCHASTIC, second_expert, small_pipeline, small_transformer, texts
 
 SIZE = 32  # pixels; 4 x 4 in latents
 SEED = 5
@@ -30,6 +30,8 @@ class Case:
     dtype: torch.dtype = torch.float32
     stage_layers: tuple | None = None
     stagger: int = 1
+    boundary_ratio: float | None = None
+    guidance_scale_2: float | None = None
 
     def config(self):
         """The DualParalConfig of the case."""
@@ -40,7 +42,7 @@ class Case:
         positive, negative = texts()
         return dict(
             prompt_embeds=positive, negative_prompt_embeds=negative, height=SIZE, width=SIZE, num_frames=self.num_frames,
-            num_inference_steps=self.num_steps, guidance_scale=self.guidance_scale,
+            num_inference_steps=self.num_steps, guidance_scale=self.guidance_scale, guidance_scale_2=self.guidance_scale_2,
             generator=torch.Generator().manual_seed(SEED), output_type="latent",
         )
 
@@ -51,9 +53,13 @@ class Case:
         generator = torch.Generator().manual_seed(SEED)
         noise = initial_noise(blocks, self.block, self.context, (16, 4, 4), generator, latent_frames)
         branches = texts() if self.guidance_scale > 1 else texts()[:1]
+        transformers, scales, boundary = [small_transformer()], self.guidance_scale, None
+        if self.boundary_ratio is not None:
+            transformers, boundary = [*transformers, second_expert()], self.boundary_ratio * 1000
+            scales = self.guidance_scale, self.guidance_scale_2 or self.guidance_scale
         return sequential_latents(
-            small_transformer(), (SCHEDULERS | STOCHASTIC)[self.scheduler], self.num_steps, noise, branches, self.guidance_scale,
-            self.block, self.context, self.stagger, step_generator=self._step_generator(), **broken,
+            transformers, (SCHEDULERS | STOCHASTIC)[self.scheduler], self.num_steps, noise, branches, scales,
+            self.block, self.context, self.stagger, step_generator=self._step_generator(), boundary=boundary, **broken,
         )
 
     def _step_generator(self):
@@ -64,8 +70,16 @@ class Case:
 
 
 STOCHASTIC_CASES = [Case(name, num_frames=57, num_steps=4, scheduler=name) for name in STOCHASTIC]
+EXPERTS = [
+    Case("two experts", num_frames=120, num_steps=4, boundary_ratio=0.875, guidance_scale_2=3.0),
+    Case("two experts, one scale, stagger 2", num_frames=77, num_steps=6, boundary_ratio=0.8, stagger=2, scheduler="dpm++"),
+    Case("two experts, no guidance", num_frames=77, num_steps=4, boundary_ratio=0.9, guidance_scale=1.0),
+    Case("two experts, the first does all steps", num_frames=57, num_steps=3, boundary_ratio=0.1),
+    Case("two experts, short last block", num_frames=61, num_steps=6, context=3, boundary_ratio=0.8, scheduler="stochastic euler"),
+]
 CASES = [
     *STOCHASTIC_CASES,
+    *EXPERTS,
     Case("more blocks than steps", num_frames=120, num_steps=3),
     Case("more steps than blocks", num_frames=57, num_steps=8),
     Case("context as long as a block", num_frames=77, num_steps=4, block=3, context=3),
@@ -99,8 +113,10 @@ def latents_of_cases(rank, stages, cases, **degrees):
     """The executor's latents of each case by name, as numpy arrays; None off the output rank."""
     engine, latents = engine_config(stages, **degrees), {}
     for case in cases:
-        wan = small_pipeline(case.scheduler, case.rope_max_seq_len)
+        wan = small_pipeline(case.scheduler, case.rope_max_seq_len, case.boundary_ratio)
         wan.transformer.to(case.dtype)
+        if wan.transformer_2 is not None:
+            wan.transformer_2.to(case.dtype)
         output = DualParalPipeline(wan, engine, case.config())(**case.arguments())
         latents[case.name] = None if output is None else output.frames.numpy()
     return latents

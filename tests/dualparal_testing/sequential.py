@@ -49,18 +49,22 @@ class ContextAttention:
 
 
 @torch.no_grad()
-def sequential_latents(transformer, make_scheduler, num_steps, noise, texts, guidance_scale, block, context, stagger=1,
-                       next_context=True, previous_context_after=True, step_generator=None):
+def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, guidance_scale, block, context, stagger=1,
+                       next_context=True, previous_context_after=True, step_generator=None, boundary=None,
+                       crossing=False):
     """All latents of the video, (1, channels, latent frames, height, width).
 
-    ``noise``: the blocks' initial latents. ``texts``: one embedding a branch. ``next_context`` and ``previous_context_after``
-    break a rule of the method, for tests of the tests: no next context; the previous context one step noisier.
+    ``transformers``: one, or two, of which the first does the steps with timesteps of ``boundary`` or more; then
+    ``guidance_scale`` is one for each. ``noise``: the blocks' initial latents. ``texts``: one embedding a branch. ``next_context``, ``previous_context_after``
+    and ``crossing`` break a rule of the method, for tests of the tests: no next context; the previous context one step
+    noisier; a next context of the other transformer.
     ``step_generator(block, step)``: of the noise that a scheduler adds in a step.
     """
-    transformer.rope = AbsoluteRope(transformer.config.attention_head_dim)
-    processors = [ContextAttention() for _ in transformer.blocks]
-    for layer, processor in zip(transformer.blocks, processors):
-        layer.attn1.processor = processor
+    processors = [[ContextAttention() for _ in transformer.blocks] for transformer in transformers]
+    for transformer, own in zip(transformers, processors):
+        transformer.rope = AbsoluteRope(transformer.config.attention_head_dim)
+        for layer, processor in zip(transformer.blocks, own):
+            layer.attn1.processor = processor
     latents, schedulers = [n.clone() for n in noise], []
     history = [[n.clone()] for n in noise]
     for _ in noise:
@@ -70,7 +74,7 @@ def sequential_latents(transformer, make_scheduler, num_steps, noise, texts, gui
     per_frame = (noise[0].shape[3] // 2) * (noise[0].shape[4] // 2)
 
     for wave in range((count - 1) * stagger + num_steps):
-        kept = None
+        kept, kept_by = None, None
         start = [x.clone() for x in latents]
         for i in reversed([n for n in range(count) if 0 <= wave - n * stagger < num_steps]):
             step = wave - i * stagger
@@ -78,18 +82,22 @@ def sequential_latents(transformer, make_scheduler, num_steps, noise, texts, gui
             if i > 0 and context > 0:
                 previous = start[i - 1] if previous_context_after else history[i - 1][step]
                 window = torch.cat([previous[:, :, -context:], window], dim=2)
+            expert = 0 if boundary is None or timesteps[step] >= boundary else 1
+            transformer, own_processors = transformers[expert], processors[expert]
+            reads = kept and next_context and context and (crossing or kept_by == expert)
             transformer.rope.start = i * block
             predictions, keep = [], []
             for branch, text in enumerate(texts):
-                for n, processor in enumerate(processors):
-                    processor.extra = kept[branch][n] if kept and next_context and context else None
+                for n, processor in enumerate(own_processors):
+                    processor.extra = kept[branch][n] if reads else None
                 predictions.append(transformer(window, timesteps[step].expand(1), text, return_dict=False)[0])
                 first, last = context * per_frame, 2 * context * per_frame
-                keep.append([tuple(x[:, first:last] for x in processor.seen) for processor in processors])
-            kept = keep
+                keep.append([tuple(x[:, first:last] for x in processor.seen) for processor in own_processors])
+            kept, kept_by = keep, expert
             prediction = predictions[0]
             if len(texts) == 2:
-                prediction = predictions[1] + guidance_scale * (predictions[0] - predictions[1])
+                scale = guidance_scale if boundary is None else guidance_scale[expert]
+                prediction = predictions[1] + scale * (predictions[0] - predictions[1])
             own = prediction[:, :, -start[i].shape[2]:]
             drawn = {} if step_generator is None else dict(generator=step_generator(i, step))
             latents[i] = schedulers[i].step(own, timesteps[step], start[i], return_dict=False, **drawn)[0]

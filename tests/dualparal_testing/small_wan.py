@@ -28,9 +28,9 @@ STOCHASTIC = {  # they add noise in their steps
 }
 
 
-def small_transformer(rope_max_seq_len=1024, **other):
-    """4 layers, 4 heads; weights from seed 0, with attention sharp enough for the context to matter. ``other``: settings."""
-    torch.manual_seed(0)
+def small_transformer(rope_max_seq_len=1024, seed=0, **other):
+    """4 layers, 4 heads; weights from ``seed``, with attention sharp enough for the context to matter. ``other``: settings."""
+    torch.manual_seed(seed)
     settings = dict(
         num_attention_heads=4, attention_head_dim=12, in_channels=16, out_channels=16, text_dim=TEXT_DIM, freq_dim=32,
         ffn_dim=64, num_layers=4, rope_max_seq_len=rope_max_seq_len,
@@ -50,12 +50,18 @@ def small_vae():
     ).eval()
 
 
-def small_pipeline(scheduler="unipc", rope_max_seq_len=1024):
-    """A WanPipeline without text encoder: give it prompt_embeds."""
+def small_pipeline(scheduler="unipc", rope_max_seq_len=1024, boundary_ratio=None):
+    """A WanPipeline without text encoder: give it prompt_embeds. ``boundary_ratio``: of two experts, as in Wan2.2-T2V-A14B."""
+    second = None if boundary_ratio is None else second_expert(rope_max_seq_len)
     return WanPipeline(
         tokenizer=None, text_encoder=None, vae=small_vae(), scheduler=(SCHEDULERS | STOCHASTIC)[scheduler](),
-        transformer=small_transformer(rope_max_seq_len),
+        transformer=small_transformer(rope_max_seq_len), transformer_2=second, boundary_ratio=boundary_ratio,
     )
+
+
+def second_expert(rope_max_seq_len=1024):
+    """A small transformer with other weights."""
+    return small_transformer(rope_max_seq_len, seed=3)
 
 
 def texts():

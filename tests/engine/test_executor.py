@@ -92,7 +92,7 @@ def run_alone(blocks=2, steps=2, guide=None, decode="none", progress=None, denoi
     stage, decoded, store = CountingStage(), [], BlockStore(iter(NOISE[:blocks]), CPU)
     plan, meter = DualParalPlan(blocks, steps, 1, decode=decode, layout=LAYOUT), Meter(synchronize=lambda: None, keeps_spans=True)
     work = Work(
-        stage, Edges(), None, store, denoiser or AddOne(NOISE), guide or (lambda p: p), lambda one, latents: latents.sum().item(),
+        stage, Edges(), None, store, denoiser or AddOne(NOISE), guide or (lambda one, p: p), lambda one, latents: latents.sum().item(),
         lambda block, whole: decoded.append((block, whole)),
     )
     return stage, list(executor_of(plan, 0, work, meter).run()), meter, decoded, store
@@ -121,7 +121,7 @@ def test_half_passes_share_their_window_and_are_joined_before_the_step():
     guided, stage = [], CountingStage()
     plan = OneRankOfThree(2, 2, 3, split_guidance=True, layout=LAYOUT)
 
-    def guide(prediction):
+    def guide(one, prediction):
         guided.append(prediction.shape[0])
         return prediction[:1]
 
@@ -167,7 +167,7 @@ def test_a_prediction_that_is_no_number_ends_the_run(bad):
     """It is the third pass's: block 0 at step 1."""
     passes = iter([0.0, 0.0, bad])
     with pytest.raises(FloatingPointError, match="the prediction of block 0 at step 1 has a NaN or an infinity"):
-        run_alone(guide=lambda prediction: prediction + next(passes))
+        run_alone(guide=lambda one, prediction: prediction + next(passes))
 
 
 def test_a_step_that_overflows_ends_the_run():
@@ -218,6 +218,6 @@ def test_the_first_stage_takes_latents_where_a_window_needs_them():
 def test_every_wave_is_announced():
     waves, plan = [], DualParalPlan(2, 2, 1, layout=LAYOUT)
     progress = Progress(plan)
-    work = Work(CountingStage(), Edges(), None, BlockStore(iter(NOISE), CPU), AddOne(NOISE), lambda p: p, lambda *_: None)
+    work = Work(CountingStage(), Edges(), None, BlockStore(iter(NOISE), CPU), AddOne(NOISE), lambda one, p: p, lambda *_: None)
     list(Executor(plan, progress, Messages(plan, progress), 0, work, Meter(lambda: None), waves.append).run())
     assert waves == [0, 1, 2]

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from dualparal_testing.layouts import random_layout, with_videos
+from dualparal_testing.layouts import random_expert_starts, random_layout, with_videos
 
 from xdualparal.plan.actions import FORWARD, RECV, SEND, Action, parse_action
 from xdualparal.plan.check import check_schedule
@@ -38,7 +38,7 @@ def random_plan(numbers):
     steps, blocks = numbers.randint(1, 12), numbers.randint(1, 15)
     plan = DualParalPlan(
         blocks, steps, numbers.randint(1, 4), numbers.randint(1, min(5, steps)), numbers.random() < 0.5,
-        numbers.choice(["none", "inline", "thread", "end"]), layout=random_layout(numbers, blocks),
+        numbers.choice(["none", "inline", "thread", "end"]), layout=random_layout(numbers, blocks), expert_starts=random_expert_starts(numbers, steps),
     )
     return with_videos(numbers, plan)
 

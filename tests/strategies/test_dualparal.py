@@ -5,7 +5,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from dualparal_testing.layouts import random_layout, with_videos
+from dualparal_testing.layouts import random_expert_starts, random_layout, with_videos
 
 from xdualparal.plan.actions import FORWARD, STEP, Pass
 from xdualparal.plan.layout import Layout
@@ -14,7 +14,7 @@ from xdualparal.plan.progress import Progress
 from xdualparal.plan.schedule import whole_schedule
 from xdualparal.plan.simulate import replay
 from xdualparal.strategies.base import Lanes
-from xdualparal.strategies.dualparal import DualParal, DualParalPlan, DualParalSettings
+from xdualparal.strategies.dualparal import DEFAULT_LAYOUT, DualParal, DualParalPlan, DualParalSettings, parse_schedule
 
 LAYOUT = Layout(block_latents=8, context_latents=4)
 
@@ -46,6 +46,20 @@ def test_with_a_stagger_neighbours_are_further_apart():
     spec = spec_of(1, 2, stagger=2)
     assert spec.window[0].one == Pass(0, 0, 3) and spec.reads == (KVKey(Pass(0, 2, 0), "head"),)
     assert spec_of(1, 1, stagger=2).reads == ()  # block 2 has not begun
+
+
+def test_kv_never_cross_experts():
+    plan = DualParalPlan(4, 5, 2, layout=LAYOUT, expert_starts=(0, 2))
+    assert [plan.spec(Pass(0, 1, step)).expert for step in range(5)] == [0, 0, 1, 1, 1]
+    at_boundary, noisier = plan.spec(Pass(0, 1, 2)), plan.spec(Pass(0, 2, 1))
+    assert at_boundary.reads == noisier.keeps == ()
+    assert at_boundary.window == spec_of(1, 2).window  # latents do cross
+    for step in (1, 3, 4):
+        assert plan.spec(Pass(0, 1, step)).reads == spec_of(1, step).reads != ()
+    assert parse_schedule(str(whole_schedule(plan))).plan == replace(plan, layout=DEFAULT_LAYOUT)
+    for wrong in ((), (1,), (0, 3, 2)):
+        with pytest.raises(ValueError, match="expert_starts is"):
+            replace(plan, expert_starts=wrong)
 
 
 def test_a_video_is_alone_beside_others():
@@ -100,7 +114,7 @@ def random_plan(numbers):
     steps, blocks = numbers.randint(1, 12), numbers.randint(1, 15)
     plan = DualParalPlan(
         blocks, steps, numbers.randint(1, 4), numbers.randint(1, min(5, steps)), numbers.random() < 0.5,
-        "none", layout=random_layout(numbers, blocks),
+        "none", layout=random_layout(numbers, blocks), expert_starts=random_expert_starts(numbers, steps),
     )
     return with_videos(numbers, plan)
 
@@ -119,6 +133,15 @@ def test_stores_that_believe_the_specs_always_have_what_is_read(seed):
         live = plan.live(first)
         assert all(plan.wave_of(one) < max(first, plan.first_wave(one.video)) for one in live.latents) and live.keys == ()
         carry_out(plan, whole_schedule(plan, progress), set(live.latents))
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_in_a_wave_the_passes_of_an_expert_stand_together(seed):
+    numbers = random.Random(seed)
+    for plan in (random_plan(numbers) for _ in range(40)):
+        for wave in range(plan.num_waves):
+            experts = [plan.spec(one).expert for one in plan.passes(wave)]
+            assert experts == sorted(experts)
 
 
 def carry_out(plan, schedule, latents):

@@ -30,7 +30,7 @@ class Work:
     """What a rank works with.
 
     ``stage_run``: see stage.StageRun. ``edges``: see Edges. ``message_shape(recv)``: (shape, dtype) of a RECV's message.
-    ``blocks`` (blocks.BlockStore): on the first stage. ``denoiser`` (blocks.Denoiser), ``guide``, which makes one prediction of
+    ``blocks`` (blocks.BlockStore): on the first stage. ``denoiser`` (blocks.Denoiser), ``guide(one, predictions)``, which makes one prediction of
     the branches', and ``finish(one, latents)``, which takes each finished block and returns what is decoded: on the last one.
     ``decode(block, latents)``: takes that, see output/decoders.
     """
@@ -103,7 +103,7 @@ class Executor:
         return self._meter.waits(f"for rank {edge.peer} to send what {action} needs", edge.take, message)
 
     def _step(self, action):
-        prediction = self._work.guide(torch.cat(self._predictions))
+        prediction = self._work.guide(action.one, torch.cat(self._predictions))
         self._predictions.clear()
         self._result = self._meter.does(action, self._work.denoiser.advance, action.one, prediction)
         # One question to the device a step, not two.

@@ -16,18 +16,34 @@ from .context_store import ContextStore
 class Stage:
     """The ``layers`` (a range) of stage ``index`` of ``count``.
 
-    ``transformer``: whole, and then building the stage drops the other layers from it, or with the stage's own
-    layers only (see models/weights.py).
+    ``transformers``: one for each expert, all of one shape; whole, and then building the stage drops the other layers from
+    them, or with the stage's own layers only (see models/weights.py).
     """
 
-    def __init__(self, family, transformer, index, count, layers):
-        self.family, self.transformer, self.layers = family, transformer, layers
+    def __init__(self, family, transformers, index, count, layers):
+        self.family, self.transformers, self.layers = family, list(transformers), layers
         self.index, self.is_first, self.is_last = index, index == 0, index == count - 1
         self.is_compiled, self.compile_options = False, ""
-        if len(transformer.blocks) == transformer.config.num_layers:
-            family.keep_stage(transformer, layers, self.is_first, self.is_last)
-        assert len(transformer.blocks) == len(layers), f"{len(transformer.blocks)} layers, stage {index} has {layers}"
-        self.attentions = family.prepare_attention(transformer.blocks)
+        for transformer in self.transformers:
+            if len(transformer.blocks) == transformer.config.num_layers:
+                family.keep_stage(transformer, layers, self.is_first, self.is_last)
+            assert len(transformer.blocks) == len(layers), f"{len(transformer.blocks)} layers, stage {index} has {layers}"
+        self.attentions = family.prepare_attention(self.blocks)
+
+    @property
+    def blocks(self):
+        """The transformer blocks of all experts."""
+        return [block for transformer in self.transformers for block in transformer.blocks]
+
+    @property
+    def config(self):
+        """The transformers' configuration."""
+        return self.transformers[0].config
+
+    @property
+    def dtype(self):
+        """The transformers' dtype."""
+        return self.transformers[0].dtype
 
     def compile(self, **options):
         """Compiles each of the stage's blocks for each window size, when it first runs. ``options``: torch.compile's."""
@@ -36,29 +52,55 @@ class Stage:
         # torch's default makes the second size's kernels serve all sizes from then on: other bits for the windows after it,
         # so that a resumed run would differ.
         options.setdefault("dynamic", False)
-        for block in self.transformer.blocks:
+        for block in self.blocks:
             block.compile(**options)
+
+
+class Expert:
+    """One expert of a stage while it makes a video: what all its passes share.
+
+    ``timesteps``: of the steps from ``first_step`` on that it does, maybe none. ``text``: prompt embeddings, (branches, length, dim).
+    """
+
+    def __init__(self, family, transformer, first_step, timesteps, text):
+        self.transformer, self._first_step = transformer, first_step
+        self._conditioning, self._text = family.condition(transformer, timesteps, text)
+        self._text_kv = family.project_text(transformer.blocks, self._text)
+
+    def conditioning(self, step):
+        """The Conditioning of ``step``."""
+        return self._conditioning[step - self._first_step]
+
+    def text(self, branch):
+        """The text of ``branch``, (1, length, dim), which all cross-attentions then see."""
+        self._text_kv.use(branch)
+        return self._text[branch:branch + 1]
+
+    def restore(self):
+        """Gives the transformer back as it was."""
+        self._text_kv.restore()
 
 
 class StageRun:
     """A stage while it makes one video: computes first what all passes share. Call ``end`` when the video is made.
 
-    ``timesteps``: (steps,). ``text``: prompt embeddings, (branches, length, dim). ``shard``: this rank's part of every latent
-    frame, a sharding.SpatialShard.
+    ``timesteps``: (steps,). ``expert_starts``: for each expert the first of the steps that it does. ``text``: prompt embeddings,
+    (branches, length, dim). ``shard``: this rank's part of every latent frame, a sharding.SpatialShard.
     """
 
-    def __init__(self, stage, timesteps, text, shard):
-        self._stage, self._shard = stage, shard
-        self._family, self._transformer = stage.family, stage.transformer
-        self._branches = text.shape[0]
-        self.dtype = stage.transformer.dtype  # what travels between stages has the transformer's
-        self._conditioning, self._text = self._family.condition(self._transformer, timesteps, text)
-        self._text_kv = self._family.project_text(self._transformer.blocks, self._text)
+    def __init__(self, stage, timesteps, expert_starts, text, shard):
+        self._stage, self._shard, self._family = stage, shard, stage.family
+        self._branches, self.dtype = text.shape[0], stage.dtype  # what travels between stages has the transformers'
+        ends = (*expert_starts[1:], len(timesteps))
+        self._experts = [
+            Expert(self._family, transformer, first, timesteps[first:end], text)
+            for transformer, first, end in zip(stage.transformers, expert_starts, ends, strict=True)
+        ]
         self.context = ContextStore(stage.attentions, shard.frame_tokens, get_ulysses_parallel_world_size())
 
     def hidden_shape(self, spec, branch):
         """The shape of what travels between stages in a pass or half pass: (branches, tokens, dim)."""
-        config, tokens = self._transformer.config, spec.window_latents * self._shard.frame_tokens
+        config, tokens = self._stage.config, spec.window_latents * self._shard.frame_tokens
         return (len(self._numbers(branch)), tokens, config.num_attention_heads * config.attention_head_dim)
 
     def _numbers(self, branch):
@@ -75,37 +117,38 @@ class StageRun:
         Branches are computed one at a time, so that a pass, two half passes and two ranks with a branch each give
         the same bits. It costs 3 % on a CPU with the demo model (whole transformer, 12 latent frames).
         """
-        branches = self._numbers(action.branch)
+        branches, expert = self._numbers(action.branch), self._experts[spec.expert]
         if self._stage.is_first:
-            one_each = [self._family.embed(self._transformer, inputs.to(self.dtype))] * len(branches)
+            one_each = [self._family.embed(expert.transformer, inputs.to(self.dtype))] * len(branches)
         else:
             one_each = inputs.split(1)
-        rotary, before_layer = self._rotary(spec), _at_number(len(branches) * len(self._transformer.blocks) // 2, at_half)
+        rotary, before_layer = self._rotary(spec), _at_number(len(branches) * len(expert.transformer.blocks) // 2, at_half)
         results = [self._one_branch(spec, branch, one, rotary, before_layer) for branch, one in zip(branches, one_each)]
         return results[0] if len(results) == 1 else torch.cat(results)
 
     def _rotary(self, spec):
         grid = (spec.window_latents, *self._shard.whole_grid)
-        return self._family.rotary(self._transformer, spec.position, grid, self._shard.tokens)
+        return self._family.rotary(self._experts[spec.expert].transformer, spec.position, grid, self._shard.tokens)
 
     def _one_branch(self, spec, branch, hidden, rotary, before_layer):
         [step] = spec.steps
-        conditioning = self._conditioning[step]
-        self._text_kv.use(branch)
+        expert = self._experts[spec.expert]
+        conditioning, text = expert.conditioning(step), expert.text(branch)
         with self.context.during(spec, branch):
-            for block in self._transformer.blocks:
+            for block in expert.transformer.blocks:
                 before_layer()
-                hidden = self._family.layer(block, hidden, self._text[branch:branch + 1], conditioning, rotary)
+                hidden = self._family.layer(block, hidden, text, conditioning, rotary)
         return self._predict(spec, hidden, conditioning) if self._stage.is_last else hidden
 
     def _predict(self, spec, hidden, conditioning):
         first, last = (frame * self._shard.frame_tokens for frame in (spec.predicted.start, spec.predicted.stop))
         grid = (len(spec.predicted), *self._shard.grid)
-        return self._family.head(self._transformer, hidden[:, first:last], conditioning, grid)
+        return self._family.head(self._experts[spec.expert].transformer, hidden[:, first:last], conditioning, grid)
 
     def end(self):
-        """Gives the transformer back as it was before the run."""
-        self._text_kv.restore()
+        """Gives the transformers back as they were before the run."""
+        for expert in self._experts:
+            expert.restore()
 
 
 def _at_number(number, function):

@@ -74,7 +74,7 @@ class Family(Protocol):
         """
 
     @staticmethod
-    def first_steps(pipeline, timesteps):
+    def expert_starts(pipeline, timesteps):
         """Returns for each expert the first of the steps, numbers in ``timesteps``, that it does; as many as there are steps
         for one that does none. The first expert's is 0."""
 

@@ -20,10 +20,10 @@ _WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by 
 def part_sums(parts, first_layer):
     """{part: {"config": text, "tensors": {name: sum}}} of what this rank has of each module in ``parts`` (None: not here).
 
-    ``first_layer``: the model's number of the first of the transformer's ``blocks`` that are here.
+    ``first_layer``: the model's number of the first of a transformer's ``blocks`` that are here.
     """
     return {
-        part: dict(config=_config_of(module), tensors=_numbers(module, first_layer if part == "transformer" else 0))
+        part: dict(config=_config_of(module), tensors=_numbers(module, first_layer if hasattr(module, "blocks") else 0))
         for part, module in parts.items() if module is not None
     }
 

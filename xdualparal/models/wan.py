@@ -114,7 +114,7 @@ class WanFamily:
         wan_configs.check(cls, model_index, configs)
 
     @staticmethod
-    def first_steps(pipeline, timesteps):
+    def expert_starts(pipeline, timesteps):
         """One expert does all steps."""
         return (0,)
 

@@ -20,7 +20,7 @@ class Wan22Family(WanFamily):
     )
 
     @staticmethod
-    def first_steps(pipeline, timesteps):
+    def expert_starts(pipeline, timesteps):
         """The boundary is a share of the timesteps that the model was trained on (``boundary_ratio`` of the pipeline)."""
         trained = pipeline.scheduler.config.get("num_train_timesteps", TRAINED_STEPS)
         boundary = pipeline.config.boundary_ratio * trained

@@ -23,9 +23,11 @@ class Strategy(Protocol):
     name: str
     Settings: type
 
-    def plan(self, settings: Any, latent_frames: int | None, num_steps: int, lanes: Lanes) -> PipelinePlan:
-        """The plan of a video of ``latent_frames`` (None: endless) in ``num_steps`` denoising steps. Raises ValueError for
-        settings that do not suit."""
+    def plan(
+        self, settings: Any, latent_frames: int | None, num_steps: int, lanes: Lanes, expert_starts: tuple[int, ...] = (0,)
+    ) -> PipelinePlan:
+        """The plan of a video of ``latent_frames`` (None: endless) in ``num_steps`` denoising steps, of which each expert does
+        those from one of ``expert_starts`` on. Raises ValueError for settings that do not suit."""
 
     def identity(self, settings: Any) -> dict:
         """The fields of a RunSpec that the settings decide."""

@@ -4,6 +4,7 @@ Knows: which passes a wave has, and what each sees and leaves. Must not know: te
 """
 
 import re
+from bisect import bisect_right
 from dataclasses import dataclass, fields, replace
 
 from ..plan.actions import Pass
@@ -17,6 +18,7 @@ HEAD = "head"  # a block's own first C latent frames: the next context of the bl
 DEFAULT_LAYOUT = Layout(block_latents=8, context_latents=4)
 _HEADER = re.compile(
     r"blocks (\d+), steps (\d+), stages (\d+)(?:, stagger (\d+))?(?:, videos (\d+))?(?:, first waves ([\d ]+\d))?(, split guidance)?(?:, decode (\w+))?"
+    r"(?:, experts from step ([\d ]+\d))?"
 )
 
 
@@ -61,9 +63,9 @@ class DualParalPlan(PipelinePlan):
     """Blocks that start ``stagger`` (D) waves after each other and then take one step a wave.
 
     ``videos``: how many run side by side, all of ``num_blocks`` blocks. ``first_waves``: the wave with which each of them
-    begins, where some are resumed; (): 0 for all. ``layout``: B, C and the length of the videos, which
-    where it is not given is that of ``num_blocks`` whole blocks. The other fields: see PipelinePlan. Raises ValueError for
-    numbers and places that cannot be.
+    begins, where some are resumed; (): 0 for all. ``layout``: B, C and the length of the videos, which where it is not given
+    is that of ``num_blocks`` whole blocks. ``expert_starts``: for each expert (transformer) the first of the steps that it
+    does. The other fields: see PipelinePlan. Raises ValueError for numbers and places that cannot be.
     """
 
     num_blocks: int | None
@@ -75,6 +77,7 @@ class DualParalPlan(PipelinePlan):
     videos: int = 1
     layout: Layout = DEFAULT_LAYOUT
     first_waves: tuple[int, ...] = ()
+    expert_starts: tuple[int, ...] = (0,)
 
     def __post_init__(self):
         for name in ("num_blocks", "num_steps", "num_stages", "videos"):
@@ -85,6 +88,8 @@ class DualParalPlan(PipelinePlan):
                 f"stagger is {self.stagger} and there are {self.num_steps} steps: give 1 to {self.num_steps}"
             )
         assert len(self.first_waves) in (0, self.videos), f"{self.videos} videos and first waves {self.first_waves}"
+        if not self.expert_starts or self.expert_starts[0] != 0 or list(self.expert_starts) != sorted(self.expert_starts):
+            raise ValueError(f"expert_starts is {self.expert_starts}: give steps that do not fall, the first one 0")
         if self.decode not in DECODE_PLACES:
             raise ValueError(f"decode is {self.decode!r}: give one of {', '.join(DECODE_PLACES)}")
         if self.layout.latent_frames is not None and self.layout.num_blocks != self.num_blocks:
@@ -104,6 +109,10 @@ class DualParalPlan(PipelinePlan):
     def first_wave(self, video):
         """The wave with which ``video`` begins."""
         return self.first_waves[video] if self.first_waves else 0
+
+    def expert_of(self, step):
+        """The number of the expert that does ``step``."""
+        return bisect_right(self.expert_starts, step) - 1
 
     def wave_of(self, one):
         """The wave of the pass ``one``: block i's step s is in wave i * D + s."""
@@ -132,7 +141,8 @@ class DualParalPlan(PipelinePlan):
         return PassSpec(
             window=window, predicted=range(own_first, own_first + window[-1].count),
             position=one.block * self.layout.block_latents, steps=(one.step,),
-            texts=(one.video,), reads=reads, keeps=self._keeps(one, own_first), drops=reads, frees=self._frees(one, window),
+            texts=(one.video,), expert=self.expert_of(one.step),
+            reads=reads, keeps=self._keeps(one, own_first), drops=reads, frees=self._frees(one, window),
         )
 
     def _previous_context(self, one):
@@ -144,14 +154,18 @@ class DualParalPlan(PipelinePlan):
         return (Frames(before, self.layout.own_latents(before.block) - count, count),)
 
     def _next_context(self, one):
-        """The next block's pass in the same wave, just before; the newest block has none."""
+        """The next block's pass in the same wave, just before; the newest block has none, and K/V of another expert are none."""
         if not self.layout.context_latents or one.step < self.stagger or one.block + 1 == self.num_blocks:
+            return ()
+        if self.expert_of(one.step - self.stagger) != self.expert_of(one.step):
             return ()
         return (KVKey(Pass(one.video, one.block + 1, one.step - self.stagger), HEAD),)
 
     def _keeps(self, one, own_first):
         count = min(self.layout.context_latents, self.layout.own_latents(one.block))
         if not count or not one.block or one.step + self.stagger >= self.num_steps:
+            return ()
+        if self.expert_of(one.step + self.stagger) != self.expert_of(one.step):
             return ()
         return (Kept(KVKey(one, HEAD), own_first, count),)
 
@@ -166,7 +180,8 @@ class DualParalPlan(PipelinePlan):
         head += f", videos {self.videos}" if self.videos > 1 else ""
         head += f", first waves {' '.join(map(str, self.first_waves))}" if self.first_waves else ""
         head += ", split guidance" if self.split_guidance else ""
-        return head + (f", decode {self.decode}" if self.decode != NO_DECODE else "")
+        head += f", decode {self.decode}" if self.decode != NO_DECODE else ""
+        return head + (f", experts from step {' '.join(map(str, self.expert_starts))}" if len(self.expert_starts) > 1 else "")
 
 
 class DualParal:
@@ -175,11 +190,12 @@ class DualParal:
     name = "dualparal"
     Settings = DualParalSettings
 
-    def plan(self, settings, latent_frames, num_steps, lanes):
+    def plan(self, settings, latent_frames, num_steps, lanes, expert_starts=(0,)):
         """The blocks that hold the latent frames, on the stages of ``lanes``."""
         layout = replace(settings.layout, latent_frames=latent_frames)
         return DualParalPlan(
-            layout.num_blocks, num_steps, lanes.stages, settings.stagger, lanes.split_guidance, lanes.decode, layout=layout
+            layout.num_blocks, num_steps, lanes.stages, settings.stagger, lanes.split_guidance, lanes.decode, layout=layout,
+            expert_starts=expert_starts,
         )
 
     def identity(self, settings):
@@ -201,9 +217,9 @@ def parse_schedule(text):
     match = _HEADER.fullmatch(head.strip())
     if not match:
         raise ValueError(f"{head!r} is not a schedule's first line: write 'blocks K, steps T, stages N'")
-    *sizes, stagger, videos, first_waves, split, decode = match.groups()
+    *sizes, stagger, videos, first_waves, split, decode, expert_starts = match.groups()
     plan = DualParalPlan(
         *map(int, sizes), int(stagger or 1), split is not None, decode or NO_DECODE, int(videos or 1),
-        first_waves=tuple(map(int, (first_waves or "").split())),
+        first_waves=tuple(map(int, (first_waves or "").split())), expert_starts=tuple(map(int, (expert_starts or "0").split())),
     )
     return parse_rows(plan, rows)

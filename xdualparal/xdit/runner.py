@@ -22,6 +22,7 @@ from ..launch.network import keep_store  # noqa: E402
 from ..launch.streams import survive_closed_output  # noqa: E402
 from ..launch.watchdog import Watchdog  # noqa: E402
 from . import screen  # noqa: E402
+from .advice import waiting_line  # noqa: E402
 from .checks import check_command  # noqa: E402
 from .outputs import claim_outputs  # noqa: E402
 from .flags import command_settings, dualparal_config, make_parser, xdit_args  # noqa: E402
@@ -63,6 +64,8 @@ def main():
     watchdog = Watchdog(args["dualparal_hang_timeout"], mailbox, os.path.abspath(args["output_directory"]), locks.close)
     if int(os.environ["WORLD_SIZE"]) > 1:
         log(f"connecting {os.environ['WORLD_SIZE']} processes")
+    if line := waiting_line(args, model_class):
+        log(line)
     try:
         store = keep_store()  # noqa: F841  (it lives as long as this name)
         with locks:

@@ -1,0 +1,41 @@
+"""What a command says of its waiting stages before it starts."""
+
+import pytest
+
+from xdualparal.xdit.advice import waiting_line
+from xdualparal.xdit.flags import make_parser
+from xdualparal.xdit.registry import model_class
+
+PRICE = "times the weights on each process and what is exchanged not counted"
+
+
+def said(*extra, model="tiny-wan", prompts=("a red circle",)):
+    args = vars(make_parser().parse_args(["--model", model, "--prompt", *prompts, *extra]))
+    return waiting_line(args, model_class(model, args["dualparal_degree"]))
+
+
+# 269 latent frames are 1 + 268 * 4 video frames, 12 + 32 * 8: with block 0, 33 blocks.
+MANY = ("--num_inference_steps", "4", "--num_frames", "1073", "--guidance_scale", "1")
+
+
+@pytest.mark.parametrize("extra, line", [
+    (["--dualparal_degree", "8"], f"55% of the time (4 steps, 8 stages): --dualparal_degree 4 --ulysses_degree 2 waits 10%, with 2 {PRICE}"),
+    (["--dualparal_degree", "8", "--num_frames", "0"], f"50% of the time (4 steps, 8 stages): --dualparal_degree 4 --ulysses_degree 2 waits 0%, with 2 {PRICE}"),
+    (["--dualparal_degree", "8", "--ulysses_degree", "4"], "55% of the time (4 steps, 8 stages)"),  # 4 heads, 8 layers: no place
+    (["--dualparal_degree", "2", "--num_frames", "5"], f"50% of the time (4 steps, 2 stages): --dualparal_degree 1 --ulysses_degree 2 waits 0%, with 2 {PRICE}"),
+    (["--dualparal_degree", "2", "--num_frames", "5", "--guidance_scale", "2", "--ring_degree", "16"],  # the tokens are split already
+     f"33% of the time (4 steps, 2 stages): --dualparal_degree 1 --use_cfg_parallel waits 0%, with 2 {PRICE}"),
+])
+def test_what_is_said(extra, line):
+    assert said(*MANY, *extra) == f"stages will wait {line}"
+
+
+def test_little_waiting_is_not_worth_a_line():
+    assert said(*MANY, "--dualparal_degree", "4") == ""  # 10 %
+    assert said(*MANY, "--dualparal_degree", "1") == ""
+    assert said(model="Wan2.1-T2V") == ""  # xDiT's own
+
+
+def test_replicas_make_a_prompt_each():
+    line = said(*MANY, "--num_frames", "5", "--dualparal_degree", "2", "--ring_degree", "16", prompts=("a red circle", "a blue square"))
+    assert line.endswith(f"--dualparal_degree 1 --data_parallel_degree 2 waits 0%, with 2 {PRICE}")

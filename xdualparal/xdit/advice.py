@@ -1,0 +1,69 @@
+"""Says before a run how much of the time stages will wait, and which degrees of the same processes wait less.
+
+Knows: the flags of degrees. Must not know: how waiting is computed (plan/advice.py).
+"""
+
+from dataclasses import replace
+
+from ..plan.advice import WORTH_SAYING, Degrees, Job
+from ..plan.schedule import NO_DECODE
+from ..strategies.base import Lanes
+from ..strategies.dualparal import DualParal
+from .flags import dualparal_config, value_of
+from .prompts import prompts_of
+
+
+def waiting_line(args, model):
+    """A line, or "" where stages wait too little to say so. ``args``: checked flags. ``model``: their model class."""
+    if args["dualparal_degree"] is None:
+        return ""
+    given, job = _degrees(args), _job(args, model)
+    share = job.waiting(given)
+    if share < WORTH_SAYING:
+        return ""
+    line = f"stages will wait {share:.0%} of the time ({value_of(args, model, 'num_inference_steps')} steps, {given.stages} stages)"
+    better = job.better(given)
+    if better is None:
+        return line
+    degrees, less = better
+    weights = given.stages / degrees.stages
+    price = f", with {weights:.3g} times the weights on each process and what is exchanged not counted" if weights > 1 else ""
+    return f"{line}: {_as_flags(given, degrees)} waits {less:.0%}{price}"
+
+
+def _degrees(args):
+    return Degrees(
+        args["dualparal_degree"], args["ulysses_degree"] or 1, 2 if args["use_cfg_parallel"] else 1, args["data_parallel_degree"] or 1
+    )
+
+
+def _job(args, model):
+    config, num_frames = dualparal_config(args), value_of(args, model, "num_frames")
+    latent_frames = model.family.facts.latent_frames(num_frames) if num_frames else None
+    num_steps = value_of(args, model, "num_inference_steps")
+
+    def plan_of(stages, split_guidance, videos):
+        lanes = Lanes(stages, NO_DECODE, split_guidance)
+        return replace(DualParal().plan(config, latent_frames, num_steps, lanes), videos=videos)
+
+    return Job(
+        plan_of, prompts=len(prompts_of(args)), guided=value_of(args, model, "guidance_scale") > 1,
+        most_stages=model.num_layers, shards=_shards(args, model),
+    )
+
+
+def _shards(args, model):
+    """The Ulysses degrees that divide the attention heads and, with the ring degree, the tokens of a frame."""
+    height, width = (value_of(args, model, name) // model.pixels_per_token for name in ("height", "width"))
+    ring = args["ring_degree"] or 1
+    return tuple(n for n in range(1, model.num_heads + 1) if model.num_heads % n == 0 and height * width % (n * ring) == 0)
+
+
+def _as_flags(given, degrees):
+    """The flags of ``degrees`` that differ from those of ``given``."""
+    flags = {
+        "stages": f"--dualparal_degree {degrees.stages}", "shards": f"--ulysses_degree {degrees.shards}",
+        "branches": "--use_cfg_parallel" if degrees.branches == 2 else "no --use_cfg_parallel",
+        "replicas": f"--data_parallel_degree {degrees.replicas}",
+    }
+    return " ".join(flag for name, flag in flags.items() if getattr(degrees, name) != getattr(given, name))
