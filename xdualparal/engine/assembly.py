@@ -4,19 +4,13 @@ Knows: which parts each kind of rank has, and what a part needs of the others. M
 run ends.
 """
 
-import logging
-from contextlib import nullcontext
-
 import torch
 
 from ..plan.messages import Messages
 from .blocks import BlockStore, Denoiser, apply_guidance
 from .executor import Edges, Executor, Work
 from .p2p import Receiver, Sender
-from .placement import encoding, ready_for_passes
 from .stage import StageRun
-
-logger = logging.getLogger(__name__)
 
 
 def make_executor(run, cleanup):
@@ -24,7 +18,6 @@ def make_executor(run, cleanup):
     a_request, videos = run.videos[0].request, run.videos_to_make
     timesteps = a_request.make_scheduler(run.device).timesteps
     texts = {video.number: _text(run, video.request) for video in videos}
-    ready_for_passes(run.pipe, run.device)
     stage_run = StageRun(run.stage, timesteps, run.plan.expert_starts, texts, run.videos[0].shard)
     cleanup.callback(stage_run.end)
     cleanup.enter_context(stage_run.context.installed())
@@ -52,28 +45,9 @@ def _together(parts):
 
 
 def _text(run, request):
-    """A video's prompt embeddings (branches, length, dim), encoded on the first stage and sent to the others."""
-    dtype = run.stage.dtype
-    if request.has_embeds or run.stage.is_first:
-        _warn_of_cut_texts(run, request)
-        with nullcontext() if request.has_embeds else encoding(run.pipe, run.device):
-            text = request.encode(run.device, dtype).contiguous()
-    else:
-        text = torch.empty(request.text_shape, dtype=dtype, device=run.device)
-    if not request.has_embeds:
-        run.mesh.share_along_pipeline(text)
-    branch, ranks = run.mesh.branch
-    return text if ranks == 1 else text[branch:branch + 1]
-
-
-def _warn_of_cut_texts(run, request):
-    if request.has_embeds or not run.mesh.decides:
-        return
-    for what, rest in request.cut_texts().items():
-        logger.warning(
-            "the %s is longer than %d tokens and its end is left out: %r", what,
-            request.max_sequence_length, rest if len(rest) <= 400 else rest[:300] + " ... " + rest[-80:],
-        )
+    """Prompt embeddings of the branches that this rank computes, (branches, length, dim)."""
+    text, (branch, ranks) = run.texts.of(request, run.stage.dtype), run.mesh.branch
+    return (text if ranks == 1 else text[branch:branch + 1]).to(run.device)
 
 
 def _make_edges(run):

@@ -35,7 +35,7 @@ class GroupRun:
 
     def __init__(self, pipeline, videos, meter, stop_sign):
         self.pipe, self.config, self.mesh, self.stage = pipeline.pipe, pipeline.config, pipeline.mesh, pipeline.stage
-        self.device, self.vae_on_all_ranks = pipeline.device, pipeline.vae_on_all_ranks
+        self.texts, self.device, self.vae_on_all_ranks = pipeline.texts, pipeline.device, pipeline.vae_on_all_ranks
         self.videos, self.meter, self._stop_sign = tuple(videos), meter, stop_sign
         for number, video in enumerate(self.videos):
             video.number = number

@@ -125,28 +125,30 @@ def load_transformer_stage(
     Raises ValueError, one line, for files that are not whole and for a weight that is a NaN or an infinity.
     """
     source = Weights.of(source)
-    transformer = stage_without_weights(family, source, part, index, count, layers)
-    names = {name: _checkpoint_name(name, layers.start) for name in transformer.state_dict()}
-    stored = tensors_of(source, part)
+    transformer, names = stage_without_weights(family, source, part, index, count, layers)
     with Reader(device, tell) as reader:
-        return _filled(transformer, part, {name: (whole, stored[whole]) for name, whole in names.items()}, dtype, reader, change)
+        return _filled(transformer, part, names, tensors_of(source, part), dtype, reader, change)
 
 
-def load_vae(family, source, device="cpu", tell=lambda num_bytes: None):
-    """Loads the VAE in the family's dtype to ``device``. ``source``, ``tell`` and errors: see ``load_transformer_stage``."""
+def load_vae(family, source, device="cpu", tell=lambda num_bytes: None, dtype=None):
+    """Loads the VAE in ``dtype``, None: the family's, to ``device``. ``source``, ``tell`` and errors: see ``load_transformer_stage``."""
     source = Weights.of(source)
     vae = _empty(family.classes().vae, source.folder / "vae")
-    stored = tensors_of(source, "vae")
+    names = {name: name for name in vae.state_dict()}
     with Reader(device, tell) as reader:
-        names = {name: (name, stored[name]) for name in vae.state_dict()}
-        return _filled(vae, "vae", names, family.facts.vae_dtype, reader)
+        return _filled(vae, "vae", names, tensors_of(source, "vae"), dtype or family.facts.vae_dtype, reader)
 
 
 def stage_without_weights(family, source, part, index, count, layers):
-    """The transformer of a stage, see ``load_transformer_stage``, on the meta device."""
+    """(the transformer of a stage, see ``load_transformer_stage``, on the meta device; {the name of each of its weights: their
+    name in the whole transformer}). It reads only the configuration.
+
+    What every stage needs of the whole transformer is what computes conditions (``condition_embedder``) and the table
+    ``scale_shift_table``; all other weights are one stage's.
+    """
     transformer = _empty(family.classes().transformer, Weights.of(source).folder / part)
     family.keep_stage(transformer, layers, index == 0, index == count - 1)
-    return transformer
+    return transformer, {name: _checkpoint_name(name, layers.start) for name in transformer.state_dict()}
 
 
 def _empty(model_class, folder):
@@ -163,16 +165,25 @@ def _checkpoint_name(name, first_layer):
     return f"blocks.{int(layer) + first_layer}.{rest}"
 
 
-def _filled(module, part, names, dtype, reader, change=None):
-    """``module``, from the meta device, with its weights. ``names``: {its name: (the whole model's name, Stored)}."""
+def _filled(module, part, names, stored, dtype, reader, change=None):
+    """``module``, from the meta device, with its weights. ``names``: {its name: the name in ``stored``, {name: Stored}}."""
     in_float32 = set(module._keep_in_fp32_modules or ())  # whatever dtype is asked for, as from_pretrained does
+    for name, tensor in module.state_dict().items():
+        _check_is_it(part, names[name], tensor, stored)
     state = {}
-    for name, (whole_name, stored) in sorted(names.items(), key=lambda one: (one[1][1].file, one[1][1].offset)):
-        tensor = reader.read(stored)
+    for name in sorted(names, key=lambda one: (stored[names[one]].file, stored[names[one]].offset)):
+        whole, tensor = names[name], reader.read(stored[names[name]])
         if change is not None:
-            tensor = change(whole_name, tensor)
+            tensor = change(whole, tensor)
         state[name] = tensor.to(torch.float32 if in_float32.intersection(name.split(".")) else dtype)
         if not is_finite(state[name]):  # numbers that are too large for the dtype too
-            raise refusal(part, whole_name, stored.file)
+            raise refusal(part, whole, stored[whole].file)
     module.load_state_dict(state, assign=True)
     return module.eval().requires_grad_(False)
+
+
+def _check_is_it(part, name, tensor, stored):
+    if name not in stored:
+        raise ValueError(f"the weights of the {part} lack {name}, which its config.json asks for: give whole ones")
+    if stored[name].shape != tensor.shape:
+        raise ValueError(f"{stored[name].file}: {name} is {list(stored[name].shape)}, and {list(tensor.shape)} by {part}/config.json")
