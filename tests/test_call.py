@@ -126,27 +126,5 @@ def test_numbers_of_numpy_are_numbers(pipe):
     assert (type(one.num_frames), type(one.guidance_scale)) == (int, float)
 
 
-class Words:
-    """A tokenizer, a token a word."""
-
-    def __call__(self, text, add_special_tokens):
-        assert not add_special_tokens
-        return type("Tokens", (), dict(input_ids=text.split()))
-
-    def decode(self, tokens):
-        """The words again."""
-        return " ".join(tokens)
-
-
-def test_what_is_cut_of_a_prompt_is_known(pipe, monkeypatch):
-    monkeypatch.setattr(pipe, "tokenizer", Words())
-    assert request(pipe, prompt="a b c", negative_prompt="d", max_sequence_length=4).cut_texts() == {}
-    assert request(pipe, prompt="a b c d", negative_prompt="e", max_sequence_length=4).cut_texts() == {"prompt": "d"}
-    both = request(pipe, prompt=["a b c", "d"], negative_prompt="e f", max_sequence_length=2)
-    first, second = both.each_video()
-    assert first.cut_texts() == {"prompt": "b c", "negative prompt": "f"} and second.cut_texts() == {"negative prompt": "f"}
-    assert request(pipe, prompt="a", negative_prompt="e f", max_sequence_length=2, guidance_scale=1).cut_texts() == {}
-
-
 def test_a_call_knows_return_dict():
     assert inspect.signature(DualParalPipeline.__call__).parameters["return_dict"].default is True

@@ -12,11 +12,11 @@ PACKAGE = Path(xdualparal.__file__).parent
 ALLOWED = {  # folder, or module on the top floor: which others of this package it may import
     "limits": set(), "run_spec": set(), "plan": set(), "launch": set(), "compat": set(), "demo": set(),
     "strategies": {"plan"}, "models": {"run_spec"}, "call": set(), "call_checks": set(), "request": {"run_spec", "call_checks", "models"}, "output": {"plan", "run_spec"},
-    "config": {"plan", "strategies", "output"}, "engine": {"plan", "models", "output"},
-    "pipeline": {"config", "request", "call", "run_spec", "plan", "strategies", "models", "output", "engine", "compat"},
-    "xdit": {"config", "call_checks", "run_spec", "request", "plan", "strategies", "models", "output", "engine", "compat", "launch", "demo", "pipeline"},
+    "text_settings": {"plan"}, "texts": {"text_settings", "models", "engine"}, "config": {"plan", "strategies", "output", "text_settings"}, "engine": {"plan", "models", "output"},
+    "pipeline": {"config", "texts", "request", "call", "run_spec", "plan", "strategies", "models", "output", "engine", "compat"},
+    "xdit": {"config", "texts", "call_checks", "run_spec", "request", "plan", "strategies", "models", "output", "engine", "compat", "launch", "demo", "pipeline"},
 }
-STANDARD_LIBRARY_ONLY = ("plan", "strategies", "run_spec.py", "limits.py")
+STANDARD_LIBRARY_ONLY = ("plan", "strategies", "run_spec.py", "limits.py", "text_settings.py")
 
 
 def imported(file):

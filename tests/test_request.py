@@ -26,8 +26,8 @@ def test_frames_are_rounded_up_to_latents(pipe, frames, latents):
 def test_shapes_and_branches(pipe):
     assert request_for(pipe).latent_shape == (16, 4, 6)
     assert [request_for(pipe, guidance_scale=g).branches for g in (1.0, 1.5)] == [1, 2]
-    assert request_for(pipe).encode("cpu", torch.float32).shape == (2, 8, 32)
-    assert request_for(pipe, guidance_scale=1).encode("cpu", torch.float32).shape == (1, 8, 32)
+    assert [rows.shape for rows in request_for(pipe).given_embeds] == [(1, 8, 32)] * 2
+    assert [rows.shape for rows in request_for(pipe, guidance_scale=1).given_embeds] == [(1, 8, 32)]
 
 
 def test_each_video_has_its_own_row_and_generator(pipe):
@@ -43,6 +43,13 @@ def test_each_video_has_its_own_row_and_generator(pipe):
 def test_each_prompt_of_a_list(pipe):
     many = Request(pipe, prompt=["a", "b"], negative_prompt=["c"], height=32, width=32)
     assert [(one.prompt, one.negative_prompt) for one in many.each_video()] == [("a", "c"), ("b", "c")]
+
+
+def test_texts_are_those_of_the_branches(pipe):
+    for negative, text in ((None, ""), ("b", "b")):
+        common = dict(prompt="a", negative_prompt=negative, height=32, width=32)
+        assert list(Request(pipe, **common).texts.items()) == [("prompt", "a"), ("negative prompt", text)]
+        assert Request(pipe, **common, guidance_scale=1).texts == {"prompt": "a"}
 
 
 def test_generators_are_checked(pipe):

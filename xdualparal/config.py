@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from .output.settings import CheckpointSettings, OutputSettings
 from .plan.partition import PartitionSettings
 from .strategies.dualparal import DualParalSettings
+from .text_settings import TextSettings
 
 
 @dataclass(frozen=True)
-class DualParalConfig(CheckpointSettings, OutputSettings, PartitionSettings, DualParalSettings):
+class DualParalConfig(TextSettings, CheckpointSettings, OutputSettings, PartitionSettings, DualParalSettings):
     """The settings of a run, each declared and checked by its owner: the method (strategies/dualparal.py), the partition of
-    layers (plan/partition.py), the output and the checkpoint (output/settings.py). Every field is also a launch flag,
-    ``--dualparal_<field>``.
+    layers (plan/partition.py), the output and the checkpoint (output/settings.py), the text encoder (text_settings.py). Every
+    field is also a launch flag, ``--dualparal_<field>``.
 
     Raises ValueError when a field is outside its limits.
     """

@@ -17,9 +17,9 @@ from .engine.meter import Meter
 from .engine.placement import place
 from .engine.sharding import check_even_split, check_heads
 from .engine.stop import StopSign, waves_to_finish
+from .engine.used_weights import UsedWeights
 from .models import family_of
-from .models.finite import not_finite, refusal
-from .models.identity import digest_of_parts, dtype_name, part_sums, tiling_of
+from .models.identity import dtype_name, tiling_of
 from .output.checkpoint import Checkpoint
 from .output.files import check_place, reason_of, write_whole
 from .output.latents_file import LatentsFile, facts_of
@@ -33,6 +33,7 @@ from .request import Request
 from .run_spec import RunSpec
 from .strategies.base import Lanes
 from .strategies.dualparal import DualParal
+from .texts import LiveEncoder
 
 logger = logging.getLogger(__name__)
 _run_numbers = count()  # of this process: all pipelines' stop signs are in one store
@@ -41,9 +42,11 @@ _run_numbers = count()  # of this process: all pipelines' stop signs are in one 
 class DualParalPipeline:
     """Long videos from a diffusers ``WanPipeline``, one stage of its transformer on each pipeline rank.
 
-    ``wan_pipeline``: of Wan2.1, or of Wan2.2 with two transformers, on every rank, with the same weights; the layers of other stages are dropped from it, so it
-    is of no other use afterwards. ``engine_config``: xDiT's EngineConfig; its ``parallel_config.pp_degree`` is the
-    number of stages. ``config``: a DualParalConfig.
+    ``wan_pipeline``: of Wan2.1, or of Wan2.2 with two transformers, on every rank, with the same weights; the layers of other
+    stages are dropped from it, and the text encoder on all ranks but the first of a replica: it is of no other use afterwards.
+    ``engine_config``: xDiT's EngineConfig; its ``parallel_config.pp_degree`` is the number of stages. ``config``: a
+    DualParalConfig. ``texts``: what encodes prompts (see texts.py), by default the pipeline's text encoder. ``check_weights``:
+    whether to look for NaNs and infinities in the weights.
 
     Raises ValueError for a pipeline without DualParal support, more stages than layers, tensor parallelism or FSDP, or
     attention heads that Ulysses cannot split, or a weight that is a NaN or an infinity.
@@ -51,7 +54,7 @@ class DualParalPipeline:
 
     strategy = DualParal()
 
-    def __init__(self, wan_pipeline, engine_config, config=DualParalConfig()):
+    def __init__(self, wan_pipeline, engine_config, config=DualParalConfig(), *, texts=None, check_weights=True):
         complete_xfuser()
         # These import xfuser, which must wait: ``enable_host_platform`` may be called after this module is imported.
         from .engine.mesh import Mesh
@@ -74,10 +77,11 @@ class DualParalPipeline:
         if config.vae_precision is not None and wan_pipeline.vae is not None:
             # Not diffusers' own ``to``, which warns of parts that must stay in float32 where there are none.
             torch.nn.Module.to(wan_pipeline.vae, getattr(torch, config.vae_precision))
-        place(
-            wan_pipeline, self.device, encodes=self.stage.is_first, decodes=self.is_output_rank or self.vae_on_all_ranks
-        )
-        self._check_weights()
+        self.texts = texts or LiveEncoder(wan_pipeline, self.mesh, self.device, config.text_encoder)
+        place(wan_pipeline, self.device, self.texts.shares_device, decodes=self.is_output_rank or self.vae_on_all_ranks)
+        self._weights = UsedWeights(self.mesh, self._used_parts, self.texts.sums, layers.start)
+        if check_weights:
+            self._weights.check()
         self.run, self.tell = None, lambda doing: None
         self.model_name = str(getattr(wan_pipeline.config, "_name_or_path", ""))
 
@@ -90,6 +94,11 @@ class DualParalPipeline:
     def meter(self):
         """The Meter of the run under way or of the last one, None before the first."""
         return self.run and self.run.meter
+
+    def freeze_weights(self):
+        """Says that no weight will be changed any more: they are read once, now, to tell them apart, and not for each video.
+        Every rank must call it."""
+        self._weights.freeze()
 
     def compile(self, **options):
         """Compiles the stage's blocks, when a video is first made: once for whole windows and once for a short last block's.
@@ -194,31 +203,16 @@ class DualParalPipeline:
     def _spec(self, request, file_spec=None):
         pipe = self.pipe
         return RunSpec(
-            **request.identity(), **self._weight_digests(), **self.strategy.identity(self.config), **(file_spec or {}),
+            **request.identity(), **self._weights.digests(), **self.strategy.identity(self.config), **(file_spec or {}),
             model=self.model_name, precision=dtype_name(self.stage.dtype), compiled=self.stage.is_compiled, compile_options=self.stage.compile_options,
             **self._backends,
             vae_precision=pipe.vae and dtype_name(pipe.vae.dtype), tiling=tiling_of(pipe.vae),
+            text_encoder_place=None if request.has_embeds else self.texts.place,
         )
 
-    def _parts(self):
-        """The parts of the pipeline of which this rank has weights that are used; those of all ranks are all."""
-        parts = dict(zip(self.family.facts.experts, self.stage.transformers))
-        if self.stage.is_first:
-            parts["text_encoder"] = self.pipe.text_encoder
-        if self.is_output_rank:
-            parts["vae"] = self.pipe.vae
-        return {name: part for name, part in parts.items() if part is not None}
-
-    def _check_weights(self):
-        found = self.mesh.gather_objects([(part, not_finite(module)) for part, module in self._parts().items()])
-        wrong = self.mesh.share_object(found and [one for rank in found for one in rank if one[1] is not None])
-        if wrong:
-            raise refusal(*wrong[0])
-
-    def _weight_digests(self):
-        """Digests of the transformer, the text encoder and the VAE, with their configurations, by all ranks together."""
-        gathered = self.mesh.gather_objects(part_sums(self._parts(), self.stage.layers.start))
-        return self.mesh.share_object(gathered and digest_of_parts(gathered))
+    def _used_parts(self):
+        vae = self.pipe.vae if self.is_output_rank else None
+        return dict(zip(self.family.facts.experts, self.stage.transformers), vae=vae, **self.texts.parts)
 
     def _new_run(self, request, spec, blocks_kept=0):
         from .engine.session import VideoRun

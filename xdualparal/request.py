@@ -7,11 +7,9 @@ blocks, processes.
 import copy
 
 import torch
-from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 
 from .call_checks import check_embeds, check_generators, check_prompts
 from .limits import FRAMES, GUIDANCE, PIXELS, SIDE, STEPS, TEXT_TOKENS
-from .models.finite import is_finite
 from .models.schedulers import SHIFT_NAMES, check_scheduler, flow_shift, fresh_scheduler
 from .run_spec import short_digest
 
@@ -131,34 +129,14 @@ class Request:
         return self.prompt_embeds is not None
 
     @property
-    def text_shape(self):
-        """The shape of the encoded text, (branches, length, dim)."""
-        return self.branches, self.max_sequence_length, self.pipe.transformer.config.text_dim
+    def given_embeds(self):
+        """The caller's embeddings, one (1, length, dim) a branch."""
+        return [self.prompt_embeds, self.negative_prompt_embeds][:self.branches]
 
-    def encode(self, device, dtype):
-        """The embeddings of the prompt and, with guidance, of the negative prompt, ``text_shape``."""
-        positive, negative = self.pipe.encode_prompt(
-            prompt=self.prompt, negative_prompt=self.negative_prompt, do_classifier_free_guidance=self.branches == 2,
-            prompt_embeds=self.prompt_embeds, negative_prompt_embeds=self.negative_prompt_embeds,
-            max_sequence_length=self.max_sequence_length, device=device,
-        )
-        texts = [positive, negative] if self.branches == 2 else [positive]
-        text = torch.cat([text.to(device, dtype) for text in texts])
-        if not is_finite(text):
-            raise FloatingPointError("the text encoder made a NaN or an infinity of the prompt: use other weights, or bfloat16")
-        return text
-
-    def cut_texts(self):
-        """{"prompt" or "negative prompt": what ``encode`` leaves out of it}, of those that are longer than the text may be."""
-        texts = {"prompt": self.prompt, "negative prompt": self.negative_prompt if self.branches == 2 else None}
-        cut = {what: self._beyond_length(_nth(text, 0)) for what, text in texts.items() if text}
-        return {what: rest for what, rest in cut.items() if rest}
-
-    def _beyond_length(self, text):
-        """The end of ``text`` that ``encode`` leaves out, as the tokenizer spells it. The last token that is kept is the one
-        that marks the end."""
-        tokens = self.pipe.tokenizer(prompt_clean(text), add_special_tokens=False).input_ids
-        return self.pipe.tokenizer.decode(tokens[self.max_sequence_length - 1:])
+    @property
+    def texts(self):
+        """{"prompt" or "negative prompt": the text}, one a branch, of a request for one video."""
+        return dict(list({"prompt": self.prompt, "negative prompt": self.negative_prompt or ""}.items())[:self.branches])
 
     def make_scheduler(self, device):
         """A fresh scheduler of the pipeline's kind with its timesteps set."""

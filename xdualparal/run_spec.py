@@ -16,9 +16,11 @@ class RunSpec:
     """One run's identity. Every value is plain JSON; None: not known, or there is none. Digests are short texts.
 
     Request: ``prompt``, ``negative_prompt``, ``embeds`` (digests of given embeddings), ``height``, ``width`` (pixels),
-    ``num_frames`` (0: endless), ``num_inference_steps``, ``guidance_scale``, ``guidance_scale_2`` (the second expert's), ``max_sequence_length``, ``seed``, ``generator``
-    (digest of its state). Model: ``model`` (name), ``scheduler`` (class, and digest of its other settings), ``flow_shift``, ``boundary_ratio`` (of the experts), ``transformer``, ``transformer_2``,
-    ``text_encoder``, ``vae`` (digests of configuration and weights), ``precision`` (the transformer's dtype),
+    ``num_frames`` (0: endless), ``num_inference_steps``, ``guidance_scale``, ``guidance_scale_2`` (the second expert's),
+    ``max_sequence_length``, ``seed``, ``generator`` (digest of its state). Model: ``model`` (name), ``scheduler`` (class, and digest
+    of its other settings), ``flow_shift``, ``boundary_ratio`` (of the experts), ``transformer``, ``transformer_2``,
+    ``text_encoder``, ``vae`` (digests of configuration and weights), ``text_encoder_place`` ("cpu" where it is on the host beside an
+    accelerator, which rounds otherwise; None: with the passes), ``precision`` (the transformer's dtype),
     ``attention_backend``, ``cross_attention_backend`` (names of what computes), ``compiled``, ``compile_options``. Method: ``strategy`` and its settings. Frames: ``output_type``,
     ``vae_precision``, ``tiling`` (the tiles' sizes in pixels). File: ``quality`` (H.264's rate factor), ``fps``.
     """
@@ -42,6 +44,7 @@ class RunSpec:
     transformer: str | None = None
     transformer_2: str | None = None
     text_encoder: str | None = None
+    text_encoder_place: str | None = None
     vae: str | None = None
     precision: str | None = None
     attention_backend: str | None = None

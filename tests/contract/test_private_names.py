@@ -53,7 +53,7 @@ NAMES = [
     Name("diffusers.models.embeddings:get_1d_rotary_pos_embed", "models", "positions past the model's table",
          "dim pos use_real repeat_interleave_real freqs_dtype"),
     Name("diffusers:WanPipeline.check_inputs", "request", "refuses what the pipeline refuses", "self prompt negative_prompt height width"),
-    Name("diffusers:WanPipeline.encode_prompt", "request", "the prompt's embeddings on the first stage",
+    Name("diffusers:WanPipeline.encode_prompt", "texts", "the prompt's embeddings on the first rank",
          "self prompt negative_prompt do_classifier_free_guidance num_videos_per_prompt prompt_embeds negative_prompt_embeds "
          "max_sequence_length device"),
     Name("diffusers.pipelines.wan.pipeline_output:WanPipelineOutput", "pipeline", "what the pipeline returns"),

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from xdualparal.engine.placement import encoding, place, ready_for_passes
+from xdualparal.engine.placement import encoder_alone, place, place_transformers
 
 GPU, HOST = torch.device("cuda", 0), torch.device("cpu")
 
@@ -23,42 +23,46 @@ class Part:
 
 
 def parts(with_text_encoder=True):
-    """(a pipeline of Parts, their log)."""
+    """(a pipeline of Parts, with two experts, their log)."""
     log = []
-    pipe = SimpleNamespace(transformer=Part("transformer", log), transformer_2=None, vae=Part("vae", log), text_encoder=Part("text", log))
+    names = ("transformer", "transformer_2", "vae", "text_encoder")
+    pipe = SimpleNamespace(**{name: Part(name, log) for name in names})
     pipe.text_encoder = pipe.text_encoder if with_text_encoder else None
     return pipe, log
+
+
+def places(pipe):
+    """Where the text encoder and the two transformers are."""
+    return pipe.text_encoder.at, pipe.transformer.at, pipe.transformer_2.at
 
 
 def test_the_text_encoder_is_alone_on_an_accelerator_and_only_while_it_encodes():
     """For two videos; the VAE is decoded with here, too."""
     pipe, log = parts()
-    place(pipe, GPU, encodes=True, decodes=True)
-    assert (pipe.text_encoder.at, pipe.transformer.at, pipe.vae.at) == (HOST, HOST, GPU)
+    place(pipe, GPU, shares_device=True, decodes=True)
+    assert places(pipe) == (HOST, HOST, HOST) and pipe.vae.at == GPU
     for _ in range(2):
-        with encoding(pipe, GPU):
-            assert (pipe.text_encoder.at, pipe.transformer.at) == (GPU, HOST)
-        assert pipe.text_encoder.at == HOST
-        ready_for_passes(pipe, GPU)
-        assert (pipe.text_encoder.at, pipe.transformer.at) == (HOST, GPU)
-    both = [n for n, line in enumerate(log) if line == "text to cuda" and log[n - 1] != "transformer to cpu"]
-    assert both == []  # the transformer goes first
+        log.clear()
+        with encoder_alone(pipe, GPU):
+            assert places(pipe) == (GPU, HOST, HOST)
+        assert places(pipe) == (HOST, HOST, HOST)
+        assert log == ["transformer to cpu", "transformer_2 to cpu", "text_encoder to cuda", "text_encoder to cpu"]
+        place_transformers(pipe, GPU)
+        assert places(pipe) == (HOST, GPU, GPU)
 
 
 def test_it_goes_when_encoding_fails():
     pipe, _ = parts()
-    with pytest.raises(MemoryError), encoding(pipe, GPU):
+    with pytest.raises(MemoryError), encoder_alone(pipe, GPU):
         raise MemoryError
     assert pipe.text_encoder.at == HOST
 
 
-@pytest.mark.parametrize("device, encodes, with_text_encoder", [(GPU, False, True), (GPU, True, False), (HOST, True, True)])
-def test_else_the_transformer_is_placed_at_once_and_stays(device, encodes, with_text_encoder):
-    """On other ranks, with embeddings from elsewhere, and on a CPU."""
+@pytest.mark.parametrize("device", [GPU, HOST])
+@pytest.mark.parametrize("with_text_encoder", [True, False])
+def test_else_the_transformer_is_placed_at_once(device, with_text_encoder):
+    """On other ranks, with embeddings from elsewhere, with an encoder that stays on the host, and on a CPU."""
     pipe, log = parts(with_text_encoder)
-    place(pipe, device, encodes, decodes=False)
-    assert log == [f"transformer to {device.type}"]
-    if encodes:
-        with encoding(pipe, device):
-            pass
-        assert log == [f"transformer to {device.type}"]
+    place(pipe, device, shares_device=False, decodes=False)
+    where = [f"transformer to {device.type}", f"transformer_2 to {device.type}"]
+    assert log == where + ["text_encoder to cpu"] * with_text_encoder

@@ -13,9 +13,11 @@ from hypothesis import HealthCheck, given, settings, strategies
 from safetensors.torch import load_file, save_file
 
 import xdualparal
-from xdualparal.models import WanFamily, family_of
+from xdualparal.models import Wan22Family, WanFamily, family_of
+from xdualparal.models.checkpoint_files import Weights
 from xdualparal.models.folder import check_folder, check_tied, check_vae
-from xdualparal.models.weights import check_reachable, load_stage
+from xdualparal.models.names import original_name
+from xdualparal.models.weights import check_reachable, load_stage, load_transformer_stage
 
 TINY_WAN = Path(xdualparal.__file__).parent / "demo" / "tiny-wan"
 CASES = json.loads((Path(__file__).parent / "cases" / "folders.json").read_text())
@@ -171,3 +173,101 @@ def test_a_hub_name_without_a_connection(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match="^no/model is not in the hub's cache and cannot be downloaded .*--model_path FOLDER"):
         check_reachable(WanFamily, "no/model")
+
+
+@pytest.fixture
+def two_experts(folder):
+    """A folder of a model with two experts, of other weights."""
+    shutil.copytree(folder / "transformer", folder / "transformer_2")
+    weights(folder / "transformer_2/diffusion_pytorch_model.safetensors", lambda tensors: [one.mul_(0.5) for one in tensors.values()])
+    HOW["set"](folder / "model_index.json", dict(transformer_2=["diffusers", "WanTransformer3DModel"], boundary_ratio=0.875))
+    return folder
+
+
+def test_both_experts_are_checked(two_experts):
+    check_folder(Wan22Family, two_experts)
+    with pytest.raises(ValueError, match="transformer_2 is WanTransformer3DModel, not None"):
+        check_folder(WanFamily, two_experts)
+    HOW["drop"](two_experts / "transformer_2/diffusion_pytorch_model.safetensors", "blocks.3.attn1.to_q.weight")
+    with pytest.raises(ValueError, match="two experts model .*transformer_2 lacks blocks.3.attn1.to_q.weight that transformer_2/config"):
+        check_folder(Wan22Family, two_experts)
+    shutil.rmtree(two_experts / "transformer_2")
+    with pytest.raises(ValueError, match="transformer_2/config.json is missing"):
+        check_folder(Wan22Family, two_experts)
+
+
+def test_both_experts_are_loaded(two_experts):
+    pipeline = load_stage(Wan22Family(), two_experts, 1, 2, range(3, 8), torch.float32, False)
+    first, second = (load_file(two_experts / part / "diffusion_pytorch_model.safetensors") for part in Wan22Family.facts.experts)
+    for expert, stored in ((pipeline.transformer, first), (pipeline.transformer_2, second)):
+        assert torch.equal(expert.blocks[0].attn1.to_q.weight, stored["blocks.3.attn1.to_q.weight"])
+    assert not torch.equal(first["blocks.3.attn1.to_q.weight"], second["blocks.3.attn1.to_q.weight"])
+    assert isinstance(family_of(pipeline), Wan22Family) and pipeline.config.boundary_ratio == 0.875
+
+
+def test_an_experts_weights_from_another_file(two_experts, tmp_path):
+    """The folder's own need not be there."""
+    file, own = tmp_path / "low_noise.safetensors", two_experts / "transformer_2/diffusion_pytorch_model.safetensors"
+    tensors = load_file(own)
+    own.unlink()
+    save_file({original_name(name): tensor for name, tensor in tensors.items()}, file)
+    source = Weights(two_experts, {"transformer_2": file})
+    check_folder(Wan22Family, source)
+    loaded = load_stage(Wan22Family(), source, 0, 1, range(8), torch.float32, False).transformer_2.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
+    for change, words in (
+        (lambda one: one.pop("head.head.bias"), "low_noise.safetensors lacks proj_out.bias that transformer_2/config.json asks for"),
+        (lambda one: one.update({"head.head.bias": torch.ones(3)}), r"low_noise.safetensors: head.head.bias is \[3\] and transformer_2/config.json asks for \[32\]"),
+        (lambda one: one.update({"vace.bias": torch.ones(3)}), "low_noise.safetensors holds vace.bias that transformer_2/config.json does not ask for"),
+    ):
+        weights(file, change)
+        with pytest.raises(ValueError, match=f"^{re.escape(str(file))} is not the transformer_2 of .*{words}.*: give a whole one") as error:
+            check_folder(Wan22Family, source)
+        assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="is given as the transformer_2 and Wan2.1 text-to-video has no such part: give weights of transformer$"):
+        shutil.rmtree(two_experts / "transformer_2")
+        HOW["set"](two_experts / "model_index.json", dict(transformer_2=[None, None], boundary_ratio=None))
+        check_folder(WanFamily, source)
+
+
+def test_weights_that_are_not_the_models_are_told_when_they_are_loaded(folder):
+    """Without check_folder before."""
+    for change, words in ((lambda one: one.pop("proj_out.bias"), "the weights of the transformer lack proj_out.bias"),
+                          (lambda one: one.update({"proj_out.bias": torch.ones(3)}), r"proj_out.bias is \[3\], and \[32\] by")):
+        weights(folder / TRANSFORMER, change)
+        with pytest.raises(ValueError, match=words):
+            load_transformer_stage(WanFamily(), folder, "transformer", 0, 1, range(8), torch.float32)
+
+
+VARIANTS = {"transformer": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+
+
+def test_a_folder_of_variants(folder):
+    plain = load_stage(WanFamily(), TINY_WAN, 0, 1, range(8), torch.float32, True)
+    for part, stem in VARIANTS.items():
+        HOW["rename"](folder / part / f"{stem}.safetensors", f"{stem}.fp16.safetensors")
+    check_folder(WanFamily, folder)
+    loaded = load_stage(WanFamily(), folder, 0, 1, range(8), torch.float32, True)
+    for part in VARIANTS:
+        ours, theirs = (getattr(one, part).state_dict() for one in (loaded, plain))
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_folder_of_torchs_files(folder):
+    plain = load_stage(WanFamily(), TINY_WAN, 0, 1, range(8), torch.float32, True)
+    for part, stem in VARIANTS.items():
+        own = folder / part / f"{stem}.safetensors"
+        torch.save(load_file(own), own.with_name(f"{'pytorch_model' if part == 'text_encoder' else stem}.bin"))
+        own.unlink()
+    loaded = load_stage(WanFamily(), folder, 0, 1, range(8), torch.float32, True)
+    for part in VARIANTS:
+        ours, theirs = (getattr(one, part).state_dict() for one in (loaded, plain))
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_part_without_config_is_named(folder):
+    """Wan's own folders have none, but a text encoder and a VAE of their own names."""
+    for name in ("model_index.json", "transformer", "vae"):
+        shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
+    (folder / "models_t5_umt5-xxl-enc-bf16.pth").write_bytes(b"x")
+    assert "is in Wan's own layout" in refusal(folder)

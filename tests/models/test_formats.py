@@ -240,6 +240,15 @@ def test_quantized_numbers_that_cannot_be_used(plain, tmp_path):
         assert words in refused(plain, file)
 
 
+def test_a_text_encoder_in_float8_is_refused(tmp_path):
+    """transformers would read it without its scales."""
+    (tmp_path / "text_encoder").mkdir()
+    eight = {"shared.weight": torch.ones(2, 2).to(E4M3), "shared.weight_scale": torch.ones(2, 1)}
+    save_file(eight, tmp_path / "text_encoder" / "model.safetensors")
+    with pytest.raises(ValueError, match=r"text_encoder/model.safetensors holds F8_E4M3 numbers without scales \(shared.weight\)"):
+        tensors_of(Weights(tmp_path), "text_encoder")
+
+
 def test_files_that_cannot_be_read(plain, tmp_path):
     tensors = whole().state_dict()
     file = tmp_path / "file.bin"

@@ -4,9 +4,7 @@ Knows: which parts each kind of rank has, and what a part needs of the others. M
 run ends.
 """
 
-import logging
 from collections import deque
-from contextlib import nullcontext
 from itertools import islice
 
 import torch
@@ -16,17 +14,13 @@ from .blocks import BlockStore, Denoiser, apply_guidance
 from .executor import Edges, Executor, Work
 from .noise import StepNoise, noise_blocks
 from .p2p import Receiver, Sender
-from .placement import encoding, ready_for_passes
 from .stage import StageRun
-
-logger = logging.getLogger(__name__)
 
 
 def make_executor(run, cleanup):
     """The Executor of ``run`` (session.VideoRun). ``cleanup``: an ExitStack that gives the transformer back as it was."""
     timesteps = run.request.make_scheduler(run.device).timesteps
     text = _text(run)
-    ready_for_passes(run.pipe, run.device)
     stage_run = StageRun(run.stage, timesteps, run.plan.expert_starts, text, run.shard)
     cleanup.callback(stage_run.end)
     cleanup.enter_context(stage_run.context.installed())
@@ -68,28 +62,9 @@ def _draw_all_noise(run):
 
 
 def _text(run):
-    """Prompt embeddings (branches, length, dim), encoded on the first stage and sent to the others."""
-    request, dtype = run.request, run.stage.dtype
-    if request.has_embeds or run.stage.is_first:
-        _warn_of_cut_texts(run)
-        with nullcontext() if request.has_embeds else encoding(run.pipe, run.device):
-            text = request.encode(run.device, dtype).contiguous()
-    else:
-        text = torch.empty(request.text_shape, dtype=dtype, device=run.device)
-    if not request.has_embeds:
-        run.mesh.share_along_pipeline(text)
-    branch, ranks = run.mesh.branch
-    return text if ranks == 1 else text[branch:branch + 1]
-
-
-def _warn_of_cut_texts(run):
-    if run.request.has_embeds or not run.mesh.decides:
-        return
-    for what, rest in run.request.cut_texts().items():
-        logger.warning(
-            "the %s is longer than %d tokens and its end is left out: %r", what,
-            run.request.max_sequence_length, rest if len(rest) <= 400 else rest[:300] + " ... " + rest[-80:],
-        )
+    """Prompt embeddings of the branches that this rank computes, (branches, length, dim)."""
+    text, (branch, ranks) = run.texts.of(run.request, run.stage.dtype), run.mesh.branch
+    return (text if ranks == 1 else text[branch:branch + 1]).to(run.device)
 
 
 def _make_edges(run):

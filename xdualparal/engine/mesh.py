@@ -77,12 +77,6 @@ class Mesh(Replica):
         after = ranks[(me + 1) % len(ranks)]
         return self._edges[ranks[me], after], after
 
-    def share_along_pipeline(self, tensor):
-        """``tensor`` as it is on the first stage, on every stage."""
-        if self.pipeline.world_size > 1:
-            dist.broadcast(tensor, src=self.pipeline.ranks[0], group=self.pipeline.device_group)
-        return tensor
-
     def share_in_replica(self, tensor):
         """``tensor`` as it is on the output rank, on every rank of its replica."""
         if self._replica.world_size > 1:

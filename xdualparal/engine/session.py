@@ -48,7 +48,7 @@ class VideoRun:
 
     def __init__(self, pipeline, request, plan, spec, meter, stop_sign, checkpoint=None, blocks_kept=0):
         self.pipe, self.config, self.mesh, self.stage = pipeline.pipe, pipeline.config, pipeline.mesh, pipeline.stage
-        self.device, self.vae_on_all_ranks = pipeline.device, pipeline.vae_on_all_ranks
+        self.texts, self.device, self.vae_on_all_ranks = pipeline.texts, pipeline.device, pipeline.vae_on_all_ranks
         self.request, self.plan, self.spec, self.meter, self._stop_sign = request, plan, spec, meter, stop_sign
         self.shard = SpatialShard(request.latent_shape[1:], request.patch, *self.mesh.shard)
         memory = self.stage.family.decoder_memory_latents(self.pipe.vae) if plan.decode != NO_DECODE else 0

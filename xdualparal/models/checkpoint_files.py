@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .float8 import with_scales
+from .float8 import check_usable, with_scales
 from .names import diffusers_name
 from .tensors import TORCH_ENDS, header, named, read_json, some
 
@@ -51,6 +51,8 @@ def tensors_of(source, part):
     """
     place = source.place(part)
     found = _in_folder(place, _stem(part)) if place.is_dir() or part not in source.files else _in_file(place)
+    if part == "text_encoder":  # read by transformers, which would ignore scales
+        return check_usable(found)
     return with_scales(_by_diffusers_names(found) if part.startswith("transformer") else found)
 
 

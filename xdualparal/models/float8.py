@@ -28,8 +28,7 @@ def with_scales(tensors):
     eight = {name.removesuffix("weight") for name, one in paired.items() if one.scale is not None}
     beside = {start + end for start in eight for end in _OF_OTHER_THINGS} | set(_MARKS if eight else ())
     rest = {name: one for name, one in paired.items() if one.name not in used and name not in beside}
-    _check_usable(rest)
-    return rest
+    return check_usable(rest)
 
 
 def _scale_of(name, stored, tensors):
@@ -55,15 +54,17 @@ def _shapes(weight):
     return shapes + [tuple(-(-size // _BLOCK) for size in weight)] * (len(weight) == 2)
 
 
-def _check_usable(tensors):
+def check_usable(tensors):
+    """``tensors``. Raises ValueError, one line, for numbers in them that cannot be computed with as they are, or scaled."""
     odd = [name for name, one in tensors.items() if one.dtype not in USABLE and (one.dtype != _STORED_AS or one.scale is None)]
-    if odd:
-        first = tensors[odd[0]]
-        without = " without scales" if first.dtype == _STORED_AS else ""
-        raise ValueError(
-            f"{named(first.file)} holds {first.kind} numbers{without} ({some(odd)}), which cannot be computed with: give float32, "
-            "float16 or bfloat16 weights, or float8 (e4m3) ones with their scales"
-        )
+    if not odd:
+        return tensors
+    first = tensors[odd[0]]
+    without = " without scales" if first.dtype == _STORED_AS else ""
+    raise ValueError(
+        f"{named(first.file)} holds {first.kind} numbers{without} ({some(odd)}), which cannot be computed with: give float32, "
+        "float16 or bfloat16 weights, or a transformer's float8 (e4m3) ones with their scales"
+    )
 
 
 def dequantized(weight, scale):

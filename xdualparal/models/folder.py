@@ -33,6 +33,7 @@ def check_folder(family, source):
     source = Weights.of(source)
     folder = source.folder
     with _described(family, folder):
+        _check_layout(folder)
         index = read_json(folder / "model_index.json")
         configs = {part: read_json(folder / part / "config.json") for part in _parts(family)}
         _check_index(index)
@@ -95,6 +96,12 @@ def _parts(family):
     classes = family.classes()
     experts = dict.fromkeys(family.facts.experts, classes.transformer)
     return dict(**experts, vae=classes.vae, text_encoder=transformers.UMT5EncoderModel)
+
+
+def _check_layout(folder):
+    """Wan's own folders hold these files (its README), with the transformer's at the top."""
+    if not (folder / "model_index.json").exists() and any(folder.glob("models_t5_*")):
+        raise ValueError("it is in Wan's own layout, not in diffusers', whose folder has -Diffusers at its name's end on the hub")
 
 
 def _check_index(index):

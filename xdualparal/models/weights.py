@@ -130,13 +130,13 @@ def load_transformer_stage(
         return _filled(transformer, part, names, tensors_of(source, part), dtype, reader, change)
 
 
-def load_vae(family, source, device="cpu", tell=lambda num_bytes: None):
-    """Loads the VAE in the family's dtype to ``device``. ``source``, ``tell`` and errors: see ``load_transformer_stage``."""
+def load_vae(family, source, device="cpu", tell=lambda num_bytes: None, dtype=None):
+    """Loads the VAE in ``dtype``, None: the family's, to ``device``. ``source``, ``tell`` and errors: see ``load_transformer_stage``."""
     source = Weights.of(source)
     vae = _empty(family.classes().vae, source.folder / "vae")
     names = {name: name for name in vae.state_dict()}
     with Reader(device, tell) as reader:
-        return _filled(vae, "vae", names, tensors_of(source, "vae"), family.facts.vae_dtype, reader)
+        return _filled(vae, "vae", names, tensors_of(source, "vae"), dtype or family.facts.vae_dtype, reader)
 
 
 def stage_without_weights(family, source, part, index, count, layers):

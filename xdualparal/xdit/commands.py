@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLWan
 from diffusers.video_processor import VideoProcessor
 from xfuser.core.utils.runner_utils import log
 
@@ -18,7 +17,7 @@ from ..limits import RATE_FACTOR
 from ..models.finite import is_finite
 from ..models.folder import check_vae
 from ..models.wan_vae import StreamingDecoder
-from ..models.weights import check_finite, checkpoint_folder
+from ..models.weights import checkpoint_folder, load_vae
 from ..models.identity import digest_of_parts, dtype_name, part_sums, tiling_of
 from ..output.files import check_apart, reason_of, remove_left_beside
 from ..output.latents_file import read_latents
@@ -50,7 +49,7 @@ def main(argv):
         check_output(arguments, output, {name: value for name, value in known.items() if value is not None})
         with FileLock(output, "--output"):
             remove_left_beside(output)
-            frames = decode(arguments, folder, spec, output)
+            frames = decode(arguments, model.family, folder, spec, output)
     except OSError as error:
         refuse(f"{error.filename}: {error.strerror}" if error.filename else reason_of(error))
     except (ValueError, FloatingPointError) as error:
@@ -95,13 +94,11 @@ def check_latents(file):
 
 
 @torch.no_grad()
-def decode(arguments, folder, spec, output):
+def decode(arguments, family, folder, spec, output):
     """Decodes all whole blocks of the file; returns how many frames they made. ``folder``: of the model's weights. ``spec``: of
     the run that made them."""
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
-    dtype = getattr(torch, arguments.vae_precision)
-    vae = AutoencoderKLWan.from_pretrained(folder / "vae", dtype=dtype).to(device).eval()
-    check_finite(vae, "vae", folder / "vae")
+    vae = load_vae(family, folder, device, dtype=getattr(torch, arguments.vae_precision))
     if arguments.enable_tiling:
         vae.enable_tiling()
     digest = digest_of_parts([part_sums(dict(vae=vae), 0)])["vae"]

@@ -10,6 +10,7 @@ import torch
 from ..compat.backends import same_backend
 from ..output.checkpoint import check_same, is_finished, read_manifest
 from ..strategies.dualparal import DualParal
+from ..texts import place_in_spec
 from .flags import value_of
 from .prompts import as_list, prompts_of
 
@@ -39,7 +40,7 @@ def pair_prompts(prompts, negative):
 
 
 def _common_values(args, model, config, command):
-    names = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale", "seed", "flow_shift")
+    names = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale", "guidance_scale_2", "seed", "flow_shift")
     on_cpu = not torch.accelerator.is_available()
     backends = {name: args.get(name) for name in ("attention_backend", "cross_attention_backend")}
     values = dict(
@@ -47,6 +48,7 @@ def _common_values(args, model, config, command):
         precision=str(model.dtype).removeprefix("torch."), compiled=bool(args.get("use_torch_compile")),
         vae_precision=config.vae_precision or str(model.family.facts.vae_dtype).removeprefix("torch."),
         quality=command.quality, fps=model.settings.fps,
+        text_encoder_place=place_in_spec(torch.accelerator.current_accelerator() or torch.device("cpu"), config.text_encoder),
         **{name: same_backend(backend, on_cpu) for name, backend in backends.items() if backend},
     )
     if values["flow_shift"] is None:  # the weights' folder says it
