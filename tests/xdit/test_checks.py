@@ -31,7 +31,11 @@ def test_a_good_command_gives_its_model(tmp_path):
 @pytest.mark.parametrize("extra, message", [
     (dict(extra=["--num_frames", "0", "--dualparal_decode", "end"]), "--num_frames is 0, for a video without end, and it would"),
     (dict(extra=["--num_frames", "0", "--use_parallel_vae"]), "give --dualparal_decode thread or inline, without"),
-    (dict(extra=["--num_frames", "0"], prompt=("--prompt", "a", "b")), "without end, and there are several prompts: give one"),
+    (dict(extra=["--num_frames", "0"], prompt=("--prompt", "a", "b")), "without end, and there are 2 prompts: give one, or --dualparal_videos_in_flight 2"),
+    (dict(extra=["--dualparal_videos_in_flight", "3"], prompt=("--prompt", "a", "b")), "in_flight is 3 and a replica has at most 2 prompts: give 2 or less"),
+    (dict(extra=["--dualparal_videos_in_flight", "2"]), "in_flight is 2 and a replica has at most 1 prompts: give 1 or less"),
+    (dict(extra=["--dualparal_videos_in_flight", "2", "--batch_size", "3"], prompt=("--prompt", "a", "b")), "--batch_size is 3 and --dualparal_videos_in_flight is 2, of one batch: give a multiple of 2"),
+    (dict(extra=["--dualparal_trace", "t.json"], prompt=("--prompt", "a", "b")), "--dualparal_trace is one file, of one run, and there are 2 prompts: give fewer, or --dualparal_videos_in_flight 2"),
     (dict(extra=["--dualparal_stagger", "9", "--num_inference_steps", "8"]), "stagger is 9 and there are 8 steps: give 1 to 8"),
     (dict(extra=["--dualparal_decode", "here"]), "decode is 'here': give one of thread, inline, end"),
     (dict(extra=["--dualparal_quality", "52"]), "quality is 52: give a whole number from 0 to 51"),

@@ -12,6 +12,7 @@ from ..strategies.dualparal import DualParal
 from .flags import dualparal_config, value_of
 from .prompts import prompts_of
 
+MOST_VIDEOS = 4  # side by side that are advised: each needs memory of its own
 
 def waiting_line(args, model):
     """A line, or "" where stages wait too little to say so. ``args``: checked flags. ``model``: their model class."""
@@ -33,7 +34,8 @@ def waiting_line(args, model):
 
 def _degrees(args):
     return Degrees(
-        args["dualparal_degree"], args["ulysses_degree"] or 1, 2 if args["use_cfg_parallel"] else 1, args["data_parallel_degree"] or 1
+        args["dualparal_degree"], args["ulysses_degree"] or 1, 2 if args["use_cfg_parallel"] else 1, args["data_parallel_degree"] or 1,
+        dualparal_config(args).videos_in_flight,
     )
 
 
@@ -48,7 +50,7 @@ def _job(args, model):
 
     return Job(
         plan_of, prompts=len(prompts_of(args)), guided=value_of(args, model, "guidance_scale") > 1,
-        most_stages=model.num_layers, shards=_shards(args, model),
+        most_stages=model.num_layers, most_videos=MOST_VIDEOS, shards=_shards(args, model),
     )
 
 
@@ -64,6 +66,6 @@ def _as_flags(given, degrees):
     flags = {
         "stages": f"--dualparal_degree {degrees.stages}", "shards": f"--ulysses_degree {degrees.shards}",
         "branches": "--use_cfg_parallel" if degrees.branches == 2 else "no --use_cfg_parallel",
-        "replicas": f"--data_parallel_degree {degrees.replicas}",
+        "replicas": f"--data_parallel_degree {degrees.replicas}", "videos": f"--dualparal_videos_in_flight {degrees.videos}",
     }
     return " ".join(flag for name, flag in flags.items() if getattr(degrees, name) != getattr(given, name))

@@ -90,6 +90,7 @@ def _check_dualparal(args, model):
         check_backend(args[name], on_cpu=not torch.accelerator.is_available())
     DualParalPlan(1, value_of(args, model, "num_inference_steps"), args["dualparal_degree"], config.stagger)  # checks the stagger
     _check_endless(args, config)
+    _check_videos_in_flight(args, config)
     if config.latents_out and len(prompts_of(args)) > 1:
         raise ValueError("--dualparal_latents_out is one file and there are several prompts: give one prompt")
     if config.checkpoint and args["seed"] == RANDOM_SEED:
@@ -118,8 +119,12 @@ def _check_texts(args):
 def _check_endless(args, config):
     if args["num_frames"] != 0:
         return
-    if len(prompts_of(args)) > 1:
-        raise ValueError("--num_frames is 0, for a video without end, and there are several prompts: give one")
+    prompts, in_flight = len(prompts_of(args)), config.videos_in_flight * args["data_parallel_degree"]
+    if prompts > max(1, in_flight):
+        raise ValueError(
+            f"--num_frames is 0, for a video without end, and there are {prompts} prompts: give one, or --dualparal_videos_in_flight "
+            f"{-(-prompts // args['data_parallel_degree'])}"
+        )
     if args["num_iterations"] != 1 or args["warmup_calls"] or args["profile"]:
         raise ValueError(
             "--num_frames is 0, for a video without end, and it would be made several times: leave --num_iterations, "
@@ -129,6 +134,24 @@ def _check_endless(args, config):
         raise ValueError(
             "--num_frames is 0, for a video without end, and it would be decoded at the end: give --dualparal_decode "
             "thread or inline, without --use_parallel_vae"
+        )
+
+
+def _check_videos_in_flight(args, config):
+    """Raises ValueError where fewer videos than that would ever be in flight."""
+    videos, batch, replicas = config.videos_in_flight, args["batch_size"], args["data_parallel_degree"]
+    most = -(-len(prompts_of(args)) // replicas)
+    if videos > most:
+        raise ValueError(f"--dualparal_videos_in_flight is {videos} and a replica has at most {most} prompts: give {most} or less")
+    if batch is not None and batch % videos:
+        raise ValueError(
+            f"--batch_size is {batch} and --dualparal_videos_in_flight is {videos}, of one batch: give a multiple of {videos}, or leave "
+            "--batch_size out"
+        )
+    if config.trace and len(prompts_of(args)) > videos * replicas:
+        raise ValueError(
+            f"--dualparal_trace is one file, of one run, and there are {len(prompts_of(args))} prompts: give fewer, or "
+            f"--dualparal_videos_in_flight {most}"
         )
 
 

@@ -113,7 +113,8 @@ def xdit_args(args):
     """
     if args["dualparal_degree"] is None:
         return dict(args)
-    batch_size = args["batch_size"] or (1 if args["dataset_path"] else None)  # xDiT wants one with a file of prompts
+    # xDiT wants one with a file of prompts.
+    batch_size = args["batch_size"] or (args["dualparal_videos_in_flight"] if args["dataset_path"] else None)
     return dict(
         args, pipefusion_parallel_degree=args["dualparal_degree"], num_pipeline_patch=1, batch_size=batch_size
     )

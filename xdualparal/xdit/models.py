@@ -32,7 +32,7 @@ from .prompts import as_list, many_prompts_line, prompts_of
 from .resume import pair_prompts
 from .screen import start_text
 from .settings import CommandSettings
-from .video_files import VideoFile, write_video
+from .video_files import VideoFile, open_all, write_videos
 from ..models.checkpoint_files import Weights
 from ..models.schedulers import flow_shift, with_flow_shift
 from ..models.wan import WanFamily
@@ -150,46 +150,55 @@ class DualParalWanModel(xFuserWan21T2VModel):
         return layout.frames_of(layout.num_blocks, 0, self.family.facts.frames_per_latent)
 
     def _run_pipe(self, input_args):
-        paths = []
-        for prompt in input_args["prompt"]:
-            path, outcome, has_frames = self._make_video(prompt, input_args)
-            paths += [path] if has_frames else []
-            self.was_stopped = outcome is Outcome.STOPPED
-            if self.was_stopped:
-                break
+        paths, prompts = [], iter(input_args["prompt"])
+        while not self.was_stopped and (files := self._next_files(prompts, input_args)):
+            self._make_videos(files, input_args)
+            paths += [str(file.path) for file in files if file.video.blocks_finished]
         # Every rank of the last stage names the files: xDiT gathers from the first rank of a replica's last groups.
         return DiffusionOutput(videos=paths if self.dualparal.stage.is_last else [], pipe_args=input_args)
 
-    def _make_video(self, prompt, input_args):
-        """(the path of the prompt's video, which the output rank writes; the run's outcome; whether there are frames in it).
-        Every prompt starts from the same seed."""
-        path = self.paths[prompt.number]
+    def _next_files(self, prompts, input_args):
+        """The VideoFiles of the next videos that share the stages; those that earlier runs have finished come along. Every prompt
+        starts from the same seed."""
+        files, to_make = [], 0
+        for prompt in prompts:
+            files.append(self._or_refuse(lambda: self._file_of(prompt, input_args)))
+            to_make += files[-1].video.is_to_make
+            if to_make == self.dualparal_config.videos_in_flight:
+                break
+        return files
+
+    def _file_of(self, prompt, input_args):
+        """A prompt's VideoFile. What the file has of the video already is kept, where there is a checkpoint."""
+        arguments = dict(self._arguments(prompt, input_args), output_type="uint8")
+        config = self.dualparal.config = self._config_of(prompt)
+        file = VideoFile(self.paths[prompt.number], self.dualparal.run_spec(**arguments), config, self.family.facts.frames_per_latent)
+        kept = self.dualparal.mesh.on_output_rank(lambda: file.blocks_kept(input_args["num_frames"]))
+        file.video = self.dualparal.video(blocks_kept=kept or 0, **arguments)
+        self._made.add(prompt.number)
+        return file
+
+    def _make_videos(self, files, input_args):
+        """Makes the videos of ``files``, which the output rank writes."""
+        run = self._or_refuse(lambda: self.dualparal.side_by_side([file.video for file in files]))
+        writers = self._or_refuse(lambda: self.dualparal.mesh.on_output_rank(lambda: open_all(files)))
+        if self.dualparal.is_output_rank:
+            for file in files:
+                log(start_text(file.video, file.path), log_from_all_processes=True)
+        if self.dualparal.is_output_rank and not run.is_over:
+            write_videos(writers, run, input_args, self.watchdog)
+        else:
+            deque(run, maxlen=0)
+        self.was_stopped = run.outcome is Outcome.STOPPED
+
+    def _or_refuse(self, function):
+        """What ``function()`` gives. A ValueError, which all ranks of the replica raise, ends the process."""
         try:
-            run, writer = self._start(prompt, input_args, path)
-        except ValueError as error:  # all ranks of the replica raise it
+            return function()
+        except ValueError as error:
             if self.dualparal.mesh.decides:
                 refuse(error)
             sys.exit(2)
-        if self.dualparal.is_output_rank:
-            log(start_text(prompt, run, path), log_from_all_processes=True)
-        if run.is_over:
-            pass
-        elif self.dualparal.is_output_rank:
-            write_video(writer, run, input_args, self.watchdog)
-        else:
-            deque(run, maxlen=0)
-        self._made.add(prompt.number)
-        return str(path), run.outcome, run.blocks_finished > 0
-
-    def _start(self, prompt, input_args, path):
-        """(the VideoRun of a prompt, the VideoWriter of its file, which is None off the output rank). What the file has of the
-        video already is kept, where there is a checkpoint."""
-        arguments = dict(self._arguments(prompt, input_args), output_type="uint8")
-        config = self.dualparal.config = self._config_of(prompt)
-        file = VideoFile(path, self.dualparal.run_spec(**arguments), config, self.family.facts.frames_per_latent)
-        kept = self.dualparal.mesh.on_output_rank(lambda: file.blocks_kept(input_args["num_frames"]))
-        run = self.dualparal.stream(blocks_kept=kept or 0, **arguments)
-        return run, self.dualparal.mesh.on_output_rank(lambda: file.open(run))
 
     def _config_of(self, prompt):
         """With a folder of its own for each video's checkpoint, and none where it is made again: warming up, say."""
@@ -198,7 +207,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
         return replace(self.dualparal_config, checkpoint=folder and str(Path(folder, str(prompt.number))))
 
     def _arguments(self, prompt, input_args):
-        """The arguments of DualParalPipeline.stream."""
+        """The arguments of DualParalPipeline.video."""
         names = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale", "guidance_scale_2")
         arguments = {name: input_args[name] for name in names}
         if input_args.get("max_sequence_length"):

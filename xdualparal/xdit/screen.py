@@ -52,25 +52,25 @@ def wants_details():
     return os.environ.get("LOG_LEVEL", "").upper() == "DEBUG"
 
 
-def start_text(prompt, run, path):
-    """What is said when ``run``, a VideoRun, begins the video of ``prompt`` in the file ``path``."""
-    if run.is_over:
-        return f"{path} was finished by an earlier run: delete {run.config.checkpoint} to make it anew"
-    wanted = run.request
+def start_text(video, path):
+    """What is said when ``video``, a Video, is begun in the file ``path``."""
+    if not video.is_to_make:
+        return f"{path} was finished by an earlier run: delete {video.config.checkpoint} to make it anew"
+    wanted = video.request
     frames = f"{wanted.num_frames} frames" if wanted.num_frames else "frames until it is stopped"
     return (
-        f'"{textwrap.shorten(prompt, 60)}": {frames} of {wanted.width} x {wanted.height}, {wanted.num_inference_steps} steps, '
-        f"seed {run.spec.seed}; encoding the prompt"
+        f'"{textwrap.shorten(wanted.prompt, 60)}": {frames} of {wanted.width} x {wanted.height}, {wanted.num_inference_steps} steps, '
+        f"seed {video.spec.seed}; encoding the prompt"
     )
 
 
-def end_text(path, run, frames):
-    """What is said when ``run`` has ended and ``frames`` frames are in the file ``path``."""
-    was_stopped, wanted = run.outcome.value == "stopped", run.request.num_frames
+def end_text(path, video, frames):
+    """What is said when the run of ``video`` has ended and ``frames`` frames are in the file ``path``."""
+    was_stopped, wanted = video.outcome.value == "stopped", video.request.num_frames
     if not frames:
         return "stopped before a block was finished: nothing is saved"
     text = f"{frames} of {wanted} frames saved to {path}" if wanted and was_stopped else f"{frames} frames saved to {path}"
-    resumes = " (the same command resumes)" if wanted and run.config.checkpoint else ""
+    resumes = " (the same command resumes)" if wanted and video.config.checkpoint else ""
     return f"stopped: {text}{resumes}" if was_stopped else text
 
 

@@ -1,17 +1,18 @@
-"""The mp4 of a run and the report beside it: what of it is kept, how it is opened, how it is written.
+"""The mp4s of a run and the reports beside them: what of a file is kept, how it is opened, how it is written.
 
-Knows: whose a file is, and which of a run's frames it has already. Must not know: models, prompts, processes.
+Knows: whose a file is, and which of a video's frames it has already. Must not know: models, prompts, processes.
 """
 
 import json
 import logging
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from xfuser.core.utils.runner_utils import log
 
 from ..config import DualParalConfig
-from ..engine.video import Outcome
+from ..engine.video import Video
 from ..output.files import reason_of, write_whole
 from ..output.left_video import frames_in, is_fragmented, label_of
 from ..output.mp4 import VideoWriter
@@ -26,14 +27,16 @@ from .screen import end_text
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass
 class VideoFile:
-    """The mp4 at ``path`` of the run with the identity ``spec``. On the output rank."""
+    """The mp4 at ``path`` of the run with the identity ``spec``. On the output rank. ``video``: the Video, when it is known what of
+    it the file has."""
 
     path: Path
     spec: RunSpec
     config: DualParalConfig
     frames_per_latent: int
+    video: Video | None = None
 
     def blocks_kept(self, num_frames):
         """How many blocks of this very run are in the file, where there is a checkpoint: they are kept. Raises ValueError for
@@ -44,17 +47,18 @@ class VideoFile:
             return 0
         return self.config.layout.whole_blocks(frames_in(self.path), num_frames, self.frames_per_latent)
 
-    def open(self, run):
-        """The VideoWriter for a run's frames. One that was finished has no more: its file is made whole, if a kill has left it
+    def open(self):
+        """The VideoWriter for the video's frames. One that was finished has no more: its file is made whole, if a kill has left it
         fragmented."""
-        if run.outcome is Outcome.ALREADY_FINISHED and not is_fragmented(self.path):
+        video = self.video
+        if not video.is_to_make and not is_fragmented(self.path):
             return None
-        kept = run.plan.layout.frames_of(run.blocks_kept, run.request.num_frames, self.frames_per_latent)
+        kept = video.plan.layout.frames_of(video.blocks_kept, video.request.num_frames, self.frames_per_latent)
         writer = VideoWriter(
             self.path, self.spec.fps, self.spec.quality, kept, self.spec.digest(), tags_of(self.spec.as_json()),
             overwrite=self.config.overwrite or self._is_left,
         )
-        if run.outcome is Outcome.ALREADY_FINISHED:
+        if not video.is_to_make:
             writer.close()
         return writer
 
@@ -64,23 +68,57 @@ class VideoFile:
         return label_of(self.path) == self.spec.digest()
 
 
-def write_video(file, run, input_args, watchdog=None):
-    """Writes a run's segments to ``file``, a VideoWriter, closes it, and leaves the report. Where the ``watchdog`` ends the run
-    at once, the file is closed with the segments that are in it."""
+def open_all(files):
+    """{number of the video: VideoWriter, or None} of ``files``, whose videos share a run in this order. Raises ValueError, with
+    all of them closed, when one cannot be opened."""
+    writers = {}
+    with ExitStack() as opened:
+        for number, file in enumerate(files):
+            writers[number] = file.open()
+            if writers[number] is not None:
+                opened.callback(writers[number].close)
+        opened.pop_all()
+    return writers
+
+
+class _Files:
+    """Several VideoWriters as one, for (number, frames)."""
+
+    def __init__(self, writers):
+        self._writers = writers
+
+    def write(self, segment):
+        """Appends a video's segment to its file."""
+        number, frames = segment
+        self._writers[number].write(frames)
+
+    def close(self):
+        """Closes all; what keeps one from it is raised when all are."""
+        with ExitStack() as closing:
+            for writer in self._writers.values():
+                closing.callback(writer.close)
+
+
+def write_videos(writers, run, input_args, watchdog=None):
+    """Writes the segments of ``run``, a GroupRun, to its videos' ``writers``, see ``open_all``, closes them, and leaves the reports.
+    Where the ``watchdog`` ends the run at once, the files are closed with the segments that are in them."""
     on_abort = watchdog.on_abort if watchdog is not None else lambda function: None
-    with ThreadedWriter(file, run.meter.writes) as writer:
-        on_abort(writer.close_at_once)
-        run.drain = writer.drain  # a snapshot that says that a segment was given must not find it unwritten
+    files = _Files({video.number: writers[video.number] for video in run.videos_to_make})
+    with ThreadedWriter(files, run.meter.writes) as thread:
+        on_abort(thread.close_at_once)
+        run.drain = thread.drain  # a snapshot that says that a segment was given must not find it unwritten
         for segment in run:
-            writer.write(segment)
-        writer.drain()
-        run.meter.closes(file.close)
+            thread.write(segment)
+        thread.drain()
+        run.meter.closes(files.close)
         on_abort(None)
-    report = dict(run.report, frames=writer.frames_written, **provenance(run.spec, input_args))
-    if writer.frames_written:
-        write_report(report_path(file.path), report)
-    log(as_text(report))
-    log(end_text(file.path, run, writer.frames_written), log_from_all_processes=True)
+    log(as_text(run.videos_to_make[0].report))
+    for video in run.videos_to_make:
+        writer = writers[video.number]
+        if writer.frames_written:
+            report = dict(video.report, frames=writer.frames_written, **provenance(video.spec, input_args))
+            write_report(report_path(writer.path), report)
+        log(end_text(writer.path, video, writer.frames_written), log_from_all_processes=True)
 
 
 def write_report(path, report):
