@@ -14,24 +14,26 @@ from ..compat.backends import check_backend
 from ..config import DualParalConfig
 from ..limits import RANDOM_SEED
 from ..request import check_size
+from ..models.checkpoint_files import Weights
 from ..models.weights import check_reachable
 from ..output.files import is_printable
 from ..strategies.dualparal import DualParalPlan
 from ..engine.sharding import check_even_split, check_heads
 from ..plan.partition import layer_ranges
 from .degrees import DEGREES, num_processes
+from .experts import check_guidance, check_weights, files_of_experts
 from .flags import command_settings, dualparal_config, value_of, xdit_args
 from .folders import check_folders
+from .loras import check_loras
 from .numbers import check_degrees, check_numbers
 from .outputs import check_names
 from .prompts import check_prompts, prompts_of
-from .registry import model_class
+from .registry import at_path, model_class
 from .resume import check_checkpoint
 from .sampling import check_sampling
 from .settings import CommandSettings
 from .support import check_effect, check_support
 from .tiles import check_tiles
-from .wan_models import at_path
 
 # diffusers' WanPipeline.check_inputs asks for multiples of 16 whatever the VAE and the patch are.
 PIXEL_MULTIPLE = (16, 16)
@@ -46,8 +48,10 @@ def check_command(args, world_size):
     if args["dualparal_degree"] is not None:
         _check_texts(args)
     model = model_class(args["model"], args["dualparal_degree"])
+    if args["dualparal_degree"] is not None:
+        check_weights(args, model)
     if args["model_path"] is not None and args["dualparal_degree"] is not None:
-        model = at_path(model, args["model_path"])
+        model = at_path(args["model"], model, args["model_path"], files_of_experts(args))
     if args["prompt"] in (None, []) and not args["dataset_path"]:
         raise ValueError('the prompt is missing: add --prompt "what the video shows"')
     check_degrees(args)
@@ -59,6 +63,7 @@ def check_command(args, world_size):
     model(xFuserArgs.from_runner_args(xdit_args(args)))  # xDiT's own checks of what the model supports
     check_folders(args)
     if args["dualparal_degree"] is not None:
+        check_loras(model, command_settings(args), Weights(model.settings.model_name, files_of_experts(args)))
         check_names(args, model, dualparal_config(args), command_settings(args))
     if args["dualparal_degree"] is not None and args["dualparal_checkpoint"]:
         check_checkpoint(args, model, dualparal_config(args), command_settings(args))
@@ -72,6 +77,7 @@ def _check_dualparal(args, model):
     command_settings(args)
     check_support(args)
     check_numbers(args, model)
+    check_guidance(args, model)
     check_tiles(args, model)
     _check_stages(args, model, config)
     _check_video(args, model)
@@ -97,7 +103,8 @@ def _check_dualparal(args, model):
 def _check_texts(args):
     """An empty text, of a shell's variable that is not set, would be taken for a flag that is not given; a shell leaves the ~
     in --flag=~/folder; a line break or bytes that are no text cannot be printed in a line."""
-    for name, value in args.items():
+    given = [(name, value) for name, values in args.items() for value in (values if isinstance(values, list) else [values])]
+    for name, value in given:
         if not isinstance(value, str) or name in _TEXTS:
             continue
         if not value.strip():

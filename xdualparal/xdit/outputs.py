@@ -15,8 +15,10 @@ from ..output.files import check_apart, check_regular, remove_left_beside
 from ..output.lock import FileLock
 from ..output.owners import check_owner, spec_in_json, spec_in_latents, spec_in_video
 from ..run_spec import short_digest
+from .experts import PATHS, files_of_experts
 from .flags import command_settings, dualparal_config
 from .folders import folders_of
+from .loras import lora_files
 from .prompts import prompts_of
 from .resume import known_values
 
@@ -36,7 +38,7 @@ def video_paths(args, model, config, command):
     if command.output is not None:
         return [Path(command.output)]
     more = {name: args.get(name) for name in _MORE}
-    weights = _weights(model.settings.model_name)
+    weights = [_weights(name) for name in (model.settings.model_name, *files_of_experts(args).values())]
     names, paths = {}, []
     for values in known_values(args, model, config, command):
         digest = short_digest(json.dumps([values, more, weights], sort_keys=True, default=str).encode())[:8]
@@ -70,7 +72,7 @@ def check_names(args, model, config, command):
     if command.output is not None and len(prompts_of(args)) > 1:
         raise ValueError(f"--dualparal_output {command.output} is one file and there are several prompts: give one prompt")
     files = [(what, path) for what, path, *_ in _files(args, model, config, command)]
-    _check_places(args, model, config, files)
+    _check_places(args, model, config, command, files)
     _check_no_folder(args, files)
     for what, path in files:
         check_regular(path, what)
@@ -114,10 +116,12 @@ def _lock(path, what):
         raise ValueError(f"{what} {path} cannot be locked ({error.strerror}): give another folder") from None
 
 
-def _check_places(args, model, config, named):
+def _check_places(args, model, config, command, named):
     """That no two files are one, none is an input, and none is where states are saved."""
-    inputs = [("--dataset_path", args["dataset_path"])] if args.get("dataset_path") else []
+    inputs = [(f"--{name}", args[name]) for name in ("dataset_path", *PATHS.values()) if args.get(name)]
     check_apart([*named, *inputs])
+    for lora in lora_files(model, command):  # one of them may be there twice
+        check_apart([*named, ("--lora", lora)])
     folders = {"the model's folder": model.settings.model_name} if os.path.isdir(model.settings.model_name) else {}
     if config.checkpoint:
         folders |= {"the checkpoint": Path(config.checkpoint, str(number)) for number in range(len(prompts_of(args)))}
@@ -146,6 +150,8 @@ def _first_words(prompt):
 def _weights(name):
     """What is known of the weights without reading them all: a hub name, or of a folder the size of each file and some of its
     bytes, so that it may be moved."""
+    if os.path.isfile(name):
+        return sample_of(name)
     if not os.path.isdir(name):
         return name
     return [(str(file.relative_to(name)), *sample_of(file)) for file in sorted(Path(name).rglob("*.safetensors"))]
