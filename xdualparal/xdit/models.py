@@ -26,6 +26,7 @@ from ..request import shared_seed
 from ..launch.errors import Refused, refuse
 from .experts import files_of_experts
 from .flags import value_of
+from .loras import lines_on_loras, lora_changes, loras_identity
 from .outputs import video_paths
 from .prompts import as_list, many_prompts_line, prompts_of
 from .resume import pair_prompts
@@ -106,7 +107,10 @@ class DualParalWanModel(xFuserWan21T2VModel):
         log(f"loading the weights of {self.settings.model_name}")
         try:
             weights = Weights(checkpoint_folder(self.settings.model_name), files_of_experts(vars(self.config)))
-            return load_stage(self.family, weights, stage, parallel.pp_degree, layers, self.dtype, with_vae)
+            for line in lines_on_loras(self, self.command):
+                log(line)
+            changes = lora_changes(self, self.command, weights)
+            return load_stage(self.family, weights, stage, parallel.pp_degree, layers, self.dtype, with_vae, changes=changes)
         except ValueError as error:
             raise Refused(error) from error
 
@@ -120,7 +124,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
         if input_args.get("flow_shift") is None and self.usual_shift not in (None, flow_shift(self.pipe.scheduler)):
             log(f"the folder's scheduler has a flow shift of {flow_shift(self.pipe.scheduler):g}; usual is --flow_shift {self.usual_shift:g}")
         self.dualparal = DualParalPipeline(self.pipe, self.engine_config, self.dualparal_config)
-        self.dualparal.model_name = self.config.model
+        self.dualparal.model_name, self.dualparal.loras = self.config.model, loras_identity(self, self.command)
         self._made = set()  # the prompts whose videos this process has made
         if self.watchdog is not None:
             self.watchdog.observe(self.dualparal)
