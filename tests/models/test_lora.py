@@ -1,18 +1,22 @@
 """LoRAs that are fused as their tensors are loaded, held against diffusers' and PEFT's own fusing."""
 
 import json
+import re
 import shutil
 
 import pytest
 import torch
-from diffusers import WanPipeline
+from diffusers import WanPipeline, WanTransformer3DModel
 from dualparal_testing import loras
+from dualparal_testing.checkpoints import write_checkpoint
 from dualparal_testing.small_wan import small_pipeline, small_transformer
 from safetensors.torch import load_file, save_file
 
 from xdualparal.models import lora as lora_module
 from xdualparal.models.lora import Adapters
 from xdualparal.models.reading import Reader
+from xdualparal.models.wan22 import Wan22Family
+from xdualparal.models.weights import load_stage
 
 BAR = 1e-6
 
@@ -301,3 +305,36 @@ def test_the_identity_is_of_contents_and_weights(tmp_path):
         (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": alpha}))
         digests += Adapters([(peft, 1.0)]).identity()
     assert digests[0] != digests[1]
+
+
+def loaded(folder, stages, changes):
+    """[the pipeline of each stage], whose transformers are changed as they are loaded."""
+    bounds = [round(index * 5 / stages) for index in range(stages + 1)]
+    ranges = [range(*ends) for ends in zip(bounds, bounds[1:])]
+    return ranges, [load_stage(Wan22Family(), folder, index, stages, layers, torch.float32, False, changes=changes) for index, layers in enumerate(ranges)]
+
+
+@pytest.mark.parametrize("stages", [1, 2, 4])
+def test_stages_that_are_loaded_of_both_experts_are_diffusers_with_its_loras_fused(stages, tmp_path):
+    folder = write_checkpoint(tmp_path / "model", "Wan2.2-T2V")
+    whole, parts = WanPipeline.from_pretrained(folder), Wan22Family.facts.experts
+    changes, before = {}, {part: WanTransformer3DModel.from_config(getattr(whole, part).config) for part in parts}
+    for number, part in enumerate(parts):
+        path = loras.write(tmp_path / f"{part}.safetensors", loras.original_format(loras.pairs(getattr(whole, part), seed=number), alpha=loras.ALPHA))
+        whole.load_lora_weights(path, adapter_name=part, load_into_transformer_2=bool(number))
+        adapters = Adapters([(path, 1.0)], part, parts)
+        adapters.check(loras.sizes(before[part]))
+        changes[part] = adapters.change
+    whole.fuse_lora(components=list(parts))
+    whole.unload_lora_weights()
+    ranges, made = loaded(folder, stages, changes)
+    _, alone = loaded(folder, 1, changes)
+    for part in parts:
+        expected, once = getattr(whole, part).state_dict(), getattr(alone[0], part).state_dict()
+        seen = set()
+        for layers, pipeline in zip(ranges, made):
+            for name, tensor in getattr(pipeline, part).state_dict().items():
+                full = re.sub(r"^blocks\.(\d+)", lambda match: f"blocks.{int(match[1]) + layers.start}", name)
+                assert torch.equal(tensor, once[full]) and (tensor - expected[full]).abs().max() < BAR
+                seen.add(full)
+        assert seen == expected.keys()
