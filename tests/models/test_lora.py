@@ -73,6 +73,12 @@ def test_as_diffusers_fuses(name, weight, tmp_path):
     assert_same(fused(Adapters([(path, weight)])), by_diffusers((path, weight)))
 
 
+def test_a_relative_path_is_named_with_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"^the LoRA {tmp_path.name}/a.safetensors is missing: give"):
+        Adapters([("a.safetensors", 1.0)])
+
+
 def test_several_are_added(tmp_path):
     given = [
         (loras.write(tmp_path / "a.safetensors", loras.original_format(MADE)), 0.5),
@@ -189,6 +195,18 @@ def test_what_no_lora_changes_is_left_as_it_is(tmp_path):
     assert adapters.change("blocks.0.attn1.to_q.weight", weight).dtype == torch.float32 and torch.all(weight == 1)
 
 
+@pytest.mark.parametrize("part", ["transformer", "transformer_2"])
+def test_settings_of_diffusers_hold_for_the_expert_that_a_file_is_given_to(part, tmp_path):
+    settings = {"r": 4, "lora_alpha": 8.0}
+    plain = loras.write(tmp_path / "plain.safetensors", loras.original_format(MADE, alpha=8.0))
+    both = {f"{one}.{name}": value for one in ("transformer", "transformer_2") for name, value in settings.items()}
+    expected = fused(Adapters([(plain, 1.0)]))
+    for number, metadata in enumerate([settings, {f"transformer.{name}": value for name, value in settings.items()}, both]):
+        path = loras.write(tmp_path / f"{number}.safetensors", loras.diffusers_format(MADE), metadata)
+        ours = fused(Adapters([(path, 1.0)], part, ("transformer", "transformer_2")))
+        assert all(torch.equal(ours[name], tensor) for name, tensor in expected.items())
+
+
 def test_each_expert_takes_its_own(tmp_path):
     parts = ("transformer", "transformer_2")
     first, second = loras.pairs(small_transformer(), seed=6), loras.pairs(small_transformer(), seed=7)
@@ -232,7 +250,8 @@ REFUSED = {
     "PiSSA": (PLAIN, {"init_lora_weights": "pissa"}, "was begun with pissa by its metadata"),
     "another rank": (PLAIN, {"r": 8, "lora_alpha": 8}, "rank 4 and its metadata says 8"),
     "alpha that is no number": (PLAIN, {"r": 4, "lora_alpha": "8"}, "has lora_alpha '8' by its metadata"),
-    "a pattern that is none": (PLAIN, {"r": 4, "alpha_pattern": {"(": 4}}, r"has the pattern '\(' by its metadata"),
+    "no alpha in its settings": (PLAIN, {"r": 4}, "has no lora_alpha by its metadata, so its scale is not known"),
+    "a pattern that is none": (PLAIN, {"r": 4, "lora_alpha": 4, "alpha_pattern": {"(": 4}}, r"has the pattern '\(' by its metadata"),
     "patterns that are none": (PLAIN, {"r": 4, "rank_pattern": [4]}, r"has r \[4\] by its metadata"),
 }
 
