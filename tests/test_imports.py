@@ -15,7 +15,7 @@ ALLOWED = {  # folder, or module on the top floor: which others of this package 
     "text_settings": {"plan"}, "texts": {"text_settings", "models", "engine"}, "config": {"plan", "strategies", "output", "text_settings"}, "engine": {"plan", "models", "output"},
     "run_files": {"plan", "output"},
     "pipeline": {"config", "texts", "run_files", "request", "call", "run_spec", "plan", "strategies", "models", "output", "engine", "compat"},
-    "xdit": {"config", "texts", "call_checks", "run_spec", "request", "plan", "strategies", "models", "output", "engine", "compat", "launch", "demo", "pipeline"},
+    "xdit": {"config", "text_settings", "texts", "call_checks", "run_spec", "request", "plan", "strategies", "models", "output", "engine", "compat", "launch", "demo", "pipeline"},
 }
 STANDARD_LIBRARY_ONLY = ("plan", "strategies", "run_spec.py", "limits.py", "text_settings.py")
 
