@@ -61,6 +61,8 @@ def alone_and_together(rank, degrees, count):
     """{case: [(latents alone, latents beside the others)]}, None off the output rank."""
     made = {}
     for case in CASES:
+        if "use_cfg_parallel" in degrees and case.guidance_scale <= 1:
+            continue  # one branch is not split
         pipeline = pipeline_of(case, degrees)
         alone = [joined(list(pipeline.stream(**arguments_of(case, video)))) for video in range(count)]
         run = pipeline.side_by_side([pipeline.video(**arguments_of(case, video)) for video in range(count)])
@@ -99,17 +101,24 @@ def test_each_video_has_a_decoder_of_its_own(stages, degrees):
             assert alone.shape[0] == LONG.num_frames and np.array_equal(alone, together), place
 
 
-def resumed(rank, folder, degrees):
-    """[(the whole video, that of a run alone)] of videos that are left side by side and resumed: together, one alone, with a fresh one."""
-    pipeline = pipeline_of(LONG, degrees)
-    alone = [joined([*pipeline.stream(**arguments_of(LONG, video))]) for video in range(3)]
+RESUMED = replace(LONG, num_frames=261)
+
+
+def resumed(rank, folder):
+    """Videos that are left side by side and resumed: one alone, with a fresh one, together.
+
+    [(the whole video, that of a run alone)], the waves with which the videos of each run began, the last run's outcome, and what is
+    said of the finished videos.
+    """
+    pipeline = pipeline_of(RESUMED, dict(stages=1))
+    alone = [joined([*pipeline.stream(**arguments_of(RESUMED, video))]) for video in range(3)]
 
     def video_of(video, kept=()):
-        pipeline.config = replace(LONG.config(), checkpoint=f"{folder}/{video}", checkpoint_waves=2)
-        return pipeline.video(blocks_kept=len(kept), **arguments_of(LONG, video))
+        pipeline.config = replace(RESUMED.config(), checkpoint=f"{folder}/{video}", checkpoint_waves=2)
+        return pipeline.video(blocks_kept=len(kept), **arguments_of(RESUMED, video))
 
     def run_until(segments, numbers):
-        """Makes videos side by side until the first has ``segments``; what all have then, what was kept of each, and the run."""
+        """The run that makes videos side by side and is left when the first one has so many segments."""
         videos = [video_of(number, had[number]) for number in numbers]
         for number, video in zip(numbers, videos):
             del had[number][video.blocks_kept:]
@@ -122,19 +131,64 @@ def resumed(rank, folder, degrees):
         return run
 
     had, waves = {number: [] for number in range(3)}, []
-    # Ranks other than the output rank end where it leaves its loop.
-    run_until(3, [0, 1])       # left with a few blocks
-    run_until(5, [1])          # one of them goes on alone
-    run_until(6, [0, 2, 1])    # with a fresh one, each from another wave
+    run_until(2, [0, 1])
+    run_until(9, [1])
+    run_until(5, [0, 2, 1])
     last = run_until(None, [2, 0, 1])
-    again = [video.outcome.value for video in (video_of(0, had[0]), video_of(1, had[1]))]
+    again = [video_of(number, had[number]).outcome.value for number in range(3)]
     return [(joined(had[number]), alone[number]) for number in range(3)], waves, last.outcome.value, again
 
 
-@pytest.mark.parametrize("degrees", [dict(stages=1), dict(stages=1, ulysses_degree=1)][:1])
-def test_videos_are_resumed_side_by_side_and_alone(tmp_path, degrees):
-    [(pairs, waves, outcome, again)] = run_ranks(resumed, 1, str(tmp_path), degrees)
-    assert outcome == "finished" and again == ["already finished"] * 2
-    assert len(set(waves[2])) == 3 and 0 in waves[2], waves  # all three from other waves
+def test_videos_are_resumed_side_by_side_and_alone(tmp_path):
+    [(pairs, waves, outcome, again)] = run_ranks(resumed, 1, str(tmp_path))
+    assert outcome == "finished" and again == ["already finished"] * 3
+    assert len(set(waves[2])) == 3 and waves[2][1] == 0 and len(set(waves[3])) == 3, waves  # each begins with another wave
     for together, alone in pairs:
         assert np.array_equal(together, alone)
+
+
+def stopped(rank, stages):
+    """Of videos that run.stop() ends: outcomes, and for each (segments, the beginning of the same video alone)."""
+    pipeline = pipeline_of(RESUMED, dict(stages=stages))
+    alone = [joined([*pipeline.stream(**arguments_of(RESUMED, video))]) for video in range(2)]
+    run, segments = pipeline.side_by_side([pipeline.video(**arguments_of(RESUMED, video)) for video in range(2)]), [[], []]
+    for number, segment in run:
+        segments[number].append(segment)
+        run.stop()
+    return [one["outcome"] for one in run.status()["videos"]], list(zip(map(joined, segments), alone))
+
+
+def test_a_stop_ends_all_videos():
+    *_, (outcomes, pairs) = run_ranks(stopped, 2, 2)
+    assert outcomes == ["stopped", "stopped"]
+    for together, alone in pairs:
+        assert 0 < together.shape[2] < alone.shape[2] and np.array_equal(together, alone[:, :, :together.shape[2]])
+
+
+def call_and_refusals(rank):
+    """[latents of 3 prompts with one generator, 1, 2 and 3 at a time], and what is said of videos that cannot share the stages."""
+    made, said = [], []
+    for videos in (1, 2, 3):
+        pipeline = pipeline_of(LONG, dict(stages=1), videos_in_flight=videos)
+        arguments = arguments_of(LONG, 0)
+        arguments |= {name: arguments[name].repeat(3, 1, 1) for name in ("prompt_embeds", "negative_prompt_embeds")}
+        made.append(pipeline(**arguments).frames.numpy())
+    first = pipeline.video(**arguments_of(LONG, 0))
+    others = [dict(num_frames=77), dict(num_inference_steps=2), dict(guidance_scale=1.0), dict(height=64), dict(output_type="np")]
+    groups = [[first, pipeline.video(**arguments_of(LONG, 1) | other)] for other in others]
+    text = torch.randn(1, 9, TEXT_DIM)
+    groups += [[first, pipeline.video(**arguments_of(LONG, 1) | dict(prompt_embeds=text, negative_prompt_embeds=text))], [], [first, first]]
+    for group in groups:
+        with pytest.raises(ValueError) as caught:
+            pipeline.side_by_side(group)
+        said.append(str(caught.value))
+    return made, said
+
+
+def test_a_call_and_what_cannot_share_the_stages():
+    [(made, said)] = run_ranks(call_and_refusals, 1)
+    assert not np.array_equal(made[0][0], made[0][1])  # each draws from what the one before has left of the generator
+    assert np.array_equal(made[0], made[1]) and np.array_equal(made[0], made[2])
+    expected = ["num_frames is 120 of video 0 and 77 of video 1: give all", "num_inference_steps is 3", "guidance_branches is 2",
+                "height is 32", "decode is 'none' of video 0 and 'thread'", "text_tokens is 8", "there is no video", "given twice"]
+    assert len(said) == len(expected) and all(part in line for part, line in zip(expected, said)), said

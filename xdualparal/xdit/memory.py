@@ -55,7 +55,7 @@ def _run_numbers(args, model):
         height=value_of(args, model, "height"), width=value_of(args, model, "width"),
         branches=2 if value_of(args, model, "guidance_scale") > 1 else 1, layout=replace(config.layout, latent_frames=latent_frames),
         steps=value_of(args, model, "num_inference_steps"), stage_layers=tuple(map(len, layers)), stagger=config.stagger,
-        videos=1, text_tokens=args["max_sequence_length"] or 512, ulysses=args["ulysses_degree"] or 1,
+        videos=config.videos_in_flight, text_tokens=args["max_sequence_length"] or 512, ulysses=args["ulysses_degree"] or 1,
         ring=args["ring_degree"] or 1, guidance_ranks=2 if args["use_cfg_parallel"] else 1,
         decode=AT_END if args["use_parallel_vae"] else config.decode, parallel_vae=bool(args["use_parallel_vae"]),
         tile=size and size[0], tile_stride=size and size[1], encoder_on_device=config.text_encoder == DEVICE or not torch.accelerator.is_available(),
