@@ -29,7 +29,8 @@ def model_numbers(family, transformer_config, vae_config, encoder_config, dtype,
         pixels_per_latent=vae.config.scale_factor_spatial, frames_per_latent=family.facts.frames_per_latent,
         experts=len(family.facts.experts), text_encoder_bytes=_bytes(encoder, dtype), vae_bytes=_bytes(vae, vae_dtype),
         vae_memory_bytes=sizes.remembered * vae_dtype.itemsize, vae_work_bytes=sizes.held * vae_dtype.itemsize,
-        vae_number_bytes=vae_dtype.itemsize,
+        vae_small_work_bytes=sizes.held_if_small * vae_dtype.itemsize,
+        vae_small_rows=sizes.small_rows if vae_dtype == torch.float32 else 0, vae_number_bytes=vae_dtype.itemsize,
     )
 
 

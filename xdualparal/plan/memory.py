@@ -27,7 +27,8 @@ class ModelNumbers:
 
     ``number_bytes``: of a number of the transformer. ``layer_bytes``, ``shared_bytes`` (condition embedder and tables, on every
     stage), ``embedding_bytes``, ``head_bytes``: of weights. ``largest_bytes``: of the largest tensor as it is stored.
-    ``pixels_per_token``: along a side. ``vae_memory_bytes``, ``vae_work_bytes``: a pixel of a frame, see models/wan_vae.py.
+    ``pixels_per_token``: along a side. ``vae_memory_bytes``, ``vae_work_bytes``: a pixel of a frame, see models/wan_vae.py; on a CPU
+    ``vae_small_work_bytes`` where a frame has at most ``vae_small_rows`` rows.
     """
 
     layers: int
@@ -49,6 +50,8 @@ class ModelNumbers:
     vae_bytes: int
     vae_memory_bytes: float
     vae_work_bytes: float
+    vae_small_work_bytes: float
+    vae_small_rows: int
     vae_number_bytes: int
 
     @property
@@ -63,7 +66,7 @@ class RunNumbers:
     length. ``stage_layers``: how many layers each stage has. ``ulysses``, ``ring``, ``guidance_ranks``: degrees. ``decode``: as in
     plan.schedule. ``parallel_vae``: all ranks decode together, at the end. ``tile``: (height, width) of the VAE's tiles in
     pixels, and ``tile_stride``, or None. ``encoder_on_device``: whether prompts are encoded where the passes are computed.
-    ``expert_offload``: whether an expert that is not in use waits elsewhere.
+    ``expert_offload``: whether an expert that is not in use waits elsewhere. ``on_host``: whether a CPU computes, and ranks talk over gloo.
     """
 
     height: int
@@ -84,6 +87,7 @@ class RunNumbers:
     tile_stride: tuple[int, int] | None = None
     encoder_on_device: bool = True
     expert_offload: bool = False
+    on_host: bool = False
 
     @property
     def shards(self):
@@ -122,8 +126,8 @@ class RankMemory:
     ``activations``: within a pass. ``context``: kept K/V, and the memory in which they are joined with a window's. ``messages``:
     hidden states that come, wait and leave. ``latents``: of blocks in flight with their schedulers' memory, and of finished
     ones. ``vae_memory``: what the VAE remembers from block to block. ``decoding``: a block on its way to frames.
-    ``decodes_beside``: whether that happens while passes are computed. ``on_host``: all experts' layers, where they are offloaded
-    there; ``total`` does not count them.
+    ``decodes_beside``: whether that happens while passes are computed. ``offloaded``: all experts' layers, where they wait on the
+    host; ``total`` does not count them.
     """
 
     text_encoder: int
@@ -138,7 +142,7 @@ class RankMemory:
     vae_memory: int
     decoding: int
     decodes_beside: bool
-    on_host: int = 0
+    offloaded: int = 0
 
     def phases(self):
         """{name of a phase: bytes at its peak}."""
@@ -175,7 +179,7 @@ def _of_rank(model, run, stage, encodes, gives):
         messages=_messages(model, run, is_first, is_last), latents=_latents(model, run, is_first, is_last, gives),
         vae_memory=round(pixels * model.vae_memory_bytes) * (run.videos if run.decode != AT_END else 1),
         decoding=_decoding(model, run) if decodes else 0, decodes_beside=run.decode == THREAD and not run.parallel_vae,
-        on_host=model.experts * run.stage_layers[stage] * model.layer_bytes if run.expert_offload else 0,
+        offloaded=model.experts * run.stage_layers[stage] * model.layer_bytes if run.expert_offload else 0,
     )
 
 
@@ -221,15 +225,17 @@ def _activations(model, run, is_first):
     always = (2 if is_first else 1) * hidden + 2 * tokens * model.head_dim * _FLOAT
     norm, rope = 5 * hidden + 3 * in_float, 7 * hidden + 1.5 * in_float
     feed_forward, end = 3 * hidden + 2 * inner, 4 * hidden + 3 * in_float
-    return round(always + max(norm, rope, feed_forward, end, _ring(model, run, hidden, in_float)))
+    return round(always + max(norm, rope, feed_forward, end, _ring(model, run)))
 
 
-def _ring(model, run, hidden, in_float):
-    """Ring attention (torch.distributed.tensor.experimental, _templated_ring_attention): Q, K, V and normalised hidden states;
-    K and V side by side, and those that arrive; the output so far in float32, and that of a step."""
+def _ring(model, run):
+    """Ring attention, torch.distributed.tensor.experimental's _templated_ring_attention: normalised hidden states, Q, K, V, the
+    output and what the kernel holds; this rank's keys and values behind each other, and those of all ranks gathered; gloo
+    gathers into memory of its own first."""
     if run.ring == 1:
         return 0
-    return 5 * hidden + 4 * _seen(run) * hidden + 3 * in_float
+    gathered = run.ring * (2 if run.on_host else 1)
+    return (6 + 2 * _seen(run) * (1 + gathered)) * _hidden(model, run)
 
 
 def _seen(run):
@@ -290,7 +296,9 @@ def _decoding(model, run):
     latents = run.layout.latent_frames if run.parallel_vae and run.layout.latent_frames else run.layout.own_latents(0)
     frames = latents * model.frames_per_latent * run.height * run.width * 3 * model.vae_number_bytes
     ranks = run.shards * len(run.stage_layers) * run.guidance_ranks if run.parallel_vae else 1
-    return round(max(height * width * model.vae_work_bytes / ranks + frames, 3 * frames))
+    is_small = run.on_host and height <= model.vae_small_rows
+    work = height * width * (model.vae_small_work_bytes if is_small else model.vae_work_bytes)
+    return round(max(work / ranks + frames, 3 * frames))
 
 
 def fullest(memories):

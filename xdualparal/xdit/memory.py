@@ -50,7 +50,7 @@ def _run_numbers(args, model):
     config, num_frames = dualparal_config(args), value_of(args, model, "num_frames")
     latent_frames = model.family.facts.latent_frames(num_frames) if num_frames else None
     layers = layer_ranges(model.num_layers, config, args["dualparal_degree"])
-    size = _tile(args) if args["enable_tiling"] else None
+    size, on_host = _tile(args) if args["enable_tiling"] else None, not torch.accelerator.is_available()
     return RunNumbers(
         height=value_of(args, model, "height"), width=value_of(args, model, "width"),
         branches=2 if value_of(args, model, "guidance_scale") > 1 else 1, layout=replace(config.layout, latent_frames=latent_frames),
@@ -58,8 +58,8 @@ def _run_numbers(args, model):
         videos=1, text_tokens=args["max_sequence_length"] or 512, ulysses=args["ulysses_degree"] or 1,
         ring=args["ring_degree"] or 1, guidance_ranks=2 if args["use_cfg_parallel"] else 1,
         decode=AT_END if args["use_parallel_vae"] else config.decode, parallel_vae=bool(args["use_parallel_vae"]),
-        tile=size and size[0], tile_stride=size and size[1], encoder_on_device=config.text_encoder == DEVICE or not torch.accelerator.is_available(),
-        expert_offload=config.expert_offload,
+        tile=size and size[0], tile_stride=size and size[1], encoder_on_device=on_host or config.text_encoder == DEVICE,
+        expert_offload=config.expert_offload, on_host=on_host,
     )
 
 
@@ -76,6 +76,15 @@ def memory_line(args, model):
         return ""
     rank, memory = fullest(predicted(args, model))
     return f"by arithmetic rank {rank} needs the most memory: {in_words(memory)}"
+
+
+def memory_report(args, model, before):
+    """For each rank of a replica what a report says beside its measured peak: the bytes that it had ``before`` it loaded anything,
+    and by arithmetic those on top of that, in all and by part. ``before``: of all ranks, None off the output rank."""
+    return before and [
+        dict(before_bytes=had, predicted_bytes=memory.total, phases=memory.phases(), parts=memory.parts())
+        for had, memory in zip(before, predicted(args, model))
+    ]
 
 
 def in_words(memory):

@@ -37,7 +37,7 @@ class Place(NamedTuple):
         return sum(self._one(memories[rank % len(memories)]) for rank in self.ranks)
 
     def _one(self, memory):
-        return memory.total + (memory.on_host if self.is_host else RESERVE)
+        return memory.total + (memory.offloaded if self.is_host else RESERVE)
 
 
 def check_memory(args, model):
@@ -122,7 +122,7 @@ def _proposal(args, model, place):
 def _needs(place, memories, growth):
     """On a device as many ranks as now, of which each may be the fullest; on a host all, in the same number of machines."""
     if place.is_host:
-        return round(sum(memory.total + memory.on_host for memory in memories) * len(place.ranks) * growth / len(memories))
+        return round(sum(memory.total + memory.offloaded for memory in memories) * len(place.ranks) * growth / len(memories))
     return len(place.ranks) * (max(memory.total for memory in memories) + RESERVE)
 
 
