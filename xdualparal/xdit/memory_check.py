@@ -57,6 +57,12 @@ def check_memory(args, model):
     return line
 
 
+def fits(args, model):
+    """Whether the ranks of another command, with as many processes, would fit where this process is, as far as is known."""
+    place = place_of_this_rank(num_processes(args))
+    return place is None or _needs(place, predicted(args, model), growth=1) <= place.free_bytes
+
+
 def _what_is_needed(place, memories):
     rank = max(place.ranks, key=lambda number: memories[number % len(memories)].total)
     words = f"by arithmetic rank {rank} needs {in_words(memories[rank % len(memories)])}"
