@@ -16,7 +16,8 @@ from xdualparal import DualParalConfig, DualParalPipeline
 from xdualparal.models.numbers import UMT5_XXL, model_numbers
 from xdualparal.models.wan import WanFamily
 from xdualparal.plan.layout import Layout
-from xdualparal.plan.memory import ModelNumbers, RunNumbers, memory_of_ranks
+from xdualparal.plan.memory import memory_of_ranks
+from xdualparal.plan.memory_numbers import ModelNumbers, RunNumbers
 from xdualparal.plan.partition import layer_ranges
 from xdualparal.plan.schedule import NO_DECODE
 

@@ -13,7 +13,7 @@ from xdualparal.models.wan import WanFamily
 from xdualparal.models.wan22 import Wan22Family
 from xdualparal.models.wan_vae import StreamingDecoder, decoder_sizes
 from xdualparal.models.weights import load_stage, read_configs
-from xdualparal.plan.memory import ModelNumbers
+from xdualparal.plan.memory_numbers import ModelNumbers
 from xdualparal.xdit.demo_model import TINY_WAN_FOLDER
 
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from xdualparal.plan.layout import Layout
-from xdualparal.plan.memory import ModelNumbers, RunNumbers, fullest, memory_of_ranks
+from xdualparal.plan.memory import fullest, memory_of_ranks
+from xdualparal.plan.memory_numbers import ModelNumbers, RunNumbers
 from xdualparal.plan.schedule import AT_END, INLINE, NO_DECODE, THREAD
 
 # 10 x 10 numbers: a token is 2 x 2 latents of 1 pixel, hidden states have 10 numbers of 2 bytes.

@@ -18,7 +18,7 @@ UMT5_XXL = dict(
 
 
 def model_numbers(family, transformer_config, vae_config, encoder_config, dtype, vae_dtype):
-    """The fields of a plan.memory.ModelNumbers, as a dict, of a model of ``family`` with these configurations (dicts; what they
+    """The fields of a plan.memory_numbers.ModelNumbers, as a dict, of a model of ``family`` with these configurations (dicts; what they
     lack is as in the classes), the transformer and the text encoder in ``dtype``, the VAE in ``vae_dtype``."""
     with torch.device("meta"):
         vae = family.classes().vae.from_config(vae_config)

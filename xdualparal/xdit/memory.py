@@ -13,7 +13,8 @@ import torch
 
 from ..models.numbers import UMT5_XXL, model_numbers
 from ..models.weights import read_configs
-from ..plan.memory import ModelNumbers, RunNumbers, fullest, memory_of_ranks
+from ..plan.memory import fullest, memory_of_ranks
+from ..plan.memory_numbers import ModelNumbers, RunNumbers
 from ..plan.partition import layer_ranges
 from ..plan.schedule import AT_END
 from ..text_settings import DEVICE
@@ -89,13 +90,11 @@ def memory_report(args, model, before):
 
 def in_words(memory):
     """The total of a RankMemory and the parts of its largest phase, largest first."""
-    phases = memory.phases()
+    phases, total = memory.phases(), memory.total
     phase = max(phases, key=phases.get)
-    parts = sorted(memory.parts().items(), key=lambda part: -part[1])
-    shown = [
-        f"{name.replace('_', ' ')} {in_gb(size)}" for name, size in parts if name in _PHASES[phase] and size > 0.01 * memory.total
-    ]
-    return f"{in_gb(memory.total)} GB ({phase}: {', '.join(shown)})"
+    parts = sorted(((size, name) for name, size in memory.parts().items() if name in _PHASES[phase]), reverse=True)
+    shown = [f"{name.replace('_', ' ')} {readable(size)}" for size, name in parts if size > 0.01 * total]
+    return f"{readable(total)} ({phase}: {', '.join(shown)})"
 
 
 _PHASES = {  # the parts that are there in each phase
@@ -104,6 +103,6 @@ _PHASES = {  # the parts that are there in each phase
 }
 
 
-def in_gb(size):
-    """A number of bytes in GB, as text."""
-    return f"{size / 1e9:.1f}" if size >= 1e9 else f"{size / 1e9:.2f}"
+def readable(size):
+    """A number of bytes in GB, or MB, as text."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
