@@ -75,7 +75,7 @@ def test_guidance_ranks_are_proposed_only_with_guidance(card):
     flags = "--enable_tiling --dualparal_vae_precision bfloat16 --dualparal_text_encoder cpu --dualparal_decode inline --dualparal_degree 2"
     for extra, expected in ((" --ulysses_degree 2 --dualparal_expert_offload", True), (" --guidance_scale 1", False)):
         args = parsed(flags + extra)
-        changes = memory_check._changes(args, model_class("Wan2.2-T2V", 2))
+        changes = memory_check._degrees(args, model_class("Wan2.2-T2V", 2))
         assert any("--use_cfg_parallel" in change.text for change in changes) is expected
 
 

@@ -118,11 +118,18 @@ class Change(NamedTuple):
 
 
 def _proposal(args, model, place):
-    for change in _changes(args, model):
+    """In words, the smallest change with which all fits: of the fewest processes, and of these of the fewest other flags."""
+    def needs(change):
         changed = args | change.values
-        needs = _needs(place, predicted(changed, model), num_processes(changed) / num_processes(args))
-        if needs <= place.free_bytes:
-            return f"{change.text} would fit, with {readable(needs)}"
+        return _needs(place, predicted(changed, model), num_processes(changed) / num_processes(args))
+
+    flags = list(_flags(args, model))
+    for degrees in [Change("", {}), *_degrees(args, model)]:
+        if needs(_merged([degrees, *flags])) > place.free_bytes:
+            continue
+        choices = [_merged([degrees, *chosen]) for number in range(len(flags) + 1) for chosen in combinations(flags, number)]
+        enough = next(change for change in choices if needs(change) <= place.free_bytes)
+        return f"{enough.text} would fit, with {readable(needs(enough))}"
     return "no flag and no degree would be enough: give a smaller --height and --width, or --dualparal_block_latents"
 
 
@@ -131,13 +138,6 @@ def _needs(place, memories, growth):
     if place.is_host:
         return round(sum(memory.total + memory.offloaded for memory in memories) * len(place.ranks) * growth / len(memories))
     return len(place.ranks) * (max(memory.total for memory in memories) + RESERVE)
-
-
-def _changes(args, model):
-    """The smallest first: what needs no more processes, then more stages, parts of frames and guidance ranks, then these with all the rest."""
-    flags, degrees = list(_flags(args, model)), list(_degrees(args, model))
-    together = [_merged(chosen) for number in range(1, len(flags) + 1) for chosen in combinations(flags, number)]
-    return [*together, *degrees, *(_merged([degree, all_flags]) for degree in degrees for all_flags in together[-1:])]
 
 
 def _flags(args, model):
@@ -187,4 +187,5 @@ def _can_share(args, model, ulysses_degree):
 
 
 def _merged(changes):
-    return Change(" ".join(change.text for change in changes), {name: value for change in changes for name, value in change.values.items()})
+    text = " ".join(change.text for change in changes if change.text)
+    return Change(text, {name: value for change in changes for name, value in change.values.items()})
