@@ -78,38 +78,42 @@ def read_scheduler(folder):
 
 
 def load_stage(family, source, index, count, layers, dtype, with_vae, device="cpu", changes=None, tell=lambda num_bytes: None):
-    """Loads a pipeline of ``family`` with only what stage ``index`` of ``count`` uses.
+    """Loads a pipeline of ``family`` with only what the passes of stage ``index`` of ``count`` use.
 
     ``source``: checkpoint_files.Weights, or a folder. What is loaded: the ``layers`` (a range) of every expert in ``dtype`` on
-    ``device``, the text encoder on the first stage, and the VAE in the family's dtype where ``with_vae``; elsewhere the VAE
-    has its configuration, without weights. ``changes``: {part: change} of experts, and ``tell``, see
-    ``load_transformer_stage``. Raises ValueError where the folder is not whole, see ``folder.check_folder``, and where the text
-    encoder came out wrong or a weight is a NaN or an infinity.
+    ``device``, and the VAE in the family's dtype where ``with_vae``; elsewhere the VAE has its configuration, without weights.
+    There is no text encoder (``load_text_pipeline``). ``changes``: {part: change} of experts, and ``tell``, see
+    ``load_transformer_stage``. Raises ValueError where the folder is not whole, see ``folder.check_folder``, and where a weight
+    is a NaN or an infinity.
     """
-    source, classes, changes = Weights.of(source), family.classes(), changes or {}
+    source, changes = Weights.of(source), changes or {}
     check_folder(family, source)
     parts = {
         part: load_transformer_stage(family, source, part, index, count, layers, dtype, device, changes.get(part), tell)
         for part in family.facts.experts
     }
-    if index > 0:
-        parts.update((name, None) for name in family.facts.text_parts)
-    else:
-        variant = variant_of(source, "text_encoder")
-        encoder = transformers.UMT5EncoderModel.from_pretrained(source.folder / "text_encoder", dtype=dtype, variant=variant)
-        check_finite(encoder, "text_encoder", source.folder / "text_encoder")
-        check_tied(encoder)
-        parts["text_encoder"] = encoder
-    parts["vae"] = load_vae(family, source, device, tell) if with_vae else _empty(classes.vae, source.folder / "vae")
-    return classes.pipeline.from_pretrained(source.folder, dtype=dtype, **parts)
+    parts.update((name, None) for name in family.facts.text_parts)
+    parts["vae"] = load_vae(family, source, device, tell) if with_vae else _empty(family.classes().vae, source.folder / "vae")
+    return family.classes().pipeline.from_pretrained(source.folder, dtype=dtype, **parts)
 
 
-def check_finite(module, part, folder):
-    """Raises ValueError when ``module``, the ``part`` of a pipeline that is loaded from ``folder``, or None, has a weight with
-    a NaN or an infinity."""
-    name = None if module is None else not_finite(module)
+def load_text_pipeline(family, source, dtype, device="cpu"):
+    """Loads a pipeline of ``family`` with only the tokenizer and, in ``dtype`` straight to ``device``, the text encoder.
+
+    ``source``: see ``load_stage``. Raises ValueError where the folder is not whole, the encoder came out wrong or a weight is a
+    NaN or an infinity.
+    """
+    source = Weights.of(source)
+    check_folder(family, source)
+    folder, variant = source.folder / "text_encoder", variant_of(source, "text_encoder")
+    place = {} if torch.device(device).type == "cpu" else dict(device_map={"": device})
+    encoder = transformers.UMT5EncoderModel.from_pretrained(folder, dtype=dtype, variant=variant, **place)
+    check_tied(encoder)
+    name = not_finite(encoder)
     if name is not None:
-        raise refusal(part, name, folder)
+        raise refusal("text_encoder", name, folder)
+    others = dict.fromkeys((*family.facts.experts, "vae", "scheduler"))
+    return family.classes().pipeline.from_pretrained(source.folder, text_encoder=encoder, **others)
 
 
 def load_transformer_stage(

@@ -19,11 +19,13 @@ from xfuser.core.utils.runner_utils import log
 
 from ..config import DualParalConfig
 from ..pipeline import DualParalPipeline
+from ..engine.replica import Replica
 from ..engine.session import Outcome
 from ..limits import RANDOM_SEED
 from ..plan.partition import layer_ranges
 from ..request import shared_seed
 from ..launch.errors import Refused, refuse
+from .encoding import encode_prompts
 from .outputs import video_paths
 from .prompts import as_list, many_prompts_line, prompts_of
 from .resume import pair_prompts
@@ -84,7 +86,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
             log(line)
         pairs = pair_prompts(as_list(args["prompt"]), args["negative_prompt"])
         args["prompt"] = [NumberedPrompt(prompt, number, negative) for number, (prompt, negative) in enumerate(pairs)]
-        self._flags = dict(input_args)
+        self._flags, self._args = dict(input_args), args
         self.paths = self._video_paths(input_args["seed"])
         return args
 
@@ -93,16 +95,28 @@ class DualParalWanModel(xFuserWan21T2VModel):
 
     def _load_model(self):
         parallel = self.engine_config.parallel_config
+        self._replica = Replica(parallel)
         # xDiT numbers ranks in the order tp-sp-pp-cfg-dp (xfuser/core/distributed/parallel_state.py).
         stage = torch.distributed.get_rank() // parallel.sp_degree % parallel.pp_degree
         layers = layer_ranges(self.num_layers, self.dualparal_config, parallel.pp_degree)[stage]
         with_vae = stage == parallel.pp_degree - 1 or parallel.use_parallel_vae
-        log(f"loading the weights of {self.settings.model_name}")
         try:
             folder = checkpoint_folder(self.settings.model_name)
-            return load_stage(self.family, folder, stage, parallel.pp_degree, layers, self.dtype, with_vae)
+            self._encode_prompts(folder)
+            log(f"loading the weights of {self.settings.model_name}")
+            return load_stage(self.family, folder, stage, parallel.pp_degree, layers, self.dtype, with_vae, self._replica.device)
         except ValueError as error:
             raise Refused(error) from error
+
+    def _encode_prompts(self, weights):
+        """Before a transformer is there. The others wait for the first rank."""
+        self._begin_phase("encodes the prompts" if self._replica.decides else "waits for the prompts")
+        self._texts = encode_prompts(self._args, self._replica, self.family, weights, self.dtype, self.dualparal_config.text_encoder)
+        self._begin_phase("loads the weights")
+
+    def _begin_phase(self, phase):
+        if self.watchdog is not None:
+            self.watchdog.begin_phase(phase)
 
     def _post_load_and_state_initialization(self, input_args):
         """Instead of xDiT's placement, which moves a whole pipeline to each device."""
@@ -111,7 +125,10 @@ class DualParalWanModel(xFuserWan21T2VModel):
             log(f"--seed {input_args['seed']} was drawn at random")
             self.paths = self._video_paths(input_args["seed"])
         self.set_flow_shift(input_args.get("flow_shift"))
-        self.dualparal = DualParalPipeline(self.pipe, self.engine_config, self.dualparal_config)
+        self.dualparal = DualParalPipeline(
+            self.pipe, self.engine_config, self.dualparal_config, texts=self._texts, check_weights=False  # load_stage has
+        )
+        self.dualparal.freeze_weights()
         self.dualparal.model_name = self.config.model
         self._made = set()  # the prompts whose videos this process has made
         if self.watchdog is not None:
