@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from dualparal_testing.processes import run_ranks
-from dualparal_testing.runs import BFLOAT16, CASES, EXPERTS, SEED, SIZE, Case, engine_config, latents_of_cases
+from dualparal_testing.runs import BFLOAT16, CASES, EXPERTS, OFFLOADED, SEED, SIZE, Case, engine_config, latents_of_cases
 from dualparal_testing.small_wan import small_pipeline, texts
 
 from xdualparal import DualParalConfig, DualParalPipeline
@@ -22,7 +22,7 @@ def latents():
     """By number of stages, the executor's latents of every case, from the last rank."""
     by_stages = {}
     for stages in (1, 2, 4):
-        *others, last = run_ranks(latents_of_cases, stages, stages, [*CASES, BFLOAT16])
+        *others, last = run_ranks(latents_of_cases, stages, stages, [*CASES, *OFFLOADED, BFLOAT16])
         assert all(value is None for other in others for value in other.values())
         by_stages[stages] = last
     return by_stages
@@ -43,6 +43,12 @@ def test_executor_is_the_sequential_program(latents, stages, case):
 def test_number_of_stages_does_not_change_a_bit(latents, case):
     for stages in (2, 4):
         assert np.array_equal(latents[stages][case.name], latents[1][case.name])
+
+
+@pytest.mark.parametrize("stages", [1, 2, 4])
+def test_experts_that_change_places_change_no_bit(latents, stages):
+    for case, offloaded in zip(EXPERTS, OFFLOADED):
+        assert np.array_equal(latents[stages][offloaded.name], latents[1][case.name])
 
 
 @pytest.mark.parametrize("case, broken", [
@@ -131,6 +137,7 @@ def refusals(rank):
     calls = [lambda bad=bad: pipeline(**good | bad) for bad in bad]
     calls += [lambda: pipeline.stream(**good | dict(prompt_embeds=positive.repeat(2, 1, 1))),
               lambda: DualParalPipeline(small_pipeline(boundary_ratio=0.9), engine)(**good | dict(guidance_scale=1, guidance_scale_2=3)),
+              lambda: DualParalPipeline(small_pipeline(), engine, DualParalConfig(expert_offload=True)),
               lambda: DualParalPipeline("not a pipeline", engine)]
     messages = []
     for call in calls:
@@ -143,7 +150,7 @@ def refusals(rank):
 def test_refusals_say_what_to_do():
     [messages] = run_ranks(refusals, 1)
     parts = ["num_frames is -1", "without end: its frames must be kept", "40", "num_inference_steps is 0", "np, uint8, pil, pt, latent", "this one has one: give guidance_scale", "guidance_scale 1",
-             "prompt", "a stream is one video", "guidance_scale_2 is 3 and guidance_scale is 1, which is without", "WanPipeline"]
+             "prompt", "a stream is one video", "guidance_scale_2 is 3 and guidance_scale is 1, which is without", "expert_offload is for models with two transformers", "WanPipeline"]
     for part, message in zip(parts, messages, strict=True):
         assert part in message and "\n" not in message
 

@@ -65,6 +65,7 @@ class DualParalPipeline:
         parallel, runtime = engine_config.parallel_config, engine_config.runtime_config
         _check_degrees(parallel)
         experts = [getattr(wan_pipeline, name) for name in self.family.facts.experts]
+        _check_offload(config, self.family)
         check_heads(experts[0].config.num_attention_heads, parallel.ulysses_degree)
         check_backend(runtime.attention_backend, on_cpu=not torch.accelerator.is_available())
         self.mesh = Mesh(wan_pipeline, engine_config)
@@ -72,7 +73,7 @@ class DualParalPipeline:
         self.device, self.vae_on_all_ranks = self.mesh.device, parallel.use_parallel_vae
         index, count_of_stages = self.mesh.stage
         layers = layer_ranges(experts[0].config.num_layers, config, count_of_stages)[index]
-        self.stage = Stage(self.family, experts, index, count_of_stages, layers)
+        self.stage = Stage(self.family, experts, index, count_of_stages, layers, config.expert_offload)
         if config.vae_precision is not None and wan_pipeline.vae is not None:
             # Not diffusers' own ``to``, which warns of parts that must stay in float32 where there are none.
             torch.nn.Module.to(wan_pipeline.vae, getattr(torch, config.vae_precision))
@@ -194,7 +195,7 @@ class DualParalPipeline:
         decode = AT_END if self.vae_on_all_ranks else self.config.decode
         decode = NO_DECODE if request.output_type == "latent" else decode
         can_split = request.branches == 2 and self.mesh.branch[1] == 1
-        lanes = Lanes(self.mesh.stage[1], decode, can_split)
+        lanes = Lanes(self.mesh.stage[1], decode, can_split, self.config.expert_offload)
         latent_frames = None if request.is_endless else request.latent_frames
         expert_starts = self.family.expert_starts(self.pipe, request.make_scheduler("cpu").timesteps)
         return self.strategy.plan(self.config, latent_frames, request.num_inference_steps, lanes, expert_starts)
@@ -278,3 +279,10 @@ def _check_degrees(parallel):
             raise ValueError(
                 f"{name} is {degree}: DualParal splits the weights over its stages already, give 1 and more stages"
             )
+
+
+def _check_offload(config, family):
+    if config.expert_offload and len(family.facts.experts) == 1:
+        raise ValueError(
+            f"expert_offload is for models with two transformers and {family.facts.name} has one: leave it out, or take more stages"
+        )

@@ -42,6 +42,7 @@ NAMES = [
     Name("torch.ops.aten:_scaled_dot_product_flash_attention_for_cpu", "compat", "the CPU kernel that returns the log-sum-exp"),
     Name("torch.distributed.distributed_c10d:_get_default_store", "pipeline", "the store of the world; nothing public gives it", " "),
     Name("torch.distributed:DistNetworkError", "engine", "what a store raises when its server is gone"),
+    Name("torch.nn:Module._apply", "engine", "what moves and casts a module's parts; blocks of swapped experts stay", "self fn recurse"),
     Name("torch.compiler:disable", "models", "keeps USP out of what is compiled"),
     # diffusers
     Name("diffusers:WanTransformer3DModel._keep_in_fp32_modules", "models", "the parts that stay in float32 when one stage is loaded"),

@@ -1,6 +1,6 @@
 """What the ranks of a test do."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -32,10 +32,13 @@ class Case:
     stagger: int = 1
     boundary_ratio: float | None = None
     guidance_scale_2: float | None = None
+    expert_offload: bool = False
 
     def config(self):
         """The DualParalConfig of the case."""
-        return DualParalConfig(self.block, self.context, stage_layers=self.stage_layers, stagger=self.stagger)
+        return DualParalConfig(
+            self.block, self.context, stage_layers=self.stage_layers, stagger=self.stagger, expert_offload=self.expert_offload
+        )
 
     def arguments(self):
         """The arguments of a pipeline call."""
@@ -77,6 +80,7 @@ EXPERTS = [
     Case("two experts, the first does all steps", num_frames=57, num_steps=3, boundary_ratio=0.1),
     Case("two experts, short last block", num_frames=61, num_steps=6, context=3, boundary_ratio=0.8, scheduler="stochastic euler"),
 ]
+OFFLOADED = [replace(case, name=f"{case.name}, one at a time on the device", expert_offload=True) for case in EXPERTS]
 CASES = [
     *STOCHASTIC_CASES,
     *EXPERTS,

@@ -25,7 +25,7 @@ class CountingStage:
     def __init__(self, log=None):
         self.passes, self.log = [], [] if log is None else log
 
-    def forward(self, action, spec, inputs, at_half):
+    def forward(self, action, spec, inputs, at_half, then=None):
         """A prediction for the predicted frames."""
         self.log.append(("begins", str(action), None))
         at_half()

@@ -25,14 +25,14 @@ def layers_done_at_half(rank, stages, guidance_scale):
     """For each pass: how many layers were done when the middle was announced, and how many in all."""
     made, announced, forward = [], [], stage.StageRun.forward
 
-    def watched(self, action, spec, inputs, at_half):
+    def watched(self, action, spec, inputs, at_half, then):
         made.append(0)
 
         def half():
             announced.append(made[-1])
             at_half()
 
-        return forward(self, action, spec, inputs, half)
+        return forward(self, action, spec, inputs, half, then)
 
     stage.StageRun.forward = watched
     pipeline = DualParalPipeline(small_pipeline(), engine_config(stages), CASE.config())

@@ -28,6 +28,14 @@ def test_golden(sizes, golden):
     assert f"{schedule}\n{time_grid(schedule)}\n" == file.read_text()
 
 
+def test_golden_of_experts_that_change_places(golden):
+    """A LOAD stands where an expert's passes begin: twice a wave in the middle of a run, once in a wave of one expert."""
+    schedule = whole_schedule(DualParalPlan(3, 4, 2, expert_starts=(0, 2), swaps_experts=True))
+    file = golden / "blocks3_steps4_stages2_swapped_experts.txt"
+    assert f"{schedule}\n{time_grid(schedule)}\n" == file.read_text()
+    assert str(parse_schedule(str(schedule))) == str(schedule)
+
+
 @pytest.mark.parametrize("sizes", SIZES)
 def test_prints_and_parses_back(sizes):
     schedule = build_schedule(*sizes)

@@ -115,6 +115,7 @@ def random_plan(numbers):
     plan = DualParalPlan(
         blocks, steps, numbers.randint(1, 4), numbers.randint(1, min(5, steps)), numbers.random() < 0.5,
         "none", layout=random_layout(numbers, blocks), expert_starts=random_expert_starts(numbers, steps),
+        swaps_experts=numbers.random() < 0.5,
     )
     return with_videos(numbers, plan)
 

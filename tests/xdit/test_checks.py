@@ -3,6 +3,8 @@
 import os
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from xdualparal import DualParalConfig
 from xdualparal.output.checkpoint import Checkpoint
@@ -164,7 +166,12 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
 @pytest.mark.parametrize("name", DUALPARAL_MODELS)
 def test_every_model_can_be_asked_for(tmp_path, name, monkeypatch):
     monkeypatch.setattr("xdualparal.xdit.checks.check_reachable", lambda family, name: None)  # as if the hub were there
-    assert check_command(command(tmp_path, model=name), 2) is DUALPARAL_MODELS[name]
+    extra = []
+    if DUALPARAL_MODELS[name].needs_distilled:
+        for part in ("", "_2"):
+            save_file({"a": torch.zeros(1)}, tmp_path / f"expert{part}.safetensors")
+            extra.append(f"--distilled_transformer{part}_path={tmp_path}/expert{part}.safetensors")
+    assert check_command(command(tmp_path, *extra, model=name), 2) is DUALPARAL_MODELS[name]
 
 
 def test_a_model_that_is_neither_cached_nor_to_be_downloaded_is_refused(tmp_path, monkeypatch):

@@ -11,8 +11,7 @@ from xfuser import xFuserArgs
 
 from xdualparal.xdit.demo_model import TINY_WAN_FOLDER, TinyWanModel
 from xdualparal.xdit.models import NumberedPrompt
-from xdualparal.xdit.registry import DUALPARAL_MODELS
-from xdualparal.xdit.wan_models import at_path
+from xdualparal.xdit.registry import DUALPARAL_MODELS, at_path
 
 
 def test_tiny_wan_is_what_the_checks_believe():
@@ -24,7 +23,7 @@ def test_tiny_wan_is_what_the_checks_believe():
 
 
 def test_a_folder_says_its_own_sizes():
-    model = at_path(DUALPARAL_MODELS["Wan2.1-T2V"], TINY_WAN_FOLDER)
+    model = at_path("Wan2.1-T2V", DUALPARAL_MODELS["Wan2.1-T2V"], TINY_WAN_FOLDER, {})
     assert (model.num_layers, model.num_heads, model.pixels_per_token) == (8, 4, 8)
     assert model.settings.model_name == str(TINY_WAN_FOLDER)
     assert DUALPARAL_MODELS["Wan2.1-T2V"].settings.model_name == "Wan-AI/Wan2.1-T2V-14B-Diffusers"
@@ -32,7 +31,7 @@ def test_a_folder_says_its_own_sizes():
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no whole Wan2.1 .*model_index.json is missing.*: give the whole folder .*Wan-AI/"):
-        at_path(DUALPARAL_MODELS["Wan2.1-T2V"], tmp_path)
+        at_path("Wan2.1-T2V", DUALPARAL_MODELS["Wan2.1-T2V"], tmp_path, {})
 
 
 def test_a_folder_of_a_model_that_is_not_supported_is_refused(tmp_path):
@@ -40,7 +39,7 @@ def test_a_folder_of_a_model_that_is_not_supported_is_refused(tmp_path):
     config = json.loads((tmp_path / "model_index.json").read_text())
     (tmp_path / "model_index.json").write_text(json.dumps(config | {"expand_timesteps": True}))
     with pytest.raises(ValueError, match="--model_path .*: this is no Wan2.1 .*expand_timesteps is True.*: give one"):
-        at_path(DUALPARAL_MODELS["Wan2.1-T2V"], tmp_path)
+        at_path("Wan2.1-T2V", DUALPARAL_MODELS["Wan2.1-T2V"], tmp_path, {})
 
 
 def test_prompts_keep_what_they_know_in_copies_and_between_processes():

@@ -68,11 +68,7 @@ def test_the_folders_own_shift_is_the_default_and_the_flag_works(tmp_path, sched
 
 def shift_that_is_used(model_class, args, scheduler):
     """The shift with which the model makes its pipeline's scheduler."""
-    shift = value_of(args, model_class, "flow_shift")
-    model = model_class.__new__(model_class)
-    model.pipe = type("Pipe", (), dict(scheduler=scheduler))()
-    model.set_flow_shift(shift)
-    return flow_shift(model.pipe.scheduler)
+    return flow_shift(model_class.scheduler(scheduler, value_of(args, model_class, "flow_shift")))
 
 
 @pytest.mark.parametrize("setting", [dict(solver_type="zz"), dict(num_train_timesteps="1000"), dict(solver_order=99), dict(flow_shift="3")], ids=str)

@@ -9,7 +9,7 @@ from typing import Any, Callable
 
 import torch
 
-from ..plan.actions import BOTH, CONDITIONAL, DECODE, FORWARD, RECV, SEND, STEP
+from ..plan.actions import BOTH, CONDITIONAL, DECODE, FORWARD, LOAD, RECV, SEND, STEP
 
 
 @dataclass
@@ -56,7 +56,7 @@ class Executor:
         self._plan, self._progress, self._messages, self._lane = plan, progress, messages, lane
         self._work, self._meter, self._at_wave = work, meter, at_wave
         self._do = {
-            FORWARD: self._forward, STEP: self._step, DECODE: self._hand_over, SEND: self._send, RECV: self._receive,
+            FORWARD: self._forward, LOAD: self._load, STEP: self._step, DECODE: self._hand_over, SEND: self._send, RECV: self._receive,
         }
         self._predictions, self._result, self._finished = [], None, None
         self._feeds_back, self._to_post = {}, {}  # to post: {(peer, message): RECV}, in order
@@ -79,9 +79,17 @@ class Executor:
     def _forward(self, action):
         spec = self._plan.spec(action.one)
         inputs = self._hidden(action) if self._work.blocks is None else self._window(action, spec)
-        self._result = self._meter.does(action, self._work.stage_run.forward, action, spec, inputs, self._post_all)
+        then = self._expert_after(action) if self._plan.swaps_experts else None
+        self._result = self._meter.does(action, self._work.stage_run.forward, action, spec, inputs, self._post_all, then)
         if self._work.denoiser is not None:
             self._predictions.append(self._result)
+
+    def _expert_after(self, action):
+        is_last = action.branch == self._plan.branches_of(action.one)[-1]
+        return self._plan.expert_after(action.one, self._progress) if is_last else None
+
+    def _load(self, action):
+        self._meter.does(action, self._work.stage_run.load, self._plan.spec(action.one))
 
     def _hidden(self, action):
         return self._taken(action.lane - 1, (action.one, action.branch), action)

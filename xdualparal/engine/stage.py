@@ -11,16 +11,18 @@ from xfuser.core.distributed import get_ulysses_parallel_world_size
 
 from ..plan.actions import BOTH, CONDITIONAL, UNCONDITIONAL
 from .context_store import ContextStore
+from .residency import ResidentExperts, SwappedExperts
 
 
 class Stage:
     """The ``layers`` (a range) of stage ``index`` of ``count``.
 
     ``transformers``: one for each expert, all of one shape; whole, and then building the stage drops the other layers from
-    them, or with the stage's own layers only (see models/weights.py).
+    them, or with the stage's own layers only (see models/weights.py). ``swaps_experts``: whether one expert's layers at a time
+    are on the device, see residency.SwappedExperts.
     """
 
-    def __init__(self, family, transformers, index, count, layers):
+    def __init__(self, family, transformers, index, count, layers, swaps_experts=False):
         self.family, self.transformers, self.layers = family, list(transformers), layers
         self.index, self.is_first, self.is_last = index, index == 0, index == count - 1
         self.is_compiled, self.compile_options = False, ""
@@ -29,6 +31,7 @@ class Stage:
                 family.keep_stage(transformer, layers, self.is_first, self.is_last)
             assert len(transformer.blocks) == len(layers), f"{len(transformer.blocks)} layers, stage {index} has {layers}"
         self.attentions = family.prepare_attention(self.blocks)
+        self.residency = SwappedExperts(self.transformers) if swaps_experts else ResidentExperts()
 
     @property
     def blocks(self):
@@ -91,12 +94,22 @@ class StageRun:
     def __init__(self, stage, timesteps, expert_starts, text, shard):
         self._stage, self._shard, self._family = stage, shard, stage.family
         self._branches, self.dtype = text.shape[0], stage.dtype  # what travels between stages has the transformers'
-        ends = (*expert_starts[1:], len(timesteps))
-        self._experts = [
-            Expert(self._family, transformer, first, timesteps[first:end], text)
-            for transformer, first, end in zip(stage.transformers, expert_starts, ends, strict=True)
-        ]
+        self._residency = stage.residency
+        self._residency.begin(text.device)
+        self._experts = self._make_experts(timesteps, expert_starts, text)
+        self._residency.narrow()
         self.context = ContextStore(stage.attentions, shard.frame_tokens, get_ulysses_parallel_world_size())
+
+    def _make_experts(self, timesteps, starts, text):
+        experts = []
+        for number, (start, end) in enumerate(zip(starts, (*starts[1:], len(timesteps)))):
+            self._residency.load(number)
+            experts.append(Expert(self._family, self._stage.transformers[number], start, timesteps[start:end], text))
+        return experts
+
+    def load(self, spec):
+        """Brings the expert of a PassSpec to the device."""
+        self._residency.load(spec.expert)
 
     def hidden_shape(self, spec, branch):
         """The shape of what travels between stages in a pass or half pass: (branches, tokens, dim)."""
@@ -107,11 +120,12 @@ class StageRun:
         """The numbers of the guidance branches of a FORWARD among those that this rank computes."""
         return range(self._branches) if branch == BOTH else [(CONDITIONAL, UNCONDITIONAL).index(branch)]
 
-    def forward(self, action, spec, inputs, at_half=lambda: None):
+    def forward(self, action, spec, inputs, at_half=lambda: None, then=None):
         """The FORWARD ``action`` through this stage: one pass, or half pass, of a PassSpec.
 
         ``inputs``: the window's latents (1, channels, window frames, height, width) on the first stage, hidden states
-        elsewhere. ``at_half``: is called when half of the layers are done, those of all branches counted. Returns on the last stage the prediction for the predicted frames, (branches, channels, frames, height,
+        elsewhere. ``at_half``: is called when half of the layers are done, those of all branches counted. ``then``: the expert of the
+        next pass, where it is another one. Returns on the last stage the prediction for the predicted frames, (branches, channels, frames, height,
         width), hidden states elsewhere.
 
         Branches are computed one at a time, so that a pass, two half passes and two ranks with a branch each give
@@ -123,21 +137,26 @@ class StageRun:
         else:
             one_each = inputs.split(1)
         rotary, before_layer = self._rotary(spec), _at_number(len(branches) * len(expert.transformer.blocks) // 2, at_half)
-        results = [self._one_branch(spec, branch, one, rotary, before_layer) for branch, one in zip(branches, one_each)]
+        results = [
+            self._one_branch(spec, branch, one, rotary, before_layer, then if branch == branches[-1] else None)
+            for branch, one in zip(branches, one_each)
+        ]
         return results[0] if len(results) == 1 else torch.cat(results)
 
     def _rotary(self, spec):
         grid = (spec.window_latents, *self._shard.whole_grid)
         return self._family.rotary(self._experts[spec.expert].transformer, spec.position, grid, self._shard.tokens)
 
-    def _one_branch(self, spec, branch, hidden, rotary, before_layer):
+    def _one_branch(self, spec, branch, hidden, rotary, before_layer, then):
         [step] = spec.steps
         expert = self._experts[spec.expert]
         conditioning, text = expert.conditioning(step), expert.text(branch)
         with self.context.during(spec, branch):
-            for block in expert.transformer.blocks:
+            for number, block in enumerate(expert.transformer.blocks):
                 before_layer()
+                self._residency.before(spec.expert, number)
                 hidden = self._family.layer(block, hidden, text, conditioning, rotary)
+                self._residency.after(number, then)
         return self._predict(spec, hidden, conditioning) if self._stage.is_last else hidden
 
     def _predict(self, spec, hidden, conditioning):
@@ -149,6 +168,7 @@ class StageRun:
         """Gives the transformers back as they were before the run."""
         for expert in self._experts:
             expert.restore()
+        self._residency.end()
 
 
 def _at_number(number, function):

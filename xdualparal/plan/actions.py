@@ -13,9 +13,9 @@ import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
-FORWARD, STEP, DECODE, SEND, RECV = "F", "S", "D", ">", "<"
+FORWARD, STEP, DECODE, LOAD, SEND, RECV = "F", "S", "D", "L", ">", "<"
 BOTH, CONDITIONAL, UNCONDITIONAL = "", "c", "u"
-_ACTION = re.compile(r"(\d+)([FSD<>])(?:(\d+):)?(\d+)\.(\d+)([cu]?)(?:@(\d+))?")
+_ACTION = re.compile(r"(\d+)([FSDL<>])(?:(\d+):)?(\d+)\.(\d+)([cu]?)(?:@(\d+))?")
 
 
 class Pass(NamedTuple):
@@ -34,7 +34,8 @@ class Action:
     """One thing that one lane does.
 
     FORWARD: a stage computes its layers for a pass, or for one guidance branch of it. STEP: the last stage applies guidance
-    and the scheduler. DECODE: a block's latents become frames. SEND: the result of the lane's FORWARD or STEP of this pass
+    and the scheduler. DECODE: a block's latents become frames. LOAD: a stage's layers of the pass's expert come to its device,
+    in place of another expert's. SEND: the result of the lane's FORWARD or STEP of this pass
     starts on its way to the lane ``peer``. RECV: the receive for a message from the lane ``peer`` is posted; the action that
     needs the message waits for it.
     """
@@ -79,7 +80,7 @@ def parse_action(text):
     match = _ACTION.fullmatch(text)
     if not match or (match[2] in (SEND, RECV)) != (match[7] is not None):
         raise ValueError(
-            f"{text!r} is not an action: write <lane>F<block>.<step>[c|u], <lane>S|D<block>.<step>, or "
+            f"{text!r} is not an action: write <lane>F<block>.<step>[c|u], <lane>S|D|L<block>.<step>, or "
             "<lane><|><block>.<step>[c|u]@<lane>"
         )
     lane, kind, video, block, step, branch, peer = match.groups()

@@ -2,7 +2,7 @@
 
 Knows: who needs what of another lane, and when a receive must be posted. Must not know: how a message travels.
 
-A *slot* is a FORWARD of a lane with what follows it. Where a RECV stands (DESIGN section 4): in the slot before the message is
+A *slot* is a FORWARD of a lane, with the LOAD before it and what follows it. Where a RECV stands (DESIGN section 4): in the slot before the message is
 expected. For hidden states that is the slot before their use. For latents that go back to the first stage it is N - 1 slots
 after that stage did the pass, or the slot before their use, whichever is earlier. Never later than a message that the
 sender sends after it. Then a sender has at most one message pending, and no lanes wait for each other, as the simulation of
@@ -15,7 +15,7 @@ a GPU until its peer sends, and half a pass is time enough for most transfers (D
 
 from itertools import accumulate
 
-from .actions import FORWARD, RECV, SEND, STEP, Action
+from .actions import FORWARD, LOAD, RECV, SEND, STEP, Action
 from .progress import Progress
 from .schedule import THREAD, whole_schedule
 
@@ -108,12 +108,13 @@ class Messages:
 
 
 def _slots(actions):
-    """``actions`` cut before each FORWARD."""
-    slots = []
+    """``actions`` cut before each FORWARD, or the LOAD before it."""
+    slots, is_loaded = [], False
     for action in actions:
-        if action.kind == FORWARD:
+        if action.kind == LOAD or (action.kind == FORWARD and not is_loaded):
             slots.append([])
         slots[-1].append(action)
+        is_loaded = action.kind == LOAD
     return slots
 
 

@@ -29,6 +29,11 @@ class PartitionSettings(Settings):
         "example 0,2.5; the layers are split so that the longest stage is as short as can be"
     )
 
+    expert_offload: bool = setting(
+        False, "of a model with two transformers (Wan2.2-T2V-A14B) keep one at a time on the device and the other in host memory: "
+        "half the weights, for a copy of them twice a wave"
+    )
+
     def check(self):
         """Raises ValueError for a stage without layers, or a negative cost."""
         if self.stage_layers is not None:

@@ -5,7 +5,7 @@ Knows: how a schedule and a trace look. Must not know: how either came to be.
 
 import json
 
-from .actions import DECODE, FORWARD
+from .actions import DECODE, FORWARD, LOAD
 from .schedule import row_name
 from .simulate import simulate
 
@@ -50,7 +50,7 @@ def chrome_trace(trace, **about):
 
 def _chrome_event(span, start):
     action = span.action
-    names = {FORWARD: f"{action.one}{action.branch}", DECODE: f"decode block {action.block}" + (f" of video {action.video}" if action.video else "")}
+    names = {LOAD: "load expert", FORWARD: f"{action.one}{action.branch}", DECODE: f"decode block {action.block}" + (f" of video {action.video}" if action.video else "")}
     return {
         "name": names.get(action.kind, "scheduler step"),
         "cat": action.kind, "ph": "X", "pid": 0, "tid": action.lane,

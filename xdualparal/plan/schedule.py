@@ -7,7 +7,7 @@ time, processes.
 from dataclasses import dataclass
 from functools import cached_property
 
-from .actions import BOTH, CONDITIONAL, DECODE, FORWARD, STEP, UNCONDITIONAL, Action, Pass, parse_action
+from .actions import BOTH, CONDITIONAL, DECODE, FORWARD, LOAD, STEP, UNCONDITIONAL, Action, Pass, parse_action
 from .passes import Live
 from .progress import Progress
 
@@ -23,7 +23,10 @@ class PipelinePlan:
     ``split_guidance`` (whether the two branches may run as two half passes, see ``branches_of``) and ``decode``: where
     blocks are decoded: by the last stage as soon as they are finished (INLINE), behind it in a lane of its own (THREAD), by
     the last stage when all are finished (AT_END), or not at all (NO_DECODE). ``layout``: which latent frames a block owns.
+    ``swaps_experts``: whether a stage has the layers of one expert at a time on its device, and changes them.
     """
+
+    swaps_experts = False
 
     def first_wave(self, video):
         """The wave with which ``video`` begins: above 0 where it is resumed, and what earlier waves gave is there."""
@@ -72,12 +75,42 @@ class PipelinePlan:
             done += 1
         return done
 
+    # Where another expert's passes begin: at most once a wave, and from a wave to the next.
+
+    def pass_before(self, one):
+        """The pass that each stage does before ``one``, in its wave or the one before; None for the first."""
+        wave = self.wave_of(one)
+        passes = self.passes(wave)
+        before = passes[:passes.index(one)] or self.passes(wave - 1)
+        return before[-1] if before else None
+
+    def pass_after(self, one):
+        """The pass that each stage does after ``one``, in its wave or the next; None where there is none."""
+        wave = self.wave_of(one)
+        passes = self.passes(wave)
+        after = passes[passes.index(one) + 1:] or self.passes(wave + 1)
+        return after[0] if after else None
+
+    def begins_expert(self, one):
+        """Whether the pass ``one`` needs another expert than the pass before."""
+        before = self.pass_before(one)
+        return before is None or self.spec(before).expert != self.spec(one).expert
+
+    def expert_after(self, one, progress):
+        """The expert that the next pass of the waves of ``progress`` needs, where that is another one; else None."""
+        after = self.pass_after(one)
+        if after is None or not progress.has(self.wave_of(after)) or not self.begins_expert(after):
+            return None
+        return self.spec(after).expert
+
     # The actions.
 
     def actions(self, lane, wave):
         """What ``lane`` does in ``wave``, in order, without messages."""
         actions = []
         for one in self.passes(wave):
+            if self.swaps_experts and lane < self.num_stages and self.begins_expert(one):
+                actions.append(Action(lane, LOAD, one))
             if lane < self.num_stages:
                 actions += [Action(lane, FORWARD, one, branch) for branch in self.branches_of(one)]
             if lane == self.num_stages - 1:
@@ -102,7 +135,7 @@ class PipelinePlan:
 
     def needs(self, action):
         """The actions that must be done before ``action`` can start. All that asks about order asks this."""
-        of_kind = {FORWARD: self._needs_of_forward, STEP: self._needs_of_step, DECODE: self._needs_of_decode}
+        of_kind = {FORWARD: self._needs_of_forward, LOAD: self._needs_of_load, STEP: self._needs_of_step, DECODE: self._needs_of_decode}
         return of_kind[action.kind](action) if action.kind in of_kind else []
 
     def _needs_of_forward(self, action):
@@ -111,7 +144,12 @@ class PipelinePlan:
             needs = [Action(action.lane - 1, FORWARD, action.one, action.branch)]
         else:
             needs = [Action(last, STEP, frames.one) for frames in reversed(spec.window) if frames.one.step >= 0]
-        return needs + [Action(action.lane, FORWARD, key.one, action.branch) for key in spec.reads]
+        loads = [Action(action.lane, LOAD, action.one)] if self.swaps_experts and self.begins_expert(action.one) else []
+        return needs + loads + [Action(action.lane, FORWARD, key.one, action.branch) for key in spec.reads]
+
+    def _needs_of_load(self, action):
+        before = self.pass_before(action.one)  # its layers make room
+        return [] if before is None else [Action(action.lane, FORWARD, before, branch) for branch in self.branches_of(before)]
 
     def _needs_of_step(self, action):
         return [Action(action.lane, FORWARD, action.one, branch) for branch in self.branches_of(action.one)]

@@ -10,11 +10,13 @@ from ..plan.schedule import PipelinePlan
 
 class Lanes(NamedTuple):
     """Where a plan runs. ``stages``: how many. ``decode``: the place of decoding (plan.schedule). ``split_guidance``: whether
-    both guidance branches are computed by the same stages, which may split them."""
+    both guidance branches are computed by the same stages, which may split them. ``swaps_experts``: whether a stage has one
+    expert at a time on its device."""
 
     stages: int
     decode: str
     split_guidance: bool
+    swaps_experts: bool = False
 
 
 class Strategy(Protocol):

@@ -18,7 +18,7 @@ HEAD = "head"  # a block's own first C latent frames: the next context of the bl
 DEFAULT_LAYOUT = Layout(block_latents=8, context_latents=4)
 _HEADER = re.compile(
     r"blocks (\d+), steps (\d+), stages (\d+)(?:, stagger (\d+))?(?:, videos (\d+))?(?:, first waves ([\d ]+\d))?(, split guidance)?(?:, decode (\w+))?"
-    r"(?:, experts from step ([\d ]+\d))?"
+    r"(?:, experts from step ([\d ]+\d))?(, swapped)?"
 )
 
 
@@ -78,6 +78,7 @@ class DualParalPlan(PipelinePlan):
     layout: Layout = DEFAULT_LAYOUT
     first_waves: tuple[int, ...] = ()
     expert_starts: tuple[int, ...] = (0,)
+    swaps_experts: bool = False
 
     def __post_init__(self):
         for name in ("num_blocks", "num_steps", "num_stages", "videos"):
@@ -181,7 +182,8 @@ class DualParalPlan(PipelinePlan):
         head += f", first waves {' '.join(map(str, self.first_waves))}" if self.first_waves else ""
         head += ", split guidance" if self.split_guidance else ""
         head += f", decode {self.decode}" if self.decode != NO_DECODE else ""
-        return head + (f", experts from step {' '.join(map(str, self.expert_starts))}" if len(self.expert_starts) > 1 else "")
+        head += f", experts from step {' '.join(map(str, self.expert_starts))}" if len(self.expert_starts) > 1 else ""
+        return head + (", swapped" if self.swaps_experts else "")
 
 
 class DualParal:
@@ -195,7 +197,7 @@ class DualParal:
         layout = replace(settings.layout, latent_frames=latent_frames)
         return DualParalPlan(
             layout.num_blocks, num_steps, lanes.stages, settings.stagger, lanes.split_guidance, lanes.decode, layout=layout,
-            expert_starts=expert_starts,
+            expert_starts=expert_starts, swaps_experts=lanes.swaps_experts,
         )
 
     def identity(self, settings):
@@ -217,9 +219,10 @@ def parse_schedule(text):
     match = _HEADER.fullmatch(head.strip())
     if not match:
         raise ValueError(f"{head!r} is not a schedule's first line: write 'blocks K, steps T, stages N'")
-    *sizes, stagger, videos, first_waves, split, decode, expert_starts = match.groups()
+    *sizes, stagger, videos, first_waves, split, decode, expert_starts, swapped = match.groups()
     plan = DualParalPlan(
         *map(int, sizes), int(stagger or 1), split is not None, decode or NO_DECODE, int(videos or 1),
         first_waves=tuple(map(int, (first_waves or "").split())), expert_starts=tuple(map(int, (expert_starts or "0").split())),
+        swaps_experts=swapped is not None,
     )
     return parse_rows(plan, rows)

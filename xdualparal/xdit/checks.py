@@ -20,18 +20,18 @@ from ..strategies.dualparal import DualParalPlan
 from ..engine.sharding import check_even_split, check_heads
 from ..plan.partition import layer_ranges
 from .degrees import DEGREES, num_processes
+from .experts import check_guidance, check_weights, files_of_experts
 from .flags import command_settings, dualparal_config, value_of, xdit_args
 from .folders import check_folders
 from .numbers import check_degrees, check_numbers
 from .outputs import check_names
 from .prompts import check_prompts, prompts_of
-from .registry import model_class
+from .registry import at_path, model_class
 from .resume import check_checkpoint
 from .sampling import check_sampling
 from .settings import CommandSettings
 from .support import check_effect, check_support
 from .tiles import check_tiles
-from .wan_models import at_path
 
 # diffusers' WanPipeline.check_inputs asks for multiples of 16 whatever the VAE and the patch are.
 PIXEL_MULTIPLE = (16, 16)
@@ -46,8 +46,10 @@ def check_command(args, world_size):
     if args["dualparal_degree"] is not None:
         _check_texts(args)
     model = model_class(args["model"], args["dualparal_degree"])
+    if args["dualparal_degree"] is not None:
+        check_weights(args, model)
     if args["model_path"] is not None and args["dualparal_degree"] is not None:
-        model = at_path(model, args["model_path"])
+        model = at_path(args["model"], model, args["model_path"], files_of_experts(args))
     if args["prompt"] in (None, []) and not args["dataset_path"]:
         raise ValueError('the prompt is missing: add --prompt "what the video shows"')
     check_degrees(args)
@@ -72,6 +74,7 @@ def _check_dualparal(args, model):
     command_settings(args)
     check_support(args)
     check_numbers(args, model)
+    check_guidance(args, model)
     check_tiles(args, model)
     _check_stages(args, model, config)
     _check_video(args, model)

@@ -89,8 +89,12 @@ def command_settings(args):
 
 
 def value_of(args, model, name):
-    """What ``--name`` gives, or the model's default; None where there is neither."""
-    return args[name] if args[name] is not None else getattr(model.default_input_values, name, None)
+    """What ``--name`` gives, or the model's default; None where there is neither. A guidance scale that is given is the second
+    expert's too, as in diffusers, and not only beside its default: with few steps --guidance_scale 1 is meant for all."""
+    default = getattr(model.default_input_values, name, None)
+    if name == "guidance_scale_2" and default is not None and args["guidance_scale"] is not None:
+        default = args["guidance_scale"]
+    return args[name] if args[name] is not None else default
 
 
 def xdit_args(args):

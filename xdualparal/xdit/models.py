@@ -19,6 +19,7 @@ from xfuser.core.utils.runner_utils import log
 
 from ..config import DualParalConfig
 from ..pipeline import DualParalPipeline
+from ..engine.placement import HOST
 from ..engine.replica import Replica
 from ..engine.session import Outcome
 from ..limits import RANDOM_SEED
@@ -26,13 +27,16 @@ from ..plan.partition import layer_ranges
 from ..request import shared_seed
 from ..launch.errors import Refused, refuse
 from .encoding import encode_prompts
+from .experts import files_of_experts
+from .flags import value_of
 from .outputs import video_paths
 from .prompts import as_list, many_prompts_line, prompts_of
 from .resume import pair_prompts
 from .screen import start_text
 from .settings import CommandSettings
 from .video_files import VideoFile, write_video
-from ..models.schedulers import with_flow_shift
+from ..models.checkpoint_files import Weights
+from ..models.schedulers import flow_shift, with_flow_shift
 from ..models.wan import WanFamily
 from ..models.weights import checkpoint_folder, load_stage
 
@@ -60,8 +64,10 @@ class DualParalWanModel(xFuserWan21T2VModel):
         supports_sparge_attention_backends=False, supports_step_caching=False,
     )
     family = WanFamily()
-    num_layers, num_heads, pixels_per_token = 40, 40, 16  # DESIGN section 3: VAE factor 8, patch 2
+    pixels_per_token = 16  # DESIGN section 3: VAE factor 8, patch 2
     dtype = torch.bfloat16
+    needs_distilled = False  # whether its experts' weights are given apart, see experts.py
+    usual_shift = None  # of a model in a folder, whose scheduler has its own
     dualparal_config, command = DualParalConfig(), CommandSettings()
     watchdog, was_stopped = None, False  # see launch/watchdog; whether the last video was stopped before its end
 
@@ -81,7 +87,8 @@ class DualParalWanModel(xFuserWan21T2VModel):
 
     def preprocess_args(self, input_args):
         """xDiT's, with the prompts numbered, each with its negative prompt."""
-        args = super().preprocess_args(dict(input_args, prompt=prompts_of(input_args), dataset_path=None))
+        scale = value_of(input_args, type(self), "guidance_scale_2")
+        args = super().preprocess_args(dict(input_args, prompt=prompts_of(input_args), dataset_path=None, guidance_scale_2=scale))
         if line := many_prompts_line(input_args):
             log(line)
         pairs = pair_prompts(as_list(args["prompt"]), args["negative_prompt"])
@@ -101,10 +108,12 @@ class DualParalWanModel(xFuserWan21T2VModel):
         layers = layer_ranges(self.num_layers, self.dualparal_config, parallel.pp_degree)[stage]
         with_vae = stage == parallel.pp_degree - 1 or parallel.use_parallel_vae
         try:
-            folder = checkpoint_folder(self.settings.model_name)
-            self._encode_prompts(folder)
+            weights = Weights(checkpoint_folder(self.settings.model_name), files_of_experts(vars(self.config)))
+            self._encode_prompts(weights)
             log(f"loading the weights of {self.settings.model_name}")
-            return load_stage(self.family, folder, stage, parallel.pp_degree, layers, self.dtype, with_vae, self._replica.device)
+            # Two experts of which one is on the device at a time stay on the host, see engine/residency.py.
+            device = HOST if self.dualparal_config.expert_offload else self._replica.device
+            return load_stage(self.family, weights, stage, parallel.pp_degree, layers, self.dtype, with_vae, device)
         except ValueError as error:
             raise Refused(error) from error
 
@@ -124,7 +133,9 @@ class DualParalWanModel(xFuserWan21T2VModel):
             input_args["seed"] = shared_seed(secrets.randbelow(2**62))  # xDiT hands on this very dict when it runs the model
             log(f"--seed {input_args['seed']} was drawn at random")
             self.paths = self._video_paths(input_args["seed"])
-        self.set_flow_shift(input_args.get("flow_shift"))
+        self.pipe.scheduler = self.scheduler(self.pipe.scheduler, input_args.get("flow_shift"))
+        if input_args.get("flow_shift") is None and self.usual_shift not in (None, flow_shift(self.pipe.scheduler)):
+            log(f"the folder's scheduler has a flow shift of {flow_shift(self.pipe.scheduler):g}; usual is --flow_shift {self.usual_shift:g}")
         self.dualparal = DualParalPipeline(
             self.pipe, self.engine_config, self.dualparal_config, texts=self._texts, check_weights=False  # load_stage has
         )
@@ -134,10 +145,11 @@ class DualParalWanModel(xFuserWan21T2VModel):
         if self.watchdog is not None:
             self.watchdog.observe(self.dualparal)
 
-    def set_flow_shift(self, shift):
-        """Gives the pipeline's scheduler another shift; None leaves it as it is."""
-        if shift is not None:
-            self.pipe.scheduler = with_flow_shift(self.pipe.scheduler, shift)
+    @classmethod
+    def scheduler(cls, stored, shift=None):
+        """The scheduler of a run: the ``stored`` one, of the model's folder, with another ``shift`` unless it is None. Raises
+        ValueError where a shift would have no effect."""
+        return stored if shift is None else with_flow_shift(stored, shift)
 
     def _compile_model(self, input_args):
         """Compiles the stage's blocks and makes a short video with windows of all sizes, which needs all that is compiled."""
@@ -203,7 +215,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
 
     def _arguments(self, prompt, input_args):
         """The arguments of DualParalPipeline.stream."""
-        names = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale")
+        names = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale", "guidance_scale_2")
         arguments = {name: input_args[name] for name in names}
         if input_args.get("max_sequence_length"):
             arguments["max_sequence_length"] = input_args["max_sequence_length"]

@@ -9,7 +9,7 @@ from .flags import value_of
 
 RULES = {
     "height": limits.SIDE, "width": limits.SIDE, "num_frames": limits.FRAMES, "num_inference_steps": limits.STEPS,
-    "guidance_scale": limits.GUIDANCE, "flow_shift": limits.SHIFT, "seed": limits.SEED,
+    "guidance_scale": limits.GUIDANCE, "guidance_scale_2": limits.GUIDANCE, "flow_shift": limits.SHIFT, "seed": limits.SEED,
     "max_sequence_length": limits.TEXT_TOKENS, "batch_size": limits.BATCH, "num_iterations": limits.REPEATS,
     "warmup_calls": limits.WARM_UPS, "profile_wait": limits.WARM_UPS, "profile_warmup": limits.WARM_UPS,
     "profile_active": limits.REPEATS,

@@ -15,6 +15,7 @@ from ..output.files import check_apart, check_regular, remove_left_beside
 from ..output.lock import FileLock
 from ..output.owners import check_owner, spec_in_json, spec_in_latents, spec_in_video
 from ..run_spec import short_digest
+from .experts import PATHS, files_of_experts
 from .flags import command_settings, dualparal_config
 from .folders import folders_of
 from .prompts import prompts_of
@@ -36,7 +37,7 @@ def video_paths(args, model, config, command):
     if command.output is not None:
         return [Path(command.output)]
     more = {name: args.get(name) for name in _MORE}
-    weights = _weights(model.settings.model_name)
+    weights = [_weights(name) for name in (model.settings.model_name, *files_of_experts(args).values())]
     names, paths = {}, []
     for values in known_values(args, model, config, command):
         digest = short_digest(json.dumps([values, more, weights], sort_keys=True, default=str).encode())[:8]
@@ -116,7 +117,7 @@ def _lock(path, what):
 
 def _check_places(args, model, config, named):
     """That no two files are one, none is an input, and none is where states are saved."""
-    inputs = [("--dataset_path", args["dataset_path"])] if args.get("dataset_path") else []
+    inputs = [(f"--{name}", args[name]) for name in ("dataset_path", *PATHS.values()) if args.get(name)]
     check_apart([*named, *inputs])
     folders = {"the model's folder": model.settings.model_name} if os.path.isdir(model.settings.model_name) else {}
     if config.checkpoint:
@@ -146,6 +147,8 @@ def _first_words(prompt):
 def _weights(name):
     """What is known of the weights without reading them all: a hub name, or of a folder the size of each file and some of its
     bytes, so that it may be moved."""
+    if os.path.isfile(name):
+        return sample_of(name)
     if not os.path.isdir(name):
         return name
     return [(str(file.relative_to(name)), *sample_of(file)) for file in sorted(Path(name).rglob("*.safetensors"))]

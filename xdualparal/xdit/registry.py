@@ -1,23 +1,30 @@
-"""The models that DualParal runs, by xDiT's names and their own.
+"""The models that DualParal runs, by xDiT's names and their own, and which of them a folder holds.
 
 Knows: names. Must not know: what the models do.
 """
 
 import difflib
 import os
+from dataclasses import replace
 
 from xfuser.model_executor.models.runner_models.base_model import MODEL_REGISTRY
 
+from ..models import family_of_folder
+from ..models.checkpoint_files import Weights
+from ..models.folder import check_folder
+from ..models.weights import read_configs
 from .demo_model import TinyWanModel
-from .models import DualParalWanModel
-from .wan_models import Wan21T2VSmallModel
+from .wan_models import Wan21T2VModel, Wan21T2VSmallModel, Wan22DistilledT2VModel, Wan22T2VModel
 
 DUALPARAL_MODELS = {
     "tiny-wan": TinyWanModel,
     "Wan2.1-T2V-1.3B": Wan21T2VSmallModel,
     "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": Wan21T2VSmallModel,
-    "Wan2.1-T2V": DualParalWanModel,
-    "Wan-AI/Wan2.1-T2V-14B-Diffusers": DualParalWanModel,
+    "Wan2.1-T2V": Wan21T2VModel,
+    "Wan-AI/Wan2.1-T2V-14B-Diffusers": Wan21T2VModel,
+    "Wan2.2-T2V": Wan22T2VModel,
+    "Wan-AI/Wan2.2-T2V-A14B-Diffusers": Wan22T2VModel,
+    "Wan2.2-Distilled-T2V": Wan22DistilledT2VModel,
 }
 
 
@@ -36,6 +43,40 @@ def model_class(name, degree):
             f"model {name} has no DualParal support: give one of {supported}, or leave --dualparal_degree out"
         )
     return MODEL_REGISTRY[name] if degree is None else DUALPARAL_MODELS[name]
+
+
+def at_path(name, model, path, files):
+    """``model``, the class of the model ``name``, for the weights in the folder ``path``: their sizes are what the folder says.
+
+    ``files``: {expert: path} of weights that are given apart. Raises ValueError when the folder holds no Wan model in diffusers'
+    layout, one that is not supported, or one of another family.
+    """
+    try:
+        family = _family_of(path, model)
+        check_folder(family, Weights(path, files))
+        sizes = family.sizes(*read_configs(path)[1:])
+    except ValueError as error:
+        raise ValueError(f"--model_path {error}") from None
+    except KeyError as key:
+        raise ValueError(f"--model_path {path}: transformer/config.json has no {key}: give a folder whose has one") from None
+    if family.facts != model.family.facts:
+        names = [one for one, other in DUALPARAL_MODELS.items() if other.family.facts == family.facts and one.startswith("Wan2")]
+        raise ValueError(
+            f"--model {name} is {model.family.facts.name} and --model_path {path} holds {family.facts.name}: give --model "
+            f"{' or '.join(names)}, or another folder"
+        )
+    settings = replace(model.settings, model_name=str(path))
+    defaults = replace(model.default_input_values, flow_shift=None)  # the folder's scheduler has its own
+    own = dict(settings=settings, default_input_values=defaults, usual_shift=model.default_input_values.flow_shift)
+    return type(model.__name__, (model,), own | sizes._asdict())
+
+
+def _family_of(path, model):
+    """The family that the folder is of; the model's own where the folder does not say."""
+    try:
+        return family_of_folder(path)
+    except ValueError:
+        return model.family  # check_folder says what is wrong
 
 
 def _nearest_first(name, known):

@@ -40,7 +40,7 @@ def pair_prompts(prompts, negative):
 
 
 def _common_values(args, model, config, command):
-    names = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale", "seed", "flow_shift")
+    names = ("height", "width", "num_frames", "num_inference_steps", "guidance_scale", "guidance_scale_2", "seed", "flow_shift")
     on_cpu = not torch.accelerator.is_available()
     backends = {name: args.get(name) for name in ("attention_backend", "cross_attention_backend")}
     values = dict(

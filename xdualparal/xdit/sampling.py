@@ -5,7 +5,7 @@ Knows: flags, and where a model's scheduler is. Must not know: what makes a sche
 
 from pathlib import Path
 
-from ..models.schedulers import check_scheduler, with_flow_shift
+from ..models.schedulers import check_scheduler
 from ..models.weights import read_scheduler
 from .flags import value_of
 
@@ -18,8 +18,6 @@ def check_sampling(args, model):
         return
     scheduler, shift = read_scheduler(folder), value_of(args, model, "flow_shift")
     try:
-        if shift is not None:
-            scheduler = with_flow_shift(scheduler, shift)
-        check_scheduler(scheduler, value_of(args, model, "num_inference_steps"))
+        check_scheduler(model.scheduler(scheduler, shift), value_of(args, model, "num_inference_steps"))
     except ValueError as error:
         raise ValueError(f"{folder}/scheduler: {error}" if shift is None else f"{folder}/scheduler, --flow_shift {shift:g}: {error}") from None

@@ -12,10 +12,11 @@ from .flags import make_parser
 
 USED = frozenset((
     "model", "model_path", "prompt", "negative_prompt", "dataset_path", "height", "width", "num_frames", "num_inference_steps",
-    "guidance_scale", "flow_shift", "seed", "max_sequence_length", "output_directory",
+    "guidance_scale", "guidance_scale_2", "flow_shift", "seed", "max_sequence_length", "output_directory",
     "ulysses_degree", "ring_degree", "data_parallel_degree", "use_cfg_parallel", "attention_backend", "cross_attention_backend",
     "use_torch_compile", "use_parallel_vae", "enable_tiling", "vae_tile_size_height", "vae_tile_size_width",
     "vae_tile_overlap_height", "vae_tile_overlap_width",
+    "distilled_transformer_path", "distilled_transformer_2_path",
     "num_iterations", "warmup_calls", "profile",  # xDiT repeats the run, and profiles it, around us
     "batch_size",  # xDiT wants it with --dataset_path and times so many prompts together; each is a video of its own
 ))
@@ -30,7 +31,6 @@ _SPARSE = "sparse attention picks keys by their place, and context from other pa
 _SCHEDULE = "blocks in flight are at different steps, so no step has a backend or precision of its own: leave it out"
 _COMMS = "Wan2.1 has no float8 communication in xDiT: leave it out"
 _IMAGES = "the models of DualParal make videos of text only: leave it out"
-_DISTILLED = "Wan2.1 text-to-video has no separate distilled transformer in xDiT: give such weights with --model_path"
 _VAE_FORMAT = "blocks are decoded by our own loop, which does not convert them: leave it out"
 _SLICING = "videos are decoded one at a time already: leave it out"
 _DETERMINISM = "what is compared there are the names of the videos' files: leave it out, and compare the files of two runs"
@@ -56,9 +56,7 @@ REFUSED = {
                      "vsa_reorder_sequence", "use_vsa_static_block_mask", "use_vsa_first_frame_mask",
                      "vsa_collect_density"), _SPARSE),
     **dict.fromkeys(("input_images", "resize_input_images"), _IMAGES),
-    **dict.fromkeys(("distilled_transformer_path", "distilled_transformer_2_path"), _DISTILLED),
     **dict.fromkeys(("determinism_check", "determinism_check_report_ranks"), _DETERMINISM),
-    "guidance_scale_2": "it is for models with two transformers and this one has one: give --guidance_scale",
     "task": "the models of DualParal have one task, text to video: leave it out",
     "use_vae_channels_last_format": _VAE_FORMAT,
     "enable_slicing": _SLICING,

@@ -1,42 +1,79 @@
 """The Wan models that DualParal runs, each with its sizes and its defaults.
 
-Knows: what a model's own card says of it. Must not know: how a model is loaded or run (models.py).
+Knows: what a model's own card and code say of it. Must not know: how a model is loaded or run (models.py), or its names (registry.py).
+Where xDiT 0.7.0 has other defaults (its Wan2.1-T2V has Wan2.2's shift), the model's authors' count.
 """
 
 from dataclasses import replace
 
 from xfuser.model_executor.models.runner_models.wan import xFuserWan21T2VModel
 
-from ..models.folder import check_folder
-from ..models.weights import read_configs
+from ..models.fixed_steps import FixedStepsScheduler
+from ..models.wan22 import Wan22Family
 from .models import DualParalWanModel
 
+_DEFAULTS = xFuserWan21T2VModel.default_input_values  # xDiT's negative prompt is the authors', in English
 
-def at_path(model, path):
-    """``model``, a class, for the weights in the folder ``path``: their sizes are what the folder says.
 
-    Raises ValueError when it holds no Wan model in diffusers' layout, or one that is not supported.
-    """
-    try:
-        check_folder(model.family, path)
-        sizes = model.family.sizes(*read_configs(path)[1:])
-    except ValueError as error:
-        raise ValueError(f"--model_path {error}") from None
-    except KeyError as name:
-        raise ValueError(f"--model_path {path}: transformer/config.json has no {name}: give a folder whose has one") from None
-    settings = replace(model.settings, model_name=str(path))
-    defaults = replace(model.default_input_values, flow_shift=None)  # the folder's scheduler has its own
-    return type(model.__name__, (model,), dict(settings=settings, default_input_values=defaults, **sizes._asdict()))
+class Wan21T2VModel(DualParalWanModel):
+    """Wan2.1-T2V-14B."""
+
+    num_layers, num_heads = 40, 40  # DESIGN section 3
+    # Size, frames, guidance, shift ("5.0 for 720P, 3.0 for 480P"): the card of Wan-AI/Wan2.1-T2V-14B-Diffusers, and diffusers
+    # 0.42.1, pipelines/wan/pipeline_wan.py, which also has the steps.
+    default_input_values = replace(
+        _DEFAULTS, height=720, width=1280, num_frames=81, num_inference_steps=50, guidance_scale=5.0, flow_shift=5,
+    )
 
 
 class Wan21T2VSmallModel(DualParalWanModel):
-    """Wan2.1-T2V-1.3B, which xDiT does not register; its defaults are those of the model's own card."""
+    """Wan2.1-T2V-1.3B, which xDiT does not register."""
 
-    num_layers, num_heads = 30, 12
+    num_layers, num_heads = 30, 12  # DESIGN section 3
     settings = replace(
-        xFuserWan21T2VModel.settings, model_name="Wan-AI/Wan2.1-T2V-1.3B-Diffusers", output_name="wan2.1_t2v_1.3b"
+        DualParalWanModel.settings, model_name="Wan-AI/Wan2.1-T2V-1.3B-Diffusers", output_name="wan2.1_t2v_1.3b"
     )
+    # As the 14B's, with the card's size and shift for 480P.
     default_input_values = replace(
-        xFuserWan21T2VModel.default_input_values, height=480, width=832, num_inference_steps=50, guidance_scale=5.0,
-        flow_shift=3,
+        _DEFAULTS, height=480, width=832, num_frames=81, num_inference_steps=50, guidance_scale=5.0, flow_shift=3,
     )
+
+
+class Wan22T2VModel(DualParalWanModel):
+    """Wan2.2-T2V-A14B: two experts of 14B."""
+
+    family = Wan22Family()
+    num_layers, num_heads = 40, 40  # DESIGN section 3, each expert
+    settings = replace(
+        DualParalWanModel.settings, model_name="Wan-AI/Wan2.2-T2V-A14B-Diffusers", output_name="wan2.2_t2v",
+        fp8_gemm_module_list=["transformer.blocks", "transformer_2.blocks"],
+        transformer_attr_names=["transformer", "transformer_2"], fp8_precision_overrides=None,
+    )
+    # Size, frames, steps, the experts' guidance, 16 frames a second: the card of Wan-AI/Wan2.2-T2V-A14B-Diffusers. Shift, and the
+    # same steps and guidance: Wan2.2's own code, wan/configs/wan_t2v_A14B.py.
+    default_input_values = replace(
+        _DEFAULTS, height=720, width=1280, num_frames=81, num_inference_steps=40, guidance_scale=4.0, guidance_scale_2=3.0,
+        flow_shift=12,
+    )
+
+
+class Wan22DistilledT2VModel(Wan22T2VModel):
+    """Wan2.2-T2V-A14B with LightX2V's distilled experts: 4 fixed steps, guidance is in the weights.
+
+    Its own weights are those of ``--distilled_transformer_path`` (noisy steps) and ``--distilled_transformer_2_path``; all else is
+    the base model's, as in xDiT's Wan2.2-Distilled-I2V.
+    """
+
+    needs_distilled = True
+    capabilities = replace(Wan22T2VModel.capabilities, supports_distilled_weights=True)
+    settings = replace(Wan22T2VModel.settings, output_name="wan2.2_distilled_t2v")
+    # LightX2V, configs/wan22/wan_moe_t2v_distill.json, its steps and shift: FixedStepsScheduler.
+    default_input_values = replace(
+        _DEFAULTS, height=480, width=832, num_frames=81, num_inference_steps=4, guidance_scale=1.0, guidance_scale_2=1.0,
+        flow_shift=None, negative_prompt=None,
+    )
+
+    @classmethod
+    def scheduler(cls, stored, shift=None):
+        """A FixedStepsScheduler, whatever the folder has."""
+        return FixedStepsScheduler()

@@ -1,0 +1,93 @@
+"""Checkpoints of Wan models in the real file format, small: the published configurations with less depth and width.
+
+As on the hub: model_index.json, sharded safetensors with an index, config.json with the names and versions that the authors wrote.
+The configurations are those of huggingface.co/Wan-AI/Wan2.1-T2V-1.3B-Diffusers, Wan2.1-T2V-14B-Diffusers and
+Wan2.2-T2V-A14B-Diffusers. The tokenizer and the text encoder (UMT5) are the demo model's.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+
+import xdualparal
+
+DEMO = Path(xdualparal.__file__).parent / "demo" / "tiny-wan"
+_TRANSFORMER = {
+    "_class_name": "WanTransformer3DModel", "_diffusers_version": "0.33.0.dev0", "added_kv_proj_dim": None, "attention_head_dim": 128,
+    "cross_attn_norm": True, "eps": 1e-06, "ffn_dim": 13824, "freq_dim": 256, "image_dim": None, "in_channels": 16,
+    "num_attention_heads": 40, "num_layers": 40, "out_channels": 16, "patch_size": [1, 2, 2], "qk_norm": "rms_norm_across_heads",
+    "rope_max_seq_len": 1024, "text_dim": 4096,
+}
+_OF_WAN22 = {"_diffusers_version": "0.35.0.dev0", "pos_embed_seq_len": None}
+TRANSFORMERS = {  # {model, as xDiT and we name it: {part: its config.json}}, full size
+    "Wan2.1-T2V-1.3B": dict(transformer=_TRANSFORMER | dict(ffn_dim=8960, num_attention_heads=12, num_layers=30)),
+    "Wan2.1-T2V": dict(transformer=_TRANSFORMER),
+    "Wan2.2-T2V": dict(transformer=_TRANSFORMER | _OF_WAN22, transformer_2=_TRANSFORMER | _OF_WAN22),
+}
+VAE = {
+    "_class_name": "AutoencoderKLWan", "_diffusers_version": "0.33.0.dev0", "attn_scales": [], "base_dim": 96, "dim_mult": [1, 2, 4, 4],
+    "dropout": 0.0,
+    "latents_mean": [-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508, 0.4134, -0.0715, 0.5517, -0.3632, -0.1922,
+                     -0.9497, 0.2503, -0.2921],
+    "latents_std": [2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743, 3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253,
+                    2.8251, 1.916],
+    "num_res_blocks": 2, "temperal_downsample": [False, True, True], "z_dim": 16,
+}
+SCHEDULER = {
+    "_class_name": "UniPCMultistepScheduler", "_diffusers_version": "0.33.0.dev0", "beta_end": 0.02, "beta_schedule": "linear",
+    "beta_start": 0.0001, "disable_corrector": [], "dynamic_thresholding_ratio": 0.995, "final_sigmas_type": "zero", "flow_shift": 3.0,
+    "lower_order_final": True, "num_train_timesteps": 1000, "predict_x0": True, "prediction_type": "flow_prediction",
+    "rescale_betas_zero_snr": False, "sample_max_value": 1.0, "solver_order": 2, "solver_p": None, "solver_type": "bh2",
+    "steps_offset": 0, "thresholding": False, "timestep_spacing": "linspace", "trained_betas": None, "use_beta_sigmas": False,
+    "use_exponential_sigmas": False, "use_flow_sigmas": True, "use_karras_sigmas": False,
+}
+_SMALL = dict(num_attention_heads=4, attention_head_dim=12, ffn_dim=64, num_layers=5, text_dim=64)
+_SMALL_VAE = dict(base_dim=8, dim_mult=[1, 1, 1, 1], num_res_blocks=1)
+
+
+def write_checkpoint(folder, model, scheduler=SCHEDULER, shard_size="100KB", **smaller):
+    """Writes a small checkpoint of ``model``, a name of TRANSFORMERS, to ``folder``; returns the folder. Every transformer has
+    weights of its own.
+
+    ``scheduler``: its configuration. ``smaller``: settings of the transformers beside _SMALL.
+    """
+    folder = Path(folder)
+    configs = {part: config | _SMALL | smaller for part, config in TRANSFORMERS[model].items()}
+    for seed, (part, config) in enumerate(configs.items()):
+        small_transformer(config, seed).save_pretrained(folder / part, max_shard_size=shard_size)
+    torch.manual_seed(9)
+    AutoencoderKLWan.from_config(VAE | _SMALL_VAE).eval().save_pretrained(folder / "vae")
+    for part in ("text_encoder", "tokenizer"):
+        shutil.copytree(DEMO / part, folder / part)
+    for part, config in (configs | dict(vae=VAE | _SMALL_VAE)).items():
+        _write(folder / part / "config.json", config)
+    _write(folder / "scheduler" / "scheduler_config.json", scheduler)
+    _write(folder / "model_index.json", _index(configs, scheduler["_class_name"]))
+    return folder
+
+
+def small_transformer(config, seed):
+    """A transformer with random weights, for which context, text and timestep matter."""
+    torch.manual_seed(seed)
+    transformer = WanTransformer3DModel.from_config(config)
+    for block in transformer.blocks:
+        block.attn1.norm_q.weight.data.fill_(2.0)
+        block.scale_shift_table.data.normal_(std=0.5)
+    return transformer.eval()
+
+
+def _index(parts, scheduler):
+    index = {
+        "_class_name": "WanPipeline", "_diffusers_version": "0.33.0.dev0", "scheduler": ["diffusers", scheduler],
+        "text_encoder": ["transformers", "UMT5EncoderModel"], "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+        "vae": ["diffusers", "AutoencoderKLWan"], **{part: ["diffusers", "WanTransformer3DModel"] for part in parts},
+    }
+    return index | dict(boundary_ratio=0.875) if "transformer_2" in parts else index
+
+
+def _write(file, content):
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(content, indent=2))
