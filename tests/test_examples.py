@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ def run(command, folder):
     environment = dict(os.environ, PATH=path, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT_S)
     assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def num_frames(folder):
@@ -59,6 +61,16 @@ def test_from_python_without_torchrun_says_what_to_do(tmp_path):
     )
     assert done.returncode == 2 and "torchrun --nproc_per_node" in done.stderr and done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_each_rank_loads_its_own_share(tmp_path):
+    """A small checkpoint of two experts; the bytes that are read are counted twice, by the reader and by the system."""
+    script = [str(ROOT / "examples" / "measure_loading.py"), "--heads", "8", "--layers", "4", "--stages", "2"]
+    lines = run([sys.executable, *script], tmp_path).splitlines()
+    assert len(lines) == 3 and all(line.endswith(": below") for line in lines[1:]), lines
+    for line in lines[1:]:
+        share, read, by_system, *_ = (float(word) for word in re.findall(r"\d+\.\d+", line))
+        assert 0.7 * share < read <= by_system < read + 0.05
 
 
 def test_the_backends_are_compared(tmp_path):

@@ -30,6 +30,16 @@ def test_only_what_is_known_is_compared_and_nothing_is_one_with_empty():
     assert bare.differences(replace(SPEC, embeds=None).as_json()) == [] and bare.digest() == replace(SPEC, embeds=None).digest()
 
 
+def test_loras_decide_as_long_as_the_fused_weights_are_not_known():
+    """Python's fused pipeline says nothing of them, and one file may be moved or written again."""
+    spec = replace(SPEC, loras=("transformer 0123:1",), transformer="of fused weights")
+    assert spec.digest() == replace(spec, loras=None).digest() != replace(spec, transformer="others").digest()
+    assert spec.differences(replace(spec, loras=()).as_json()) == []
+    assert spec.differences(dict(loras=["transformer 0123:1"])) == []
+    assert spec.differences(dict(loras=[])) == ["loras was ['transformer 0123:1'] and is []"]
+    assert replace(spec, loras=None).differences(dict(loras=["transformer 0123:1"])) == ["loras was None and is ['transformer 0123:1']"]
+
+
 def test_latents_are_those_of_another_file():
     other = replace(SPEC, quality=30, tiling=(), fps=24.0)
     assert other.digest() != SPEC.digest() and other.of_latents().digest() == SPEC.of_latents().digest()

@@ -84,6 +84,7 @@ class DualParalPipeline:
             self._weights.check()
         self.run, self.tell = None, lambda doing: None
         self.model_name = str(getattr(wan_pipeline.config, "_name_or_path", ""))
+        self.loras = ()  # for the RunSpec: what the transformer was loaded with, where the caller knows it
 
     @property
     def is_output_rank(self):
@@ -204,7 +205,7 @@ class DualParalPipeline:
         pipe = self.pipe
         return RunSpec(
             **request.identity(), **self._weights.digests(), **self.strategy.identity(self.config), **(file_spec or {}),
-            model=self.model_name, precision=dtype_name(self.stage.dtype), compiled=self.stage.is_compiled, compile_options=self.stage.compile_options,
+            model=self.model_name, loras=self.loras, precision=dtype_name(self.stage.dtype), compiled=self.stage.is_compiled, compile_options=self.stage.compile_options,
             **self._backends,
             vae_precision=pipe.vae and dtype_name(pipe.vae.dtype), tiling=tiling_of(pipe.vae),
             text_encoder_place=None if request.has_embeds else self.texts.place,

@@ -18,7 +18,8 @@ class RunSpec:
     Request: ``prompt``, ``negative_prompt``, ``embeds`` (digests of given embeddings), ``height``, ``width`` (pixels),
     ``num_frames`` (0: endless), ``num_inference_steps``, ``guidance_scale``, ``guidance_scale_2`` (the second expert's),
     ``max_sequence_length``, ``seed``, ``generator`` (digest of its state). Model: ``model`` (name), ``scheduler`` (class, and digest
-    of its other settings), ``flow_shift``, ``boundary_ratio`` (of the experts), ``transformer``, ``transformer_2``,
+    of its other settings), ``flow_shift``, ``boundary_ratio`` (of the experts), ``loras`` (digests of files, and
+    weights: what is known of the transformers before they are loaded), ``transformer``, ``transformer_2``,
     ``text_encoder``, ``vae`` (digests of configuration and weights), ``text_encoder_place`` ("cpu" where it is on the host beside an
     accelerator, which rounds otherwise; None: with the passes), ``precision`` (the transformer's dtype),
     ``attention_backend``, ``cross_attention_backend`` (names of what computes), ``compiled``, ``compile_options``. Method: ``strategy`` and its settings. Frames: ``output_type``,
@@ -41,6 +42,7 @@ class RunSpec:
     scheduler: str | None = None
     flow_shift: float | None = None
     boundary_ratio: float | None = None
+    loras: tuple[str, ...] | None = None
     transformer: str | None = None
     transformer_2: str | None = None
     text_encoder: str | None = None
@@ -77,7 +79,9 @@ class RunSpec:
 
     def digest(self):
         """A short text that tells runs apart."""
-        return short_digest(json.dumps(_that_decides(self.as_json()), sort_keys=True).encode())
+        mine = self.as_json()
+        deciding = _that_decides({name: value for name, value in mine.items() if not _is_told_by_another(name, mine)})
+        return short_digest(json.dumps(deciding, sort_keys=True).encode())
 
     def differences(self, values):
         """["<name> was <here> and is <there>"] of what decides the bytes. ``values``: what is known of the other run, a dict
@@ -86,7 +90,7 @@ class RunSpec:
         here, there = _that_decides(mine), _that_decides(values)
         return [
             f"{name} was {mine[name]!r} and is {values[name]!r}"
-            for name in values if name not in _ONLY_NAMES and here.get(name) != there.get(name)
+            for name in values if name not in _ONLY_NAMES and not _is_told_by_another(name, values) and here.get(name) != there.get(name)
         ]
 
     def of_latents(self):
@@ -96,6 +100,12 @@ class RunSpec:
 
 _AFTER_LATENTS = ("output_type", "vae", "vae_precision", "tiling", "quality", "fps")
 _ONLY_NAMES = ("model",)  # the digests of the weights decide: one model has several names, and its folder may be moved
+_TOLD_BY = {"loras": "transformer"}  # one fused weight comes of several LoRAs, or of Python: as soon as the weights are known, they decide
+
+
+def _is_told_by_another(name, values):
+    """Whether ``values`` has what decides instead of ``name``."""
+    return values.get(_TOLD_BY.get(name)) is not None
 
 
 def _that_decides(values):

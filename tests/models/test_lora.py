@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from xdualparal.models import lora as lora_module
 from xdualparal.models.lora import Adapters
+from xdualparal.models.reading import Reader
 
 BAR = 1e-6
 
@@ -139,36 +140,40 @@ def test_whole_differences_are_added(tmp_path):
     assert torch.equal(fused(Adapters([(path, 1.0)]))[name], transformer.state_dict()[name] + tensor)
 
 
-class CountingFile:
-    """safe_open, whose keys that are read are noted in ``read``."""
+class NotingReader(Reader):
+    """A Reader that notes the keys and the bytes that are read."""
 
-    def __init__(self, path, framework, read):
-        self._file, self._read = lora_module_open(path, framework=framework), read
+    keys, num_bytes = [], 0
 
-    def get_tensor(self, key):
-        """As safe_open's."""
-        self._read.append(key)
-        return self._file.get_tensor(key)
-
-
-lora_module_open = lora_module.safe_open
+    def read(self, stored):
+        """As Reader's."""
+        tensor, before = super().read(stored), NotingReader.num_bytes
+        NotingReader.keys, NotingReader.num_bytes = [*NotingReader.keys, stored.name], before + tensor.nbytes
+        return tensor
 
 
 @pytest.mark.parametrize("stages", [1, 2, 4])
 def test_a_stage_reads_its_own_keys_and_all_have_the_same_bits(stages, tmp_path, monkeypatch):
-    transformer, read = small_transformer(), []
+    transformer = small_transformer()
     keys = loras.original_format(MADE, alpha=loras.ALPHA) | {"diffusion_model.head.head.diff_b": torch.ones(64)}
     path = loras.write(tmp_path / "lora.safetensors", keys)
     whole = fused(Adapters([(path, 1.0)]))
-    monkeypatch.setattr(lora_module, "safe_open", lambda file, framework: CountingFile(file, framework, read))
+    monkeypatch.setattr(lora_module, "Reader", NotingReader)
     for stage in range(stages):
         blocks = range(stage * 4 // stages, (stage + 1) * 4 // stages)
         own = {name for name in whole if any(name.startswith(f"blocks.{n}.") for n in blocks) or (name.startswith("proj_out") and stage == stages - 1)}
-        read.clear()
+        NotingReader.keys, NotingReader.num_bytes = [], 0
         ours = fused(Adapters([(path, 1.0)]), transformer, own)
         assert all(torch.equal(ours[name], whole[name]) for name in own)
         expected = [key for key in keys if any(f".blocks.{n}." in key for n in blocks) or ("head" in key and stage == stages - 1)]
-        assert sorted(read) == sorted(expected)
+        assert sorted(NotingReader.keys) == sorted(expected) and NotingReader.num_bytes == sum(keys[key].nbytes for key in expected)
+
+
+def test_a_file_of_torch_is_read_too(tmp_path):
+    path = loras.write(tmp_path / "lora.safetensors", PLAIN)
+    torch.save(PLAIN, tmp_path / "lora.pt")
+    ours, expected = (fused(Adapters([(file, 1.0)])) for file in (tmp_path / "lora.pt", path))
+    assert all(torch.equal(ours[name], tensor) for name, tensor in expected.items())
 
 
 def test_what_no_lora_changes_is_left_as_it_is(tmp_path):
@@ -232,7 +237,7 @@ REFUSED = {
 def test_what_cannot_be_fused_is_refused_by_its_headers(name, tmp_path, monkeypatch):
     keys, settings, message = REFUSED[name]
     path = loras.write(tmp_path / "some_lora.safetensors", keys, settings)
-    monkeypatch.setattr(lora_module, "safe_open", None)  # no tensor is read
+    monkeypatch.setattr(lora_module, "Reader", None)  # no tensor is read
     with pytest.raises(ValueError, match=message) as caught:
         Adapters([(path, 1.0)]).check(loras.sizes(small_transformer()))
     assert "some_lora.safetensors" in str(caught.value) and "\n" not in str(caught.value) and ": give " in str(caught.value)
@@ -249,7 +254,7 @@ def cut_off(path):
 
 BROKEN = {
     "a git-lfs pointer": (pointer, "git-lfs pointer"), "empty": (lambda path: path.write_bytes(b""), "is empty"), "missing": (lambda path: None, "is missing"),
-    "cut off": (cut_off, "is damaged"), "no safetensors file": (lambda path: torch.save({"a": torch.ones(1)}, path), "is damaged, or no safetensors file"),
+    "cut off": (cut_off, "is cut off or damaged"), "no safetensors file": (lambda path: torch.save({"a": torch.ones(1)}, path), "is cut off or damaged"),
     "a folder with nothing": (lambda path: path.mkdir(), "holds none of pytorch_lora_weights.safetensors and adapter_model.safetensors"),
     "metadata that is no JSON": (lambda path: save_file(PLAIN, path, {"lora_adapter_metadata": "{"}), "is damaged: lora_adapter_metadata"),
 }

@@ -4,6 +4,8 @@ import os
 import threading
 
 import pytest
+import torch
+from dualparal_testing.loras import write
 
 from xdualparal.xdit.models import DualParalWanModel
 from xdualparal.xdit.plugin import DualParalPlugin
@@ -54,3 +56,21 @@ def test_it_makes_a_model_that_is_watched():
     make = DualParalPlugin().select_model("tiny-wan", args)
     assert issubclass(make.func.__self__, DualParalWanModel)
     assert make.keywords["config"].block_latents == 6 and make.keywords["watchdog"].rank == int(os.environ["RANK"])
+
+
+def test_a_loras_flag_has_our_prefix(tmp_path):
+    from xfuser import xFuserArgs
+    from xfuser.config import FlexibleArgumentParser
+
+    parser = FlexibleArgumentParser()
+    xFuserArgs.add_runner_args(parser)
+    DualParalPlugin().add_runner_args(parser)
+    assert not {"--lora", "--lora_2", "--output"} & parser._option_string_actions.keys()
+    lora = write(tmp_path / "a.safetensors", {"blocks.0.attn1.to_q.diff_b": torch.ones(144)})
+    argv = ["--model", "tiny-wan", "--prompt", "x", "--dualparal_degree", "1", "--dualparal_lora"]
+    make = DualParalPlugin().select_model("tiny-wan", vars(parser.parse_args([*argv, str(lora)])))
+    assert make.keywords["command"].lora == (str(lora),)
+    with pytest.raises(SystemExit):
+        DualParalPlugin().select_model("tiny-wan", vars(parser.parse_args([*argv, "no.safetensors"])))
+    args = vars(parser.parse_args(["--model", "Wan2.1-T2V", "--prompt", "x"]))
+    assert DualParalPlugin().runner_args(args) is args

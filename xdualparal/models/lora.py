@@ -6,13 +6,13 @@ asked for is read.
 """
 
 import torch
-from safetensors import safe_open
 
 from ..limits import LORA_WEIGHT
 from ..run_spec import short_digest
 from .finite import is_finite
 from .identity import sample_of
 from .lora_file import LoraFile
+from .reading import Reader
 
 
 class Adapters:
@@ -50,9 +50,13 @@ class Adapters:
                 continue
             if changed is None:
                 changed = tensor.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
-            with _Reader(lora, tensor.device) as reader:
-                _add(changed, reader, weight, pair, differences)
+            _add(changed, lora, weight, pair, differences)
         return tensor if changed is None else changed
+
+    @property
+    def files(self):
+        """Their files' paths."""
+        return [lora.file for lora, _ in self._loras]
 
     def identity(self):
         """("<digest>:<weight>", ...): what is known of the LoRAs without reading all of them, wherever they are."""
@@ -70,34 +74,22 @@ def _digest(lora):
     return short_digest(repr((sample_of(lora.file), lora.config and lora.config.identity)).encode())
 
 
-def _add(changed, reader, weight, pair, differences):
-    if pair is not None:
-        up, down = (reader.tensor(key).flatten(1) for key in (pair.up, pair.down))
-        changed.view(len(changed), -1).addmm_(up, down, alpha=weight * reader.scale(pair))
-    for key, scaled_by in differences:
-        changed.add_(reader.tensor(key), alpha=weight * (1.0 if scaled_by is None else reader.scale(scaled_by)))
+def _add(changed, lora, weight, pair, differences):
+    with Reader(changed.device) as reader:
+        if pair is not None:
+            up, down = (_read(reader, lora, stored).flatten(1) for stored in (pair.up, pair.down))
+            changed.view(len(changed), -1).addmm_(up, down, alpha=weight * _scale(reader, lora, pair))
+        for stored, scaled_by in differences:
+            scale = 1.0 if scaled_by is None else _scale(reader, lora, scaled_by)
+            changed.add_(_read(reader, lora, stored), alpha=weight * scale)
 
 
-class _Reader:
-    """Reads a LoRA's tensors to ``device``, in float32."""
+def _scale(reader, lora, pair):
+    return pair.scale if pair.alpha is None else float(_read(reader, lora, pair.alpha)) / pair.down.shape[0]
 
-    def __init__(self, lora, device):
-        self._lora, self._device = lora, device
 
-    def __enter__(self):
-        self._file = safe_open(self._lora.file, framework="pt")
-        return self
-
-    def __exit__(self, *_):
-        del self._file
-
-    def tensor(self, key):
-        """The tensor of ``key``. Raises ValueError for a NaN or an infinity."""
-        tensor = self._file.get_tensor(key)
-        if not is_finite(tensor):
-            raise self._lora.refusal(f"has a NaN or an infinity ({key}): give a LoRA that is right")
-        return tensor.to(self._device, torch.float32)
-
-    def scale(self, pair):
-        """What ``pair`` is multiplied by."""
-        return pair.scale if pair.alpha is None else float(self.tensor(pair.alpha)) / pair.rank
+def _read(reader, lora, stored):
+    tensor = reader.read(stored)
+    if not is_finite(tensor):
+        raise lora.refusal(f"has a NaN or an infinity ({stored.name}): give a LoRA that is right")
+    return tensor.to(torch.float32)

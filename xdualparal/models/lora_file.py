@@ -11,15 +11,17 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from safetensors import SafetensorError, safe_open
+import torch
+from safetensors import safe_open
 
 from .names import original_name
-from .tensors import check_file, named, read_json, some
+from .tensors import TORCH_ENDS, Stored, header, named, read_json, some
 
 _IN_FOLDER = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")  # diffusers' and PEFT's names
-_PEFT_FILE, _PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+_PEFT_STEM, _PEFT_CONFIG = "adapter_model", "adapter_config.json"
 _METADATA = "lora_adapter_metadata"  # diffusers.loaders.lora_base.LORA_ADAPTER_METADATA_KEY
-_NUMBERS = {"F64", "F32", "F16", "BF16"}
+_NUMBERS = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
+_WHOLE = {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8}  # an alpha may be one
 _PEFT_PREFIX = "base_model.model."
 # What comes before a module's name: of pipelines, of ComfyUI, of PEFT, of kohya.
 _PREFIXES = re.compile(r"(?:base_model\.model\.|model\.diffusion_model\.|diffusion_model\.|transformer\.|(transformer_2\.)|lora_unet_+)*")
@@ -40,12 +42,11 @@ _INITS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 
 class Pair(NamedTuple):
-    """``tensor + scale * up @ down``: the keys of a pair, and the scale's: of its alpha, or what the settings say."""
+    """``tensor + scale * up @ down``. The scale is ``alpha`` / rank where there is an alpha, else ``scale``, by the settings."""
 
-    down: str
-    up: str
-    rank: int
-    alpha: str | None
+    down: Stored
+    up: Stored
+    alpha: Stored | None
     scale: float
 
 
@@ -58,7 +59,7 @@ class LoraFile:
 
     def __init__(self, path, part, parts):
         self.file = _file_at(Path(path))
-        self._headers, metadata = _headers(self.file)
+        self._headers, metadata = _headers(self.file), _metadata(self.file)
         self._keys = self._own_keys(part, parts)
         self.config = self._config(metadata, part)
         self._roles = {}
@@ -84,16 +85,14 @@ class LoraFile:
         keys = self._roles.get(name, {})
         if "down" not in keys:
             return None
-        rank = self._headers[keys["down"]].shape[0]
-        return Pair(keys["down"], keys["up"], rank, keys.get("alpha"), self._scale(keys["down"], rank))
+        down, up, alpha = (self._headers.get(keys.get(role)) for role in ("down", "up", "alpha"))
+        return Pair(down, up, alpha, self._scale(keys["down"], down.shape[0]))
 
     def differences(self, name):
-        """[(key, the Pair that scales it, or None)] of whole tensors that are added to ``name``."""
+        """[(Stored, the Pair that scales it, or None)] of whole tensors that are added to ``name``."""
         keys = self._roles.get(name, {})
-        found = [(keys["difference"], None)] if "difference" in keys else []
-        if "bias" in keys:
-            found.append((keys["bias"], self.pair(_weight_of(name))))
-        return found
+        found = [("difference", None), ("bias", self.pair(_weight_of(name)))]
+        return [(self._headers[keys[role]], pair) for role, pair in found if role in keys]
 
     def refusal(self, what):
         """The ValueError that says ``what`` of this file."""
@@ -114,7 +113,7 @@ class LoraFile:
         beside = self.file.parent / _PEFT_CONFIG
         if _METADATA in metadata:
             return _Config(self, _of_part(self._json(metadata[_METADATA]), part), "its metadata")
-        if self.file.name != _PEFT_FILE and not any(key.startswith(_PEFT_PREFIX) for key in self._keys):
+        if self.file.stem != _PEFT_STEM and not any(key.startswith(_PEFT_PREFIX) for key in self._keys):
             return None
         if beside.exists():
             return _Config(self, read_json(beside), _PEFT_CONFIG)
@@ -168,7 +167,7 @@ class LoraFile:
             raise self.refusal(
                 f"holds {keys[wrong[0]]} of shape {list(stored[wrong[0]])}, which does not fit {name} of {list(shape)}: give a LoRA for this model"
             )
-        odd = [key for role, key in keys.items() if role != "alpha" and self._headers[key].kind not in _NUMBERS]
+        odd = [key for role, key in keys.items() if self._headers[key].dtype not in (_NUMBERS | _WHOLE if role == "alpha" else _NUMBERS)]
         if odd:
             raise self.refusal(f"holds {self._headers[odd[0]].kind} numbers ({odd[0]}): give float32, float16 or bfloat16 ones")
 
@@ -223,33 +222,28 @@ def _check_pattern(pattern, lora, where):
         raise lora.refusal(f"has the pattern {pattern!r:.40} by {where}, which is none: give one of PEFT's") from None
 
 
-class _Header(NamedTuple):
-    kind: str
-    shape: tuple[int, ...]
-
-
 def _file_at(path):
     if path.is_dir():
         there = [path / name for name in _IN_FOLDER if (path / name).exists()]
         if len(there) != 1:
             raise ValueError(f"the folder {path} holds {'both' if there else 'none'} of {' and '.join(_IN_FOLDER)}: give a LoRA's file")
         [path] = there
-    try:
-        check_file(path)
-    except ValueError as error:
-        raise ValueError(f"the LoRA {error}: give a safetensors file") from None
     return path
 
 
 def _headers(file):
-    """({key: _Header}, the metadata) of a safetensors file."""
     try:
-        with safe_open(file, framework="pt") as content:
-            slices = {key: content.get_slice(key) for key in content.keys()}
-            headers = {key: _Header(one.get_dtype(), tuple(one.get_shape())) for key, one in slices.items()}
-            return headers, content.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"the LoRA {named(file)} is damaged, or no safetensors file ({error}): give another one") from None
+        return header(file)
+    except ValueError as error:
+        raise ValueError(f"the LoRA {error}: give a safetensors file") from None
+
+
+def _metadata(file):
+    """The texts that a safetensors file has beside its tensors; others have none."""
+    if file.suffix in TORCH_ENDS:
+        return {}
+    with safe_open(file, framework="pt") as opened:
+        return opened.metadata() or {}
 
 
 def _spellings(names):

@@ -98,22 +98,27 @@ def load_stage(family, source, index, count, layers, dtype, with_vae, device="cp
 
 
 def load_text_pipeline(family, source, dtype, device="cpu"):
-    """Loads a pipeline of ``family`` with only the tokenizer and, in ``dtype`` straight to ``device``, the text encoder.
-
-    ``source``: see ``load_stage``. Raises ValueError where the folder is not whole, the encoder came out wrong or a weight is a
-    NaN or an infinity.
-    """
+    """Loads a pipeline of ``family`` with only the tokenizer and the text encoder, see ``load_text_encoder``."""
     source = Weights.of(source)
     check_folder(family, source)
+    others = dict.fromkeys((*family.facts.experts, "vae", "scheduler"))
+    return family.classes().pipeline.from_pretrained(
+        source.folder, text_encoder=load_text_encoder(source, dtype, device), **others
+    )
+
+
+def load_text_encoder(source, dtype, device="cpu"):
+    """Loads the text encoder in ``dtype`` straight to ``device``. ``source``: see ``load_stage``. Raises ValueError where it came
+    out wrong or a weight is a NaN or an infinity."""
+    source = Weights.of(source)
     folder, variant = source.folder / "text_encoder", variant_of(source, "text_encoder")
     place = {} if torch.device(device).type == "cpu" else dict(device_map={"": device})
     encoder = transformers.UMT5EncoderModel.from_pretrained(folder, dtype=dtype, variant=variant, **place)
-    check_tied(encoder)
     name = not_finite(encoder)
     if name is not None:
         raise refusal("text_encoder", name, folder)
-    others = dict.fromkeys((*family.facts.experts, "vae", "scheduler"))
-    return family.classes().pipeline.from_pretrained(source.folder, text_encoder=encoder, **others)
+    check_tied(encoder)
+    return encoder
 
 
 def load_transformer_stage(

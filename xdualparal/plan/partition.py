@@ -9,10 +9,10 @@ from math import floor
 from ..limits import LAYERS, check_whole
 from .settings import Settings, setting
 
-# What the first and the last stage hold besides their layers, in layers' memory. Wan 14B in bfloat16 at 480 x 832 (DESIGN section
-# 5): a layer 0.70 GB; the embedding next to nothing; the VAE 0.51 GB and its memory 3.8 GB. A constant, since the split must be the
-# same on all ranks and for all videos of a pipeline; where a layer is smaller the last stage is the fuller, with the same split.
-END_MEMORY = (0.001, 6.0)
+# What the first and the last stage hold besides their layers, in layers' memory. Wan 14B in bfloat16 at 480 x 832 (plan/memory.py): a
+# layer 0.70 GB; the embedding next to nothing; the VAE 0.5 GB, its memory 3.8 GB and what it holds while it decodes 5 GB. A constant,
+# since the split must be the same on all ranks and for all videos of a pipeline; the last stage is the fuller one with any model.
+END_MEMORY = (0.001, 13.0)
 _ROUNDING = 1e-9  # of sums of costs, in layers
 
 

@@ -14,6 +14,7 @@ from ..compat.backends import check_backend
 from ..config import DualParalConfig
 from ..limits import RANDOM_SEED
 from ..request import check_size
+from ..models.checkpoint_files import Weights
 from ..models.weights import check_reachable
 from ..output.files import is_printable
 from ..strategies.dualparal import DualParalPlan
@@ -23,6 +24,7 @@ from .degrees import DEGREES, num_processes
 from .experts import check_guidance, check_weights, files_of_experts
 from .flags import command_settings, dualparal_config, value_of, xdit_args
 from .folders import check_folders
+from .loras import check_loras
 from .numbers import check_degrees, check_numbers
 from .outputs import check_names
 from .prompts import check_prompts, prompts_of
@@ -61,6 +63,7 @@ def check_command(args, world_size):
     model(xFuserArgs.from_runner_args(xdit_args(args)))  # xDiT's own checks of what the model supports
     check_folders(args)
     if args["dualparal_degree"] is not None:
+        check_loras(model, command_settings(args), Weights(model.settings.model_name, files_of_experts(args)))
         check_names(args, model, dualparal_config(args), command_settings(args))
     if args["dualparal_degree"] is not None and args["dualparal_checkpoint"]:
         check_checkpoint(args, model, dualparal_config(args), command_settings(args))
@@ -100,7 +103,8 @@ def _check_dualparal(args, model):
 def _check_texts(args):
     """An empty text, of a shell's variable that is not set, would be taken for a flag that is not given; a shell leaves the ~
     in --flag=~/folder; a line break or bytes that are no text cannot be printed in a line."""
-    for name, value in args.items():
+    given = [(name, value) for name, values in args.items() for value in (values if isinstance(values, list) else [values])]
+    for name, value in given:
         if not isinstance(value, str) or name in _TEXTS:
             continue
         if not value.strip():

@@ -36,6 +36,10 @@ def make_parser():
     add_dualparal_args(parser)
     # Not in plain xdit, where a flag without our prefix could meet one of its own.
     parser.add_argument("--output", dest="dualparal_output", metavar="FILE", help="the same as --dualparal_output")
+    for name in ("lora", "lora_2"):
+        parser.add_argument(
+            f"--{name}", dest=f"dualparal_{name}", action="append", metavar="PATH[:WEIGHT]", help=f"the same as --dualparal_{name}"
+        )
     return parser
 
 
@@ -49,6 +53,9 @@ def add_dualparal_args(parser):
     for field in (*fields(DualParalConfig), *fields(CommandSettings)):
         if field.type is bool:
             group.add_argument(f"--dualparal_{field.name}", action="store_true", help=field.metadata["help"])
+            continue
+        if field.type == _TEXTS:
+            group.add_argument(f"--dualparal_{field.name}", action="append", metavar=field.metadata["value"], help=field.metadata["help"])
             continue
         convert, metavar = _FLAG_TYPES[field.type]
         group.add_argument(
@@ -66,6 +73,7 @@ def _two_numbers(text):
     return first, last
 
 
+_TEXTS = tuple[str, ...] | None  # of a flag that may be given several times
 # argparse names them in its errors
 _whole_numbers.__name__, _two_numbers.__name__ = "list of whole numbers", "pair of numbers"
 _FLAG_TYPES = {  # a field's type: how a flag's text becomes one, and what the help calls it
@@ -85,7 +93,8 @@ def dualparal_config(args):
 
 def command_settings(args):
     """The CommandSettings in ``args``. Raises ValueError as CommandSettings does."""
-    return CommandSettings(**{field.name: args[f"dualparal_{field.name}"] for field in fields(CommandSettings)})
+    values = {field.name: args[f"dualparal_{field.name}"] for field in fields(CommandSettings)}
+    return CommandSettings(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
 def value_of(args, model, name):

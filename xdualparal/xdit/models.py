@@ -29,6 +29,7 @@ from ..launch.errors import Refused, refuse
 from .encoding import encode_prompts
 from .experts import files_of_experts
 from .flags import value_of
+from .loras import lines_on_loras, lora_changes, loras_identity
 from .outputs import video_paths
 from .prompts import as_list, many_prompts_line, prompts_of
 from .resume import pair_prompts
@@ -109,11 +110,14 @@ class DualParalWanModel(xFuserWan21T2VModel):
         with_vae = stage == parallel.pp_degree - 1 or parallel.use_parallel_vae
         try:
             weights = Weights(checkpoint_folder(self.settings.model_name), files_of_experts(vars(self.config)))
+            for line in lines_on_loras(self, self.command):
+                log(line)
+            changes = lora_changes(self, self.command, weights)
             self._encode_prompts(weights)
             log(f"loading the weights of {self.settings.model_name}")
             # Two experts of which one is on the device at a time stay on the host, see engine/residency.py.
             device = HOST if self.dualparal_config.expert_offload else self._replica.device
-            return load_stage(self.family, weights, stage, parallel.pp_degree, layers, self.dtype, with_vae, device)
+            return load_stage(self.family, weights, stage, parallel.pp_degree, layers, self.dtype, with_vae, device, changes)
         except ValueError as error:
             raise Refused(error) from error
 
@@ -140,7 +144,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
             self.pipe, self.engine_config, self.dualparal_config, texts=self._texts, check_weights=False  # load_stage has
         )
         self.dualparal.freeze_weights()
-        self.dualparal.model_name = self.config.model
+        self.dualparal.model_name, self.dualparal.loras = self.config.model, loras_identity(self, self.command)
         self._made = set()  # the prompts whose videos this process has made
         if self.watchdog is not None:
             self.watchdog.observe(self.dualparal)

@@ -18,6 +18,7 @@ from ..run_spec import short_digest
 from .experts import PATHS, files_of_experts
 from .flags import command_settings, dualparal_config
 from .folders import folders_of
+from .loras import lora_files
 from .prompts import prompts_of
 from .resume import known_values
 
@@ -71,7 +72,7 @@ def check_names(args, model, config, command):
     if command.output is not None and len(prompts_of(args)) > 1:
         raise ValueError(f"--dualparal_output {command.output} is one file and there are several prompts: give one prompt")
     files = [(what, path) for what, path, *_ in _files(args, model, config, command)]
-    _check_places(args, model, config, files)
+    _check_places(args, model, config, command, files)
     _check_no_folder(args, files)
     for what, path in files:
         check_regular(path, what)
@@ -115,10 +116,12 @@ def _lock(path, what):
         raise ValueError(f"{what} {path} cannot be locked ({error.strerror}): give another folder") from None
 
 
-def _check_places(args, model, config, named):
+def _check_places(args, model, config, command, named):
     """That no two files are one, none is an input, and none is where states are saved."""
     inputs = [(f"--{name}", args[name]) for name in ("dataset_path", *PATHS.values()) if args.get(name)]
     check_apart([*named, *inputs])
+    for lora in lora_files(model, command):  # one of them may be there twice
+        check_apart([*named, ("--lora", lora)])
     folders = {"the model's folder": model.settings.model_name} if os.path.isdir(model.settings.model_name) else {}
     if config.checkpoint:
         folders |= {"the checkpoint": Path(config.checkpoint, str(number)) for number in range(len(prompts_of(args)))}

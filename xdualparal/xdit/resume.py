@@ -12,6 +12,7 @@ from ..output.checkpoint import check_same, is_finished, read_manifest
 from ..strategies.dualparal import DualParal
 from ..texts import place_in_spec
 from .flags import value_of
+from .loras import loras_identity
 from .prompts import as_list, prompts_of
 
 
@@ -47,7 +48,7 @@ def _common_values(args, model, config, command):
         {name: value_of(args, model, name) for name in names}, **DualParal().identity(config),
         precision=str(model.dtype).removeprefix("torch."), compiled=bool(args.get("use_torch_compile")),
         vae_precision=config.vae_precision or str(model.family.facts.vae_dtype).removeprefix("torch."),
-        quality=command.quality, fps=model.settings.fps,
+        quality=command.quality, fps=model.settings.fps, loras=list(loras_identity(model, command)),
         text_encoder_place=place_in_spec(torch.accelerator.current_accelerator() or torch.device("cpu"), config.text_encoder),
         **{name: same_backend(backend, on_cpu) for name, backend in backends.items() if backend},
     )

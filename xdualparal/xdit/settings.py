@@ -3,9 +3,10 @@
 Knows: the fields and their limits. Must not know: how a file is written or a process watched.
 """
 
+import os
 from dataclasses import dataclass
 
-from ..limits import RATE_FACTOR, SECONDS
+from ..limits import LORA_WEIGHT, RATE_FACTOR, SECONDS
 from ..plan.settings import Settings, setting
 
 
@@ -21,15 +22,33 @@ class CommandSettings(Settings):
         None, "the mp4's file, for one prompt; by default, in --output_directory, the prompt's first words, the seed and a "
         "digest of all settings that decide the video"
     )
+    lora: tuple[str, ...] | None = setting(
+        None, "fuse this LoRA's file into the transformer, with this weight (by default 1); give the flag once for each LoRA. With two "
+        "experts (Wan2.2) only into the first, which does the noisy steps", "PATH[:WEIGHT]"
+    )
+    lora_2: tuple[str, ...] | None = setting(None, "the same for the second expert, which does the other steps", "PATH[:WEIGHT]")
     hang_timeout: float | None = setting(
         None, "seconds that a process may be silent before the run is ended; by default 50 times its longest action, at "
         "least 60"
     )
 
     def check(self):
-        """Raises ValueError for what is no rate factor or no time."""
+        """Raises ValueError for what is no rate factor, no time or no LoRA's weight."""
+        for name in ("lora", "lora_2"):
+            for text in getattr(self, name) or ():
+                LORA_WEIGHT.of(f"the weight of {name} {text}", weighted_path(text)[1])
         RATE_FACTOR.of("quality", self.quality)
         if self.hang_timeout is not None:
             SECONDS.of("hang_timeout", self.hang_timeout)
         if self.output is not None and not self.output.endswith(".mp4"):
             raise ValueError(f"output is {self.output!r}: give a file that ends in .mp4")
+
+
+def weighted_path(text):
+    """(path, weight) of ``PATH[:WEIGHT]``. A path may have colons: only a number after the last one is a weight, and not where
+    there is a file of that whole name."""
+    path, colon, weight = text.rpartition(":")
+    try:
+        return (path, float(weight)) if colon and not os.path.exists(text) else (text, 1.0)
+    except ValueError:
+        return text, 1.0

@@ -1,0 +1,297 @@
+"""How much memory every rank of a run needs, by arithmetic.
+
+Knows: sizes and counts as numbers. Must not know: torch, models, flags.
+
+The rules follow what the code allocates, part by part; each names where. "Hidden states" are those of a rank's share of the
+largest window, (1, tokens, dim) in the transformer's dtype. Rules of activations and of decoding were measured with torch's
+allocator on a CPU (tests/engine/test_memory.py measures them again). What is not counted: Python and its libraries, an accelerator's
+context and NCCL's buffers.
+"""
+
+from dataclasses import dataclass, fields
+from itertools import product
+
+from .layout import Layout
+from .messages import MAX_PENDING_SENDS
+from .schedule import AT_END, NO_DECODE, THREAD
+
+_FLOAT = 4  # bytes of a float32
+# Latents that a block's scheduler keeps beside the block's own: UniPC of order 2, Wan's own, has two predictions and the last
+# sample (diffusers 0.42.1, schedulers/scheduling_unipc_multistep.py). DPM++ has two, Euler none.
+SCHEDULER_HISTORY = 3
+
+
+@dataclass(frozen=True)
+class ModelNumbers:
+    """What memory depends on of a model. Bytes are of weights as loaded, of one expert.
+
+    ``number_bytes``: of a number of the transformer. ``layer_bytes``, ``shared_bytes`` (condition embedder and tables, on every
+    stage), ``embedding_bytes``, ``head_bytes``: of weights. ``largest_bytes``: of the largest tensor as it is stored.
+    ``pixels_per_token``: along a side. ``vae_memory_bytes``, ``vae_work_bytes``: a pixel of a frame, see models/wan_vae.py.
+    """
+
+    layers: int
+    heads: int
+    head_dim: int
+    ffn_dim: int
+    channels: int
+    pixels_per_token: int
+    pixels_per_latent: int
+    frames_per_latent: int
+    experts: int
+    number_bytes: int
+    layer_bytes: int
+    shared_bytes: int
+    embedding_bytes: int
+    head_bytes: int
+    largest_bytes: int
+    text_encoder_bytes: int
+    vae_bytes: int
+    vae_memory_bytes: float
+    vae_work_bytes: float
+    vae_number_bytes: int
+
+    @property
+    def dim(self):
+        """Of hidden states."""
+        return self.heads * self.head_dim
+
+
+@dataclass(frozen=True)
+class RunNumbers:
+    """What memory depends on of a run. ``height``, ``width``: pixels. ``branches``: of guidance. ``layout``: with the video's
+    length. ``stage_layers``: how many layers each stage has. ``ulysses``, ``ring``, ``guidance_ranks``: degrees. ``decode``: as in
+    plan.schedule. ``parallel_vae``: all ranks decode together, at the end. ``tile``: (height, width) of the VAE's tiles in
+    pixels, and ``tile_stride``, or None. ``encoder_on_device``: whether prompts are encoded where the passes are computed.
+    ``expert_offload``: whether an expert that is not in use waits elsewhere.
+    """
+
+    height: int
+    width: int
+    branches: int
+    layout: Layout
+    steps: int
+    stage_layers: tuple[int, ...]
+    stagger: int = 1
+    videos: int = 1
+    text_tokens: int = 512
+    ulysses: int = 1
+    ring: int = 1
+    guidance_ranks: int = 1
+    decode: str = THREAD
+    parallel_vae: bool = False
+    tile: tuple[int, int] | None = None
+    tile_stride: tuple[int, int] | None = None
+    encoder_on_device: bool = True
+    expert_offload: bool = False
+
+    @property
+    def shards(self):
+        """Into how many parts each latent frame is cut."""
+        return self.ulysses * self.ring
+
+    @property
+    def own_branches(self):
+        """Guidance branches that a rank computes."""
+        return self.branches // self.guidance_ranks
+
+    @property
+    def window_latents(self):
+        """Latent frames of the largest window: block 0 is one, and with the context before them others are as large."""
+        return self.layout.own_latents(0)
+
+    @property
+    def context_latents(self):
+        """Latent frames of the next block that a pass attends to."""
+        return self.layout.seen_latents - self.window_latents
+
+    @property
+    def blocks_in_flight(self):
+        """Of all videos."""
+        at_once = -(-self.steps // self.stagger)
+        blocks = self.layout.num_blocks
+        return self.videos * (at_once if blocks is None else min(at_once, blocks))
+
+
+@dataclass(frozen=True)
+class RankMemory:
+    """Bytes of one rank, by part.
+
+    ``text_encoder``: before the transformer is there. ``weights``: of the transformer. ``loading``: beside them, the largest
+    tensor as it is stored. ``vae``: its weights. ``text``: projected text and its K/V, and each step's conditioning.
+    ``activations``: within a pass. ``context``: kept K/V, and the memory in which they are joined with a window's. ``messages``:
+    hidden states that come, wait and leave. ``latents``: of blocks in flight with their schedulers' memory, and of finished
+    ones. ``vae_memory``: what the VAE remembers from block to block. ``decoding``: a block on its way to frames.
+    ``decodes_beside``: whether that happens while passes are computed.
+    """
+
+    text_encoder: int
+    weights: int
+    loading: int
+    vae: int
+    text: int
+    activations: int
+    context: int
+    messages: int
+    latents: int
+    vae_memory: int
+    decoding: int
+    decodes_beside: bool
+
+    def phases(self):
+        """{name of a phase: bytes at its peak}."""
+        stays = self.weights + self.vae + self.text + self.context + self.messages + self.latents + self.vae_memory
+        at_once = self.activations + self.decoding if self.decodes_beside else max(self.activations, self.decoding)
+        return {"encoding": self.text_encoder, "loading": self.weights + self.loading + self.vae, "passes": stays + at_once}
+
+    @property
+    def total(self):
+        """The peak: the largest phase's."""
+        return max(self.phases().values())
+
+    def parts(self):
+        """{part: bytes} of the parts that are not empty."""
+        named = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "decodes_beside"}
+        return {name: size for name, size in named.items() if size}
+
+
+def memory_of_ranks(model, run):
+    """A RankMemory for each rank of one replica (ModelNumbers, RunNumbers), in xDiT's order of ranks: shards of a frame change fastest,
+    then stages, then guidance branches. The first one encodes prompts, the last one decodes."""
+    places = list(product(range(run.guidance_ranks), range(len(run.stage_layers)), range(run.shards)))
+    return [_of_rank(model, run, place[1], place == places[0], place == places[-1]) for place in places]
+
+
+def _of_rank(model, run, stage, encodes, gives):
+    is_first, is_last = stage == 0, stage == len(run.stage_layers) - 1
+    decodes = run.decode != NO_DECODE and (gives or run.parallel_vae)
+    pixels = _remembered_pixels(run) if decodes else 0
+    return RankMemory(
+        text_encoder=model.text_encoder_bytes if encodes and run.encoder_on_device else 0,
+        weights=_weights(model, run, stage), loading=model.largest_bytes, vae=model.vae_bytes if is_last or run.parallel_vae else 0,
+        text=_text(model, run, stage), activations=_activations(model, run, is_first), context=_context(model, run, stage),
+        messages=_messages(model, run, is_first, is_last), latents=_latents(model, run, is_first, is_last, gives),
+        vae_memory=round(pixels * model.vae_memory_bytes) * (run.videos if run.decode != AT_END else 1),
+        decoding=_decoding(model, run) if decodes else 0, decodes_beside=run.decode == THREAD and not run.parallel_vae,
+    )
+
+
+def _weights(model, run, stage):
+    """Of all experts; with offload of one, and of the layer of the other one that comes while a layer goes."""
+    layers = run.stage_layers[stage]
+    beside = model.shared_bytes + (model.embedding_bytes if stage == 0 else 0)
+    beside += model.head_bytes if stage == len(run.stage_layers) - 1 else 0
+    if model.experts > 1 and run.expert_offload:
+        return (layers + 1) * model.layer_bytes + model.experts * beside
+    return model.experts * (layers * model.layer_bytes + beside)
+
+
+def _text(model, run, stage):
+    """engine/stage.Expert: the projected text and, for each layer, its K and V; for each step 7 vectors in float32."""
+    a_branch = run.text_tokens * model.dim * model.number_bytes * (1 + 2 * run.stage_layers[stage])
+    return run.videos * (model.experts * run.own_branches * a_branch + run.steps * 7 * model.dim * _FLOAT)
+
+
+def _tokens(model, run, latent_frames):
+    """On one rank."""
+    frame = (run.height // model.pixels_per_token) * (run.width // model.pixels_per_token)
+    return latent_frames * frame // run.shards
+
+
+def _hidden(model, run):
+    return _tokens(model, run, run.window_latents) * model.dim * model.number_bytes
+
+
+def _activations(model, run, is_first):
+    """Of one branch: branches are computed one after the other. Measured: to 1 % in float32 and bfloat16.
+
+    Always there: the block's input, which its caller holds, rotary tables in float32, and on the first stage the embedding, which
+    is each branch's input. The largest of what a WanTransformerBlock (diffusers 0.42.1) and xDiT's processor hold besides:
+
+    - norm of keys: normalised hidden states, projected Q, K and V, normalised Q; with three float32 tensors of them.
+    - RoPE of keys: the same, normalised K, and what is rotated of Q and K; with three float32 halves of the products.
+    - feed-forward: hidden states, the cross-attention's output, normalised hidden states, and the inner ones before and after
+      the activation.
+    - its end: the same with its output, and three float32 tensors of the sum.
+    """
+    hidden = _hidden(model, run)
+    tokens = _tokens(model, run, run.window_latents)
+    in_float, inner = tokens * model.dim * _FLOAT, tokens * model.ffn_dim * model.number_bytes
+    always = (2 if is_first else 1) * hidden + 2 * tokens * model.head_dim * _FLOAT
+    norm, rope = 5 * hidden + 3 * in_float, 7 * hidden + 1.5 * in_float
+    feed_forward, end = 3 * hidden + 2 * inner, 4 * hidden + 3 * in_float
+    return round(always + max(norm, rope, feed_forward, end, _ring(model, run, hidden, in_float)))
+
+
+def _ring(model, run, hidden, in_float):
+    """Ring attention (torch.distributed.tensor.experimental, _templated_ring_attention): Q, K, V and normalised hidden states;
+    K and V side by side, and those that arrive; the output so far in float32, and that of a step."""
+    if run.ring == 1:
+        return 0
+    return 5 * hidden + 4 * _seen(run) * hidden + 3 * in_float
+
+
+def _seen(run):
+    """Keys of a pass, in windows."""
+    return 1 + run.context_latents / run.window_latents
+
+
+def _context(model, run, stage):
+    """engine/context_store: K and V of C latent frames for each layer, branch and video, and one layer's K and V of window and
+    context joined, which stay. A layer's old ones go before its new ones come. Experts share it: a pass has one expert."""
+    if not run.context_latents:
+        return 0
+    frames = _tokens(model, run, run.context_latents) * model.dim * model.number_bytes
+    kept = run.videos * run.own_branches * run.stage_layers[stage] * 2 * frames
+    return round(kept + 2 * _seen(run) * _hidden(model, run))
+
+
+def _messages(model, run, is_first, is_last):
+    """Hidden states of the branches: engine/p2p posts the next receive in the middle of a pass, which uses those before; a sender
+    keeps up to MAX_PENDING_SENDS messages, and of a pass with two branches the first one's result waits for the second."""
+    message = run.own_branches * _hidden(model, run)
+    comes = 0 if is_first else 2 * message
+    leaves = 0 if is_last else MAX_PENDING_SENDS * message + (run.own_branches - 1) * _hidden(model, run)
+    return comes + leaves
+
+
+def _latents(model, run, is_first, is_last, gives):
+    """engine/blocks and engine/noise, in float32: on the first stage the blocks in flight and the finished one before them; on the
+    last one those that have done a step, with what their schedulers remember (a stage alone has one copy of them); on both a
+    window of noise, whole. Finished blocks wait whole where they are decoded."""
+    frame = model.channels * (run.height * run.width // model.pixels_per_latent ** 2) * _FLOAT
+    whole = frame * run.window_latents  # block 0 is longer than the others
+    others = frame * min(run.layout.block_latents, run.window_latents)
+    stepped, finished = whole + max(0, run.blocks_in_flight - 2) * others, MAX_PENDING_SENDS * others
+    if run.layout.latent_frames and (run.decode == AT_END or run.parallel_vae):
+        finished = frame * run.layout.latent_frames
+    copies = (1 if is_first and not is_last else 0) + (1 + SCHEDULER_HISTORY if is_last else 0)
+    beside = 2 * others // run.shards if is_first else 0
+    return copies * stepped // run.shards + beside + (is_first + is_last) * whole + (finished if gives else 0)
+
+
+def _remembered_pixels(run):
+    """Pixels of a frame that the VAE remembers: its own memory for each tile, and tiles overlap."""
+    return _tiled(run.height, run, 0) * _tiled(run.width, run, 1)
+
+
+def _tiled(length, run, side):
+    """The sum of the lengths of the tiles that ``length`` is cut into (diffusers, AutoencoderKLWan.tiled_decode)."""
+    if run.tile is None or max(run.height - run.tile[0], run.width - run.tile[1]) <= 0:
+        return length
+    return sum(min(run.tile[side], length - start) for start in range(0, length, run.tile_stride[side]))
+
+
+def _decoding(model, run):
+    """models/wan_vae: what the decoder holds while it makes one latent frame's frames, and the frames of a block, which are
+    joined and brought to another range: once while they are made, three times at the end."""
+    height, width = (min(sizes) for sizes in zip((run.height, run.width), run.tile or (run.height, run.width)))
+    latents = run.layout.latent_frames if run.parallel_vae and run.layout.latent_frames else run.layout.own_latents(0)
+    frames = latents * model.frames_per_latent * run.height * run.width * 3 * model.vae_number_bytes
+    ranks = run.shards * len(run.stage_layers) * run.guidance_ranks if run.parallel_vae else 1
+    return round(max(height * width * model.vae_work_bytes / ranks + frames, 3 * frames))
+
+
+def fullest(memories):
+    """(number of the rank that needs most, its RankMemory); of equal ones the first."""
+    return max(enumerate(memories), key=lambda one: (one[1].total, -one[0]))
