@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-LIMITS_S = dict(correctness=600, matrices=60, passes=420, decoding=120, runs=240)  # the order, too
+LIMITS_S = dict(correctness=540, matrices=60, passes=300, stages=180, decoding=120, runs=240)  # the order, too
 STAGES = (1, 2, 4, 8)
 # DESIGN section 3; heights and widths are Wan's 480p and 720p. A few layers are measured, and the others are like them.
 SHAPES = {
@@ -193,6 +193,13 @@ def random_pipeline(device, shape, layers):
     wan.vae_scale_factor_spatial, wan.vae_scale_factor_temporal = 8, 4
     engine, _ = xFuserArgs(model="random").create_config()
     return DualParalPipeline(wan, engine, DualParalConfig(block_latents=8, context_latents=4))
+
+
+def measure_stages(device):
+    """The first, a middle and the last of 4 and 8 stages of Wan 14B and Wan2.2-A14B, see gpu_stages.py."""
+    import gpu_stages
+
+    return list(gpu_stages.measure(device, [4, 8], waves=1))
 
 
 def measure_decoding(device):

@@ -11,6 +11,10 @@ becoming steadier at the end.
 The shipped checkpoint has these step counts, but this plan was found on the way: its VAE began with a latent noise of
 0.1, objects of 12 pixels and no weight on the rim, and its transformer saw 1,200 clips and the lower noise levels
 (0.4, 1.2) from step 1500 to 3000.
+
+    python examples/train_tiny_wan.py --experts xdualparal/demo/tiny-wan --work-dir two-experts-training --output two-experts
+
+makes a checkpoint with two experts, as Wan2.2-T2V-A14B has, of one with one: each is fine-tuned on its own noise levels.
 """
 
 from __future__ import annotations
@@ -280,13 +284,13 @@ def latents_batch(vae: AutoencoderKLWan, index: int, device: str) -> tuple[torch
 
 
 @torch.no_grad()
-def make_latents(vae: AutoencoderKLWan, work_dir: Path, device: str) -> dict:
-    """Normalised float16 "latents" (CLIP_COUNT, channels, 33, 8, 8), "prompts", "mean" and "std"; kept in a file."""
+def make_latents(vae: AutoencoderKLWan, work_dir: Path, device: str, clips: int = CLIP_COUNT) -> dict:
+    """Normalised float16 "latents" (clips, channels, 33, 8, 8), "prompts", "mean" and "std"; kept in a file."""
     path = work_dir / "latents.pt"
     if done := load_state(path):
         return done
-    progress, parts, prompts = Progress("latents", CLIP_COUNT // CLIPS_A_BATCH, every=16), [], []
-    for index in range(CLIP_COUNT // CLIPS_A_BATCH):
+    progress, parts, prompts = Progress("latents", clips // CLIPS_A_BATCH, every=16), [], []
+    for index in range(clips // CLIPS_A_BATCH):
         latents, texts = latents_batch(vae, index, device)
         parts.append(latents)
         prompts += texts
@@ -423,7 +427,7 @@ def train_transformer(data: dict, work_dir: Path, device: str, steps: int) -> No
 FLOW_SHIFT = 6.0  # most steps at high noise, where the path of the object is decided
 
 
-def export(work_dir: Path, output: Path) -> None:
+def export_trained(work_dir: Path, output: Path) -> None:
     """Puts the averaged weights, the VAE with its latents' statistics and the scheduler together in `output`."""
     trained = new_denoiser("cpu")
     trained.load_state_dict(load_state(work_dir / "transformer.pt")["average"])
@@ -441,6 +445,11 @@ def export(work_dir: Path, output: Path) -> None:
         scheduler=scheduler,
         transformer=trained["transformer"].eval(),
     )
+    export(pipeline, output)
+
+
+def export(pipeline: WanPipeline, output: Path) -> None:
+    """Writes the checkpoint aside and moves it to `output`."""
     aside = output.with_name(output.name + ".part")
     shutil.rmtree(aside, ignore_errors=True)
     pipeline.save_pretrained(aside)
@@ -460,6 +469,61 @@ def replace_directory(aside: Path, output: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+# -------------------------------------------------------------------------------------------------------- two experts
+
+BOUNDARY_RATIO = 0.875  # as Wan2.2-T2V-A14B's: the high-noise expert has the noise levels from here to 1, the other one the rest
+EXPERT_STEPS = 200
+EXPERT_PEAK_RATE = 1e-3
+EXPERT_CLIPS = 1024
+EXPERTS = ("transformer", "transformer_2")  # high noise, low noise: diffusers' names
+
+
+def expert_noise_levels(expert: str, generator: torch.Generator) -> torch.Tensor:
+    """(WINDOWS_A_STEP,) noise levels of the expert's own range, as dense as a run with FLOW_SHIFT has its steps there."""
+    unshifted = BOUNDARY_RATIO / (FLOW_SHIFT - (FLOW_SHIFT - 1) * BOUNDARY_RATIO)
+    first, last = (unshifted, 1.0) if expert == EXPERTS[0] else (0.0, unshifted)
+    even = first + (last - first) * torch.rand(WINDOWS_A_STEP, generator=generator)
+    return FLOW_SHIFT * even / (1 + (FLOW_SHIFT - 1) * even)
+
+
+def train_expert(expert: str, checkpoint: Path, data: dict, work_dir: Path, device: str, steps: int) -> WanTransformer3DModel:
+    """The checkpoint's transformer, fine-tuned for `steps` on one expert's noise levels; resumable, see train_transformer.
+
+    The text encoder stays as it is: the experts share it.
+    """
+    text_encoder = UMT5EncoderModel.from_pretrained(checkpoint / "text_encoder").to(device).requires_grad_(False)
+    model, average = (WanTransformer3DModel.from_pretrained(checkpoint / "transformer").to(device) for _ in range(2))
+    model.set_attn_processor(FoldedPaddingProcessor())
+    average.requires_grad_(False)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=EXPERT_PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.01)
+    first, path = 0, work_dir / f"{expert}.pt"
+    if state := load_state(path):
+        for part, name in ((model, "model"), (average, "average"), (optimizer, "optimizer")):
+            part.load_state_dict(state[name])
+        first = state["step"]
+    tokenizer, progress = new_tokenizer(), Progress(expert, steps, every=20)
+    for step in range(first, steps):
+        windows, prompts, generator = window_batch(data, SHORT_STEPS + step)  # where the long windows begin
+        embeds = embed_prompts(tokenizer, text_encoder, prompts)
+        loss = flow_loss(model, embeds, windows.to(device), expert_noise_levels(expert, generator), generator)
+        take_step(optimizer, loss, learning_rate(step, steps, EXPERT_PEAK_RATE, warmup=20))
+        update_average(average, model, step)
+        progress.report(step, flow=loss.item())
+        if (step + 1) % 50 == 0 or step + 1 == steps:
+            states = dict(model=model.state_dict(), average=average.state_dict(), optimizer=optimizer.state_dict())
+            save_state(path, step=step + 1, **states)
+    return average.eval()
+
+
+def train_experts(checkpoint: Path, work_dir: Path, output: Path, device: str, steps: int) -> None:
+    """Writes `checkpoint` with two fine-tuned experts in the place of its transformer to `output`."""
+    parts = dict(WanPipeline.from_pretrained(checkpoint, local_files_only=True).components)
+    data = make_latents(parts["vae"].to(device), work_dir, device, EXPERT_CLIPS)
+    for expert in EXPERTS:
+        parts[expert] = train_expert(expert, checkpoint, data, work_dir, device, steps).cpu()
+    export(WanPipeline(**{**parts, "vae": parts["vae"].cpu()}, boundary_ratio=BOUNDARY_RATIO), output)
+
+
 # ----------------------------------------------------------------------------------------------------------- commands
 
 
@@ -469,14 +533,19 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="the checkpoint directory to write")
     parser.add_argument("--transformer-steps", type=int, default=TRANSFORMER_STEPS)
     parser.add_argument("--only-export", action="store_true", help="write the checkpoint from the states as they are")
+    parser.add_argument("--experts", type=Path, metavar="CHECKPOINT", help="fine-tune two experts from this checkpoint instead")
+    parser.add_argument("--expert-steps", type=int, default=EXPERT_STEPS, help="of each expert")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if args.experts:
+        train_experts(args.experts, args.work_dir, args.output, device, args.expert_steps)
+        return
     if not args.only_export:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
         vae = train_vae(args.work_dir, device)
         data = make_latents(vae, args.work_dir, device)
         train_transformer(data, args.work_dir, device, args.transformer_steps)
-    export(args.work_dir, args.output)
+    export_trained(args.work_dir, args.output)
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def test_the_report_of_a_gpu(tmp_path):
     assert rows[0][0].startswith("CPU, torch") and {len(row) for row in rows} == {3}
     figures = [(part, figure) for part, what, figure in rows[2:] if what != "took"]
     assert [(part, figure) for part, figure in figures if "**" in figure and "too noisy" not in figure] == []
-    assert [part for part, what, _ in rows if what == "took"] == ["correctness", "matrices", "passes", "decoding", "runs"]
+    assert [part for part, what, _ in rows if what == "took"] == ["correctness", "matrices", "passes", "stages", "decoding", "runs"]
     assert "skipped" in dict(figures)["correctness"]
 
 
@@ -105,7 +105,7 @@ def test_the_report_goes_on_where_a_part_fails(tmp_path, monkeypatch):
     rows = [line for line in (tmp_path / "table.md").read_text().splitlines() if "| took |" not in line]
     assert rows[2:] == [
         "| matrices | failed | **exit code 1: RuntimeError: no / memory** |",
-        "| passes | ended | **it took more than 420 s** |", "| runs | a | 1 s |",
+        "| passes | ended | **it took more than 300 s** |", "| runs | a | 1 s |",
     ]
 
 

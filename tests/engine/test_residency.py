@@ -4,9 +4,11 @@ import copy
 
 import pytest
 import torch
-from dualparal_testing.small_wan import second_expert, small_transformer
+from dualparal_testing.small_wan import TEXT_DIM, second_expert, small_transformer
 
-from xdualparal.engine.residency import SwappedExperts
+from xdualparal.engine import residency
+from xdualparal.engine.residency import ResidentExperts, SwappedExperts
+from xdualparal.models import WanFamily
 from xdualparal.models.wan import TextKV
 
 CPU = torch.device("cpu")
@@ -87,3 +89,41 @@ def test_their_transformers_are_moved_without_them(experts):
     transformers[0].to(torch.float64)
     assert transformers[0].patch_embedding.weight.dtype == torch.float64
     assert is_like(transformers[0].blocks[0], originals[0].blocks[0])
+
+
+@pytest.mark.parametrize("swaps", [False, True])
+def test_what_a_run_needs_once_waits_on_the_host(monkeypatch, swaps):
+    """The device is the host here, by another name, so that copies come and go."""
+    transformers = [small_transformer(), second_expert()]
+    originals, family, device = copy.deepcopy(transformers), WanFamily(), torch.device("cpu", 0)
+    moved = []
+    monkeypatch.setattr(residency, "_moved", lambda tensor, place: moved.append((tensor, place)) or tensor.clone(), raising=True)
+    one = SwappedExperts(transformers) if swaps else ResidentExperts(transformers)
+    one.begin(device)
+    texts = []
+    for number, transformer in enumerate(transformers):
+        one.load(number)
+        family.condition(transformer, torch.tensor([7.0]), torch.ones(1, 3, TEXT_DIM))
+        texts.append(TextKV(transformer.blocks, torch.ones(1, 3, 48)))
+    one.narrow([module for transformer in transformers for module in family.used_once(transformer)])
+    names = {name for name, _ in transformers[0].named_parameters() if name.startswith("condition_embedder")}
+    gone = 0 if swaps else 4 * 5  # of each layer the key's and value's projections and the key's norm
+    assert {place for _, place in moved} == {residency.HOST} and len(moved) == 2 * (len(names) + gone)
+    moved.clear()
+    for text in texts:
+        text.restore()
+    one.end()
+    assert {place for _, place in moved} == {device} and len(moved) == 2 * (len(names) + gone)
+    for transformer, original in zip(transformers, originals):
+        assert all(map(torch.equal, transformer.state_dict().values(), original.state_dict().values()))
+
+
+def test_on_a_cpu_nothing_moves():
+    transformer = small_transformer()
+    addresses = [one.data_ptr() for one in transformer.parameters()]
+    resident = ResidentExperts([transformer])
+    resident.begin(CPU)
+    resident.narrow(WanFamily().used_once(transformer))
+    assert [one.data_ptr() for one in transformer.parameters()] == addresses
+    resident.end()
+    assert [one.data_ptr() for one in transformer.parameters()] == addresses

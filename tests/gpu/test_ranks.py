@@ -9,10 +9,11 @@ import pytest
 from dualparal_testing.commands import Run
 from dualparal_testing.gpus import needs_gpu, num_gpus, on_gpu
 from dualparal_testing.processes import run_ranks
-from dualparal_testing.runs import CASES, latents_of_cases
+from dualparal_testing.runs import CASES, EXPERTS, OFFLOADED, latents_of_cases
 
 pytestmark = [pytest.mark.gpu, needs_gpu]
 SOME = [case for case in CASES if case.name in ("default sizes", "more blocks than steps", "stagger 2", "no context")]
+SOME += [*EXPERTS[:2], *OFFLOADED[:2]]  # two experts, both on the device and one at a time
 # float32 at any size of heads; the fastest ones want bfloat16.
 BACKEND = dict(attention_backend="SDPA")
 VIDEO = ["--model", "tiny-wan", "--prompt", "a red circle on a dark background", "--num_inference_steps", "10"]
@@ -53,6 +54,11 @@ def test_it_is_the_sequential_program(one_stage):
     for case in SOME:
         expected = case.sequential().numpy()
         assert np.abs(one_stage[case.name] - expected).max() / np.abs(expected).max() < 1e-3, case.name
+
+
+def test_experts_that_change_places_change_no_bit(one_stage):
+    for case, offloaded in zip(EXPERTS[:2], OFFLOADED):
+        assert np.array_equal(one_stage[case.name], one_stage[offloaded.name])
 
 
 # The command, on two GPUs where there are two.

@@ -27,9 +27,11 @@ def test_weights_are_those_of_the_model_and_once_more_what_every_stage_needs():
     assert [memory.weights for memory in memory_of_ranks(TWO_EXPERTS, RUN)] == [2 * one for one in weights]
 
 
-def test_with_offload_one_expert_is_there_and_the_layer_that_comes():
-    weights = [memory.weights for memory in memory_of_ranks(TWO_EXPERTS, replace(RUN, expert_offload=True))]
-    assert weights == [3 * 1000 + 2 * 120, 3 * 1000 + 2 * 100, 4 * 1000 + 2 * 100, 2 * 1000 + 2 * 130]
+def test_with_offload_the_experts_share_the_memory_of_one():
+    memories = memory_of_ranks(TWO_EXPERTS, replace(RUN, expert_offload=True))
+    assert [memory.weights for memory in memories] == [2 * 1000 + 2 * 120, 2 * 1000 + 2 * 100, 3 * 1000 + 2 * 100, 1000 + 2 * 130]
+    assert [memory.on_host for memory in memories] == [4000, 4000, 6000, 2000]
+    assert [memory.on_host for memory in memory_of_ranks(TWO_EXPERTS, RUN)] == [0] * 4
 
 
 def test_the_parts_of_a_middle_stage():

@@ -115,12 +115,12 @@ def test_every_pass_once_on_every_stage(sizes):
         assert steps_done == (passes if stage == stages - 1 else [])
 
 
-def test_guidance_is_split_where_blocks_in_flight_are_fewer_than_stages():
-    schedule = build_schedule(5, 5, 3, split_guidance=True)
-    plan = schedule.plan
-    split = {wave: {plan.branches_of(one) for one in plan.passes(wave)} for wave in range(9)}
-    assert [split[wave] == {("c", "u")} for wave in range(9)] == [True] * 2 + [False] * 5 + [True] * 2
-    assert all(split[wave] == {("",)} for wave in range(2, 7))
+@pytest.mark.parametrize("stages, videos, whole", [(3, 1, range(3, 6)), (1, 1, range(9)), (8, 2, range(4, 5)), (9, 2, ())])
+def test_guidance_is_split_where_stages_would_wait(stages, videos, whole):
+    """1, 2, 3, 4, 5, 4, 3, 2, 1 blocks in flight of each video; with whole passes fewer than stages + videos leave stages waiting."""
+    plan = DualParalPlan(5, 5, stages, split_guidance=True, videos=videos)
+    split = [{plan.branches_of(one) for one in plan.passes(wave)} for wave in range(9)]
+    assert split == [{("",)} if wave in whole else {("c", "u")} for wave in range(9)]
 
 
 def test_needs_of_half_passes():

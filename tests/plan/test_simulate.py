@@ -61,6 +61,7 @@ def test_decoding_in_a_lane_of_its_own_delays_no_stage():
 @pytest.mark.parametrize("stages, blocks, steps, whole, bubble", [
     (8, 5, 50, 48.0, 14.4), (8, 32, 4, 54.8, 20.2),  # DESIGN section 2: every wave has fewer blocks than stages
     (8, 32, 50, 3.8, 1.4), (8, 10, 50, 11.2, 4.4), (4, 5, 50, 5.7, 2.7), (2, 10, 20, 1.5, 1.0),  # it splits all waves
+    (4, 4, 40, 24.2, 3.3), (8, 8, 50, 20.8, 4.6), (2, 2, 40, 33.9, 20.4),  # as many blocks as stages
 ])
 def test_split_guidance_shrinks_bubbles(stages, blocks, steps, whole, bubble):
     assert round(100 * simulate(build_schedule(blocks, steps, stages)).bubble(), 1) == whole

@@ -31,7 +31,7 @@ class Stage:
                 family.keep_stage(transformer, layers, self.is_first, self.is_last)
             assert len(transformer.blocks) == len(layers), f"{len(transformer.blocks)} layers, stage {index} has {layers}"
         self.attentions = family.prepare_attention(self.blocks)
-        self.residency = SwappedExperts(self.transformers) if swaps_experts else ResidentExperts()
+        self.residency = SwappedExperts(self.transformers) if swaps_experts else ResidentExperts(self.transformers)
 
     @property
     def blocks(self):
@@ -97,7 +97,7 @@ class StageRun:
         self._residency = stage.residency
         self._residency.begin(text.device)
         self._experts = self._make_experts(timesteps, expert_starts, text)
-        self._residency.narrow()
+        self._residency.narrow([one for transformer in stage.transformers for one in self._family.used_once(transformer)])
         self.context = ContextStore(stage.attentions, shard.frame_tokens, get_ulysses_parallel_world_size())
 
     def _make_experts(self, timesteps, starts, text):

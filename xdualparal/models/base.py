@@ -97,6 +97,9 @@ class Family(Protocol):
         Conditioning of each step, and the projected text, (branches, length, dim).
         """
 
+    def used_once(self, transformer):
+        """Returns the modules of ``transformer`` that only ``condition`` uses."""
+
     def project_text(self, blocks, text):
         """Projects ``text``, (branches, length, dim), to the K/V of the cross-attention of ``blocks`` once.
 

@@ -165,6 +165,10 @@ class WanFamily:
             steps.append(Conditioning(head, blocks.unflatten(1, (6, -1))))
         return steps, torch.cat([embedder.text_embedder(one) for one in text.split(1)])
 
+    def used_once(self, transformer):
+        """The condition embedder."""
+        return [transformer.condition_embedder]
+
     def project_text(self, blocks, text):
         """Returns a TextKV."""
         return TextKV(blocks, text)

@@ -122,7 +122,8 @@ class RankMemory:
     ``activations``: within a pass. ``context``: kept K/V, and the memory in which they are joined with a window's. ``messages``:
     hidden states that come, wait and leave. ``latents``: of blocks in flight with their schedulers' memory, and of finished
     ones. ``vae_memory``: what the VAE remembers from block to block. ``decoding``: a block on its way to frames.
-    ``decodes_beside``: whether that happens while passes are computed.
+    ``decodes_beside``: whether that happens while passes are computed. ``on_host``: all experts' layers, where they are offloaded
+    there; ``total`` does not count them.
     """
 
     text_encoder: int
@@ -137,6 +138,7 @@ class RankMemory:
     vae_memory: int
     decoding: int
     decodes_beside: bool
+    on_host: int = 0
 
     def phases(self):
         """{name of a phase: bytes at its peak}."""
@@ -173,17 +175,16 @@ def _of_rank(model, run, stage, encodes, gives):
         messages=_messages(model, run, is_first, is_last), latents=_latents(model, run, is_first, is_last, gives),
         vae_memory=round(pixels * model.vae_memory_bytes) * (run.videos if run.decode != AT_END else 1),
         decoding=_decoding(model, run) if decodes else 0, decodes_beside=run.decode == THREAD and not run.parallel_vae,
+        on_host=model.experts * run.stage_layers[stage] * model.layer_bytes if run.expert_offload else 0,
     )
 
 
 def _weights(model, run, stage):
-    """Of all experts; with offload of one, and of the layer of the other one that comes while a layer goes."""
+    """Of all experts; with offload the experts' layers share the memory of one's (engine/residency.py)."""
     layers = run.stage_layers[stage]
     beside = model.shared_bytes + (model.embedding_bytes if stage == 0 else 0)
     beside += model.head_bytes if stage == len(run.stage_layers) - 1 else 0
-    if model.experts > 1 and run.expert_offload:
-        return (layers + 1) * model.layer_bytes + model.experts * beside
-    return model.experts * (layers * model.layer_bytes + beside)
+    return (1 if run.expert_offload else model.experts) * layers * model.layer_bytes + model.experts * beside
 
 
 def _text(model, run, stage):

@@ -57,10 +57,11 @@ class PipelinePlan:
     def branches_of(self, one):
         """The branches of the FORWARDs that make the pass ``one``: both in one, or one after the other.
 
-        Half passes are for waves with fewer passes than stages, where whole ones leave stages waiting. A wave is split or
-        not as a whole, so that each half pass finds the K/V of its own branch.
+        Half passes are for waves where whole ones leave stages waiting: a wave's first pass waits until the one of the block
+        before, ``videos`` places behind it in the wave before, has left the last stage. A wave is split or not as a whole, so
+        that each half pass finds the K/V of its own branch.
         """
-        if self.split_guidance and len(self.passes(self.wave_of(one))) < self.num_stages:
+        if self.split_guidance and 1 < self.num_stages > len(self.passes(self.wave_of(one))) - self.videos:
             return (CONDITIONAL, UNCONDITIONAL)
         return (BOTH,)
 

@@ -24,6 +24,8 @@ from ..launch.watchdog import Watchdog  # noqa: E402
 from . import screen  # noqa: E402
 from .advice import waiting_line  # noqa: E402
 from .checks import check_command  # noqa: E402
+from .memory import memory_line  # noqa: E402
+from .memory_check import check_memory  # noqa: E402
 from .outputs import claim_outputs  # noqa: E402
 from .flags import command_settings, dualparal_config, make_parser, xdit_args  # noqa: E402
 from .folders import make_folders  # noqa: E402
@@ -58,6 +60,7 @@ def main():
     with refusing(mailbox), _quietly():
         args, model_class = _check(sys.argv[1:])
     with refusing_alone(mailbox), _quietly():
+        warning = check_memory(args, model_class)
         locks = claim_outputs(args, model_class)
     _wait_for_claim(mailbox)
     screen.set_up(args["dualparal_degree"] is not None)
@@ -65,6 +68,10 @@ def main():
     if int(os.environ["WORLD_SIZE"]) > 1:
         log(f"connecting {os.environ['WORLD_SIZE']} processes")
     if line := waiting_line(args, model_class):
+        log(line)
+    if warning:
+        log(f"warning: {warning}", log_from_all_processes=True)
+    elif line := memory_line(args, model_class):
         log(line)
     try:
         store = keep_store()  # noqa: F841  (it lives as long as this name)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from ..limits import LORA_WEIGHT, RATE_FACTOR, SECONDS
 from ..plan.settings import Settings, setting
 
+REFUSE, WARN = "refuse", "warn"
+
 
 @dataclass(frozen=True)
 class CommandSettings(Settings):
@@ -31,9 +33,13 @@ class CommandSettings(Settings):
         None, "seconds that a process may be silent before the run is ended; by default 50 times its longest action, at "
         "least 60"
     )
+    memory_check: str = setting(
+        REFUSE, "what becomes of a command that by arithmetic needs more memory than is free: 'refuse' it before anything is loaded, "
+        "or 'warn' and run it", "WHAT"
+    )
 
     def check(self):
-        """Raises ValueError for what is no rate factor, no time or no LoRA's weight."""
+        """Raises ValueError for what is no rate factor, time or LoRA's weight, and for another memory_check."""
         for name in ("lora", "lora_2"):
             for text in getattr(self, name) or ():
                 LORA_WEIGHT.of(f"the weight of {name} {text}", weighted_path(text)[1])
@@ -42,6 +48,8 @@ class CommandSettings(Settings):
             SECONDS.of("hang_timeout", self.hang_timeout)
         if self.output is not None and not self.output.endswith(".mp4"):
             raise ValueError(f"output is {self.output!r}: give a file that ends in .mp4")
+        if self.memory_check not in (REFUSE, WARN):
+            raise ValueError(f"memory_check is {self.memory_check!r}: give one of {REFUSE}, {WARN}")
 
 
 def weighted_path(text):

@@ -1,0 +1,100 @@
+"""The memory that a command needs, by arithmetic.
+
+Knows: the flags, and the configurations of the models. Must not know: how memory follows from numbers (plan/memory.py), or how
+much there is (memory_check.py).
+"""
+
+import json
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from ..models.numbers import UMT5_XXL, model_numbers
+from ..models.weights import read_configs
+from ..plan.memory import ModelNumbers, RunNumbers, fullest, memory_of_ranks
+from ..plan.partition import layer_ranges
+from ..plan.schedule import AT_END
+from ..text_settings import DEVICE
+from .flags import dualparal_config, value_of
+
+# DESIGN section 3: feed-forward dimension by the number of heads, of models that are not in a folder here.
+_FFN_DIMS = {12: 8960, 40: 13824}
+_TILE = 256  # pixels, and a quarter of that is overlap: diffusers 0.42.1, AutoencoderKLWan
+
+
+def predicted(args, model):
+    """A plan.memory.RankMemory for each rank of a replica. ``args``: a dict of flags that were checked. ``model``: their class."""
+    precision = args["dualparal_vae_precision"]
+    vae_dtype = model.family.facts.vae_dtype if precision is None else getattr(torch, precision)
+    return memory_of_ranks(_model_numbers(model, vae_dtype), _run_numbers(args, model))
+
+
+@lru_cache(maxsize=16)
+def _model_numbers(model, vae_dtype):
+    return ModelNumbers(**model_numbers(model.family, *_configs(model), model.dtype, vae_dtype))
+
+
+def _configs(model):
+    """Of the transformer, the VAE and the text encoder."""
+    folder = Path(model.settings.model_name)
+    if not folder.is_dir():
+        heads = model.num_heads
+        return dict(num_layers=model.num_layers, num_attention_heads=heads, ffn_dim=_FFN_DIMS[heads]), {}, UMT5_XXL
+    _, transformer, vae = read_configs(folder)
+    return transformer, vae, json.loads((folder / "text_encoder" / "config.json").read_text())
+
+
+def _run_numbers(args, model):
+    config, num_frames = dualparal_config(args), value_of(args, model, "num_frames")
+    latent_frames = model.family.facts.latent_frames(num_frames) if num_frames else None
+    layers = layer_ranges(model.num_layers, config, args["dualparal_degree"])
+    size = _tile(args) if args["enable_tiling"] else None
+    return RunNumbers(
+        height=value_of(args, model, "height"), width=value_of(args, model, "width"),
+        branches=2 if value_of(args, model, "guidance_scale") > 1 else 1, layout=replace(config.layout, latent_frames=latent_frames),
+        steps=value_of(args, model, "num_inference_steps"), stage_layers=tuple(map(len, layers)), stagger=config.stagger,
+        videos=1, text_tokens=args["max_sequence_length"] or 512, ulysses=args["ulysses_degree"] or 1,
+        ring=args["ring_degree"] or 1, guidance_ranks=2 if args["use_cfg_parallel"] else 1,
+        decode=AT_END if args["use_parallel_vae"] else config.decode, parallel_vae=bool(args["use_parallel_vae"]),
+        tile=size and size[0], tile_stride=size and size[1], encoder_on_device=config.text_encoder == DEVICE or not torch.accelerator.is_available(),
+        expert_offload=config.expert_offload,
+    )
+
+
+def _tile(args):
+    """((height, width) of the VAE's tiles, how far they are apart), in pixels."""
+    size = tuple(args[f"vae_tile_size_{side}"] or _TILE for side in ("height", "width"))
+    overlap = (args[f"vae_tile_overlap_{side}"] for side in ("height", "width"))
+    return size, tuple(length - (length // 4 if over is None else over) for length, over in zip(size, overlap))
+
+
+def memory_line(args, model):
+    """A line on what the fullest rank will need; "" without DualParal."""
+    if args["dualparal_degree"] is None:
+        return ""
+    rank, memory = fullest(predicted(args, model))
+    return f"by arithmetic rank {rank} needs the most memory: {in_words(memory)}"
+
+
+def in_words(memory):
+    """The total of a RankMemory and the parts of its largest phase, largest first."""
+    phases = memory.phases()
+    phase = max(phases, key=phases.get)
+    parts = sorted(memory.parts().items(), key=lambda part: -part[1])
+    shown = [
+        f"{name.replace('_', ' ')} {in_gb(size)}" for name, size in parts if name in _PHASES[phase] and size > 0.01 * memory.total
+    ]
+    return f"{in_gb(memory.total)} GB ({phase}: {', '.join(shown)})"
+
+
+_PHASES = {  # the parts that are there in each phase
+    "encoding": ("text_encoder",), "loading": ("weights", "loading", "vae"),
+    "passes": ("weights", "vae", "text", "activations", "context", "messages", "latents", "vae_memory", "decoding"),
+}
+
+
+def in_gb(size):
+    """A number of bytes in GB, as text."""
+    return f"{size / 1e9:.1f}" if size >= 1e9 else f"{size / 1e9:.2f}"

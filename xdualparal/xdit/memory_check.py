@@ -1,0 +1,180 @@
+"""Refuses a command whose ranks do not fit in the memory that is free, and says what would fit.
+
+Knows: how much is free on this rank's device or machine, and flags that need less. Must not know: how much a rank needs (memory.py).
+
+An estimate may be wrong: what is refused can be run with --dualparal_memory_check warn. What is not counted, an accelerator's
+libraries and what its allocator cannot use again, is in RESERVE; of that nothing was measured on a GPU yet.
+"""
+
+import os
+from itertools import combinations
+from typing import NamedTuple
+
+import torch
+
+from ..engine.sharding import check_even_split, check_heads
+from ..plan.schedule import INLINE, THREAD
+from ..text_settings import CPU, DEVICE
+from .degrees import num_processes
+from .flags import value_of
+from .memory import in_gb, in_words, predicted
+from .settings import REFUSE
+
+RESERVE = 500_000_000  # bytes for each rank on an accelerator: NCCL's buffers, cuBLAS's and cuDNN's workspaces, fragments
+_MOST_RANKS = 64  # of a proposal
+
+
+class Place(NamedTuple):
+    """A memory: ``free_bytes`` in it for ``ranks``, numbers of processes, this one among them."""
+
+    name: str
+    free_bytes: int
+    ranks: tuple[int, ...]
+    is_host: bool
+
+    def needs(self, memories):
+        """Bytes here of ranks with these RankMemory, of one replica after the other."""
+        return sum(self._one(memories[rank % len(memories)]) for rank in self.ranks)
+
+    def _one(self, memory):
+        return memory.total + (memory.on_host if self.is_host else RESERVE)
+
+
+def check_memory(args, model):
+    """Checks the memory of this rank's device, or on a machine without accelerator of all its ranks.
+
+    ``args``: flags that were checked, ``model``: their class. Returns a line that warns, or "". Raises ValueError, one line with
+    what would fit, where the settings say so.
+    """
+    if args["dualparal_degree"] is None:
+        return ""
+    place, memories = place_of_this_rank(int(os.environ["WORLD_SIZE"])), predicted(args, model)
+    if place is None or place.needs(memories) <= place.free_bytes:
+        return ""
+    line = f"{_what_is_needed(place, memories)}: {_proposal(args, model, place)}"
+    if args["dualparal_memory_check"] == REFUSE:
+        raise ValueError(f"{line}; --dualparal_memory_check warn runs it all the same")
+    return line
+
+
+def _what_is_needed(place, memories):
+    rank = max(place.ranks, key=lambda number: memories[number % len(memories)].total)
+    words = f"by arithmetic rank {rank} needs {in_words(memories[rank % len(memories)])}"
+    if len(place.ranks) > 1:
+        words += f", all {len(place.ranks)} ranks on {place.name} {in_gb(place.needs(memories))} GB"
+    elif not place.is_host:
+        words += f" and {in_gb(RESERVE)} GB for libraries"
+    return f"{words}, and {place.name} has {in_gb(place.free_bytes)} GB free"
+
+
+def place_of_this_rank(world_size):
+    """The Place of this process by its environment, as torchrun and our launcher set it; None where it is not known what is free."""
+    local_rank, rank = (int(os.environ.get(name, 0)) for name in ("LOCAL_RANK", "RANK"))
+    first, here = rank - local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+    if not torch.accelerator.is_available():
+        free = available_on_host()
+        return None if free is None else Place("this machine", free, tuple(range(first, first + here)), True)
+    count = torch.accelerator.device_count()
+    index = local_rank % count  # as xDiT chooses
+    free = free_on_device(index)
+    same = tuple(range(first + index, first + here, count))
+    return None if free is None else Place(f"device {index}", free, same, False)
+
+
+def available_on_host():
+    """Bytes that programs can have without swapping, by Linux; None elsewhere."""
+    try:
+        with open("/proc/meminfo") as lines:
+            found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    except OSError:
+        return None
+    return found[0] if found else None
+
+
+def free_on_device(index):
+    """Bytes that are free on an accelerator, when this process has its context there; None where torch cannot say."""
+    ask = getattr(torch.accelerator, "get_memory_info", torch.cuda.mem_get_info)  # torch 2.10 has the first
+    try:
+        return ask(index)[0]
+    except (RuntimeError, AssertionError, NotImplementedError):
+        return None
+
+
+# What would fit.
+
+
+class Change(NamedTuple):
+    """Other values of flags, as one would type them, and {flag: value}."""
+
+    text: str
+    values: dict
+
+
+def _proposal(args, model, place):
+    for change in _changes(args, model):
+        changed = args | change.values
+        needs = _needs(place, predicted(changed, model), num_processes(changed) / num_processes(args))
+        if needs <= place.free_bytes:
+            return f"{change.text} would fit, with {in_gb(needs)} GB"
+    return "no flag and no degree would be enough: give a smaller --height and --width, or --dualparal_block_latents"
+
+
+def _needs(place, memories, growth):
+    """On a device as many ranks as now, of which each may be the fullest; on a host all, in the same number of machines."""
+    if place.is_host:
+        return round(sum(memory.total + memory.on_host for memory in memories) * len(place.ranks) * growth / len(memories))
+    return len(place.ranks) * (max(memory.total for memory in memories) + RESERVE)
+
+
+def _changes(args, model):
+    """The smallest first: what needs no more processes, then more stages and parts of frames, then these with all the rest."""
+    flags, degrees = list(_flags(args, model)), list(_degrees(args, model))
+    together = [_merged(chosen) for number in range(1, len(flags) + 1) for chosen in combinations(flags, number)]
+    return [*together, *degrees, *(_merged([degree, all_flags]) for degree in degrees for all_flags in together[-1:])]
+
+
+def _flags(args, model):
+    """What changes no video comes first."""
+    if args["dualparal_decode"] == THREAD and not args["use_parallel_vae"]:
+        yield Change(f"--dualparal_decode {INLINE}", dict(dualparal_decode=INLINE))
+    if args["dualparal_text_encoder"] == DEVICE:
+        yield Change(f"--dualparal_text_encoder {CPU}", dict(dualparal_text_encoder=CPU))
+    if len(model.family.facts.experts) > 1 and not args["dualparal_expert_offload"]:
+        yield Change("--dualparal_expert_offload", dict(dualparal_expert_offload=True))
+    if not args["enable_tiling"]:
+        yield Change("--enable_tiling", dict(enable_tiling=True))
+    if args["dualparal_vae_precision"] in (None, "float32"):
+        yield Change("--dualparal_vae_precision bfloat16", dict(dualparal_vae_precision="bfloat16"))
+
+
+def _degrees(args, model):
+    """Fewer processes first, of equally many more stages."""
+    if args["dualparal_stage_layers"] is not None:
+        return []
+    stages_now, shards_now = args["dualparal_degree"], args["ulysses_degree"] or 1
+    most = _MOST_RANKS * stages_now * shards_now // num_processes(args)
+    degrees = [
+        (stages, shards) for stages in range(stages_now, model.num_layers + 1) for shards in range(shards_now, most // stages + 1)
+        if (stages, shards) != (stages_now, shards_now) and _can_share(args, model, shards)
+    ]
+    degrees.sort(key=lambda degree: (degree[0] * degree[1], -degree[0]))
+    return [_of_degrees(stages, shards, stages_now, shards_now) for stages, shards in degrees]
+
+
+def _of_degrees(stages, shards, stages_now, shards_now):
+    flags = [f"--dualparal_degree {stages}"] * (stages > stages_now) + [f"--ulysses_degree {shards}"] * (shards > shards_now)
+    return Change(" ".join(flags), dict(dualparal_degree=stages, ulysses_degree=shards))
+
+
+def _can_share(args, model, ulysses_degree):
+    height, width = (value_of(args, model, name) // model.pixels_per_token for name in ("height", "width"))
+    try:
+        check_heads(model.num_heads, ulysses_degree)
+        check_even_split(height * width, ulysses_degree * (args["ring_degree"] or 1))
+    except ValueError:
+        return False
+    return True
+
+
+def _merged(changes):
+    return Change(" ".join(change.text for change in changes), {name: value for change in changes for name, value in change.values.items()})
