@@ -247,27 +247,3 @@ def test_the_vaes_precision():
     assert np.array_equal(frames[None], frames["float32"])
     errors = [np.abs(frames[one] - frames["float32"]).max() for one in ("float16", "bfloat16")]
     assert 0 < errors[0] < errors[1] < 0.1
-
-
-def with_lora(rank):
-    """[(ours, diffusers') latents] of a transformer with a LoRA beside its weights, and fused; and without one."""
-    from peft import LoraConfig
-
-    def pipeline(fuse):
-        wan = small_pipeline()
-        torch.manual_seed(0)
-        wan.transformer.add_adapter(LoraConfig(r=4, target_modules=["to_q", "to_v", "ffn.net.2"], init_lora_weights=False), "a")
-        if fuse:
-            wan.transformer.fuse_lora()
-            wan.transformer.unload_lora()
-        return wan
-
-    case, engine = Case("one block", num_frames=21, num_steps=3), engine_config()
-    expected = pipeline(False)(**case.arguments()).frames.numpy()
-    ours = [DualParalPipeline(pipeline(fuse), engine, case.config())(**case.arguments()).frames.numpy() for fuse in (False, True)]
-    return ours, expected, small_pipeline()(**case.arguments()).frames.numpy()
-
-
-def test_a_lora_counts():
-    [(ours, expected, without)] = run_ranks(with_lora, 1)
-    assert all(difference(one, expected) <= BAR for one in ours) and difference(without, expected) > 100 * BAR

@@ -1,18 +1,22 @@
 """LoRAs that are fused as their tensors are loaded, held against diffusers' and PEFT's own fusing."""
 
 import json
+import re
 import shutil
 
 import pytest
 import torch
-from diffusers import WanPipeline
+from diffusers import WanPipeline, WanTransformer3DModel
 from dualparal_testing import loras
+from dualparal_testing.checkpoints import write_checkpoint
 from dualparal_testing.small_wan import small_pipeline, small_transformer
 from safetensors.torch import load_file, save_file
 
 from xdualparal.models import lora as lora_module
 from xdualparal.models.lora import Adapters
 from xdualparal.models.reading import Reader
+from xdualparal.models.wan22 import Wan22Family
+from xdualparal.models.weights import load_stage
 
 BAR = 1e-6
 
@@ -67,6 +71,12 @@ FILES = {  # {format: (tensors, PEFT settings)}
 def test_as_diffusers_fuses(name, weight, tmp_path):
     path = loras.write(tmp_path / "lora.safetensors", *FILES[name])
     assert_same(fused(Adapters([(path, weight)])), by_diffusers((path, weight)))
+
+
+def test_a_relative_path_is_named_with_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"^the LoRA {tmp_path.name}/a.safetensors is missing: give"):
+        Adapters([("a.safetensors", 1.0)])
 
 
 def test_several_are_added(tmp_path):
@@ -185,6 +195,18 @@ def test_what_no_lora_changes_is_left_as_it_is(tmp_path):
     assert adapters.change("blocks.0.attn1.to_q.weight", weight).dtype == torch.float32 and torch.all(weight == 1)
 
 
+@pytest.mark.parametrize("part", ["transformer", "transformer_2"])
+def test_settings_of_diffusers_hold_for_the_expert_that_a_file_is_given_to(part, tmp_path):
+    settings = {"r": 4, "lora_alpha": 8.0}
+    plain = loras.write(tmp_path / "plain.safetensors", loras.original_format(MADE, alpha=8.0))
+    both = {f"{one}.{name}": value for one in ("transformer", "transformer_2") for name, value in settings.items()}
+    expected = fused(Adapters([(plain, 1.0)]))
+    for number, metadata in enumerate([settings, {f"transformer.{name}": value for name, value in settings.items()}, both]):
+        path = loras.write(tmp_path / f"{number}.safetensors", loras.diffusers_format(MADE), metadata)
+        ours = fused(Adapters([(path, 1.0)], part, ("transformer", "transformer_2")))
+        assert all(torch.equal(ours[name], tensor) for name, tensor in expected.items())
+
+
 def test_each_expert_takes_its_own(tmp_path):
     parts = ("transformer", "transformer_2")
     first, second = loras.pairs(small_transformer(), seed=6), loras.pairs(small_transformer(), seed=7)
@@ -228,7 +250,8 @@ REFUSED = {
     "PiSSA": (PLAIN, {"init_lora_weights": "pissa"}, "was begun with pissa by its metadata"),
     "another rank": (PLAIN, {"r": 8, "lora_alpha": 8}, "rank 4 and its metadata says 8"),
     "alpha that is no number": (PLAIN, {"r": 4, "lora_alpha": "8"}, "has lora_alpha '8' by its metadata"),
-    "a pattern that is none": (PLAIN, {"r": 4, "alpha_pattern": {"(": 4}}, r"has the pattern '\(' by its metadata"),
+    "no alpha in its settings": (PLAIN, {"r": 4}, "has no lora_alpha by its metadata, so its scale is not known"),
+    "a pattern that is none": (PLAIN, {"r": 4, "lora_alpha": 4, "alpha_pattern": {"(": 4}}, r"has the pattern '\(' by its metadata"),
     "patterns that are none": (PLAIN, {"r": 4, "rank_pattern": [4]}, r"has r \[4\] by its metadata"),
 }
 
@@ -301,3 +324,36 @@ def test_the_identity_is_of_contents_and_weights(tmp_path):
         (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": alpha}))
         digests += Adapters([(peft, 1.0)]).identity()
     assert digests[0] != digests[1]
+
+
+def loaded(folder, stages, changes):
+    """[the pipeline of each stage], whose transformers are changed as they are loaded."""
+    bounds = [round(index * 5 / stages) for index in range(stages + 1)]
+    ranges = [range(*ends) for ends in zip(bounds, bounds[1:])]
+    return ranges, [load_stage(Wan22Family(), folder, index, stages, layers, torch.float32, False, changes=changes) for index, layers in enumerate(ranges)]
+
+
+@pytest.mark.parametrize("stages", [1, 2, 4])
+def test_stages_that_are_loaded_of_both_experts_are_diffusers_with_its_loras_fused(stages, tmp_path):
+    folder = write_checkpoint(tmp_path / "model", "Wan2.2-T2V")
+    whole, parts = WanPipeline.from_pretrained(folder), Wan22Family.facts.experts
+    changes, before = {}, {part: WanTransformer3DModel.from_config(getattr(whole, part).config) for part in parts}
+    for number, part in enumerate(parts):
+        path = loras.write(tmp_path / f"{part}.safetensors", loras.original_format(loras.pairs(getattr(whole, part), seed=number), alpha=loras.ALPHA))
+        whole.load_lora_weights(path, adapter_name=part, load_into_transformer_2=bool(number))
+        adapters = Adapters([(path, 1.0)], part, parts)
+        adapters.check(loras.sizes(before[part]))
+        changes[part] = adapters.change
+    whole.fuse_lora(components=list(parts))
+    whole.unload_lora_weights()
+    ranges, made = loaded(folder, stages, changes)
+    _, alone = loaded(folder, 1, changes)
+    for part in parts:
+        expected, once = getattr(whole, part).state_dict(), getattr(alone[0], part).state_dict()
+        seen = set()
+        for layers, pipeline in zip(ranges, made):
+            for name, tensor in getattr(pipeline, part).state_dict().items():
+                full = re.sub(r"^blocks\.(\d+)", lambda match: f"blocks.{int(match[1]) + layers.start}", name)
+                assert torch.equal(tensor, once[full]) and (tensor - expected[full]).abs().max() < BAR
+                seen.add(full)
+        assert seen == expected.keys()

@@ -98,4 +98,5 @@ def test_the_better_degrees():
     assert few_steps.better(Degrees(16))[0] == Degrees(4, shards=4)  # 8 stages still wait 54.8 % of 77.4
     assert job(32, 4, prompts=2, most_videos=2).better(Degrees(8))[0] == Degrees(8, videos=2)
     assert job(32, 4, shards=(1,)).better(Degrees(8)) is None
+    assert job(32, 4, allows=lambda degrees: degrees.stages < 4).better(Degrees(8))[0] == Degrees(2, shards=4)
     assert job(1, 4, guided=True).better(Degrees(2))[0] == Degrees(1, branches=2)

@@ -2,8 +2,10 @@
 
 import pytest
 
+from xdualparal.xdit import memory_check
 from xdualparal.xdit.advice import waiting_line
 from xdualparal.xdit.flags import make_parser
+from xdualparal.xdit.memory_check import Place
 from xdualparal.xdit.registry import model_class
 
 PRICE = "times the weights on each process and what is exchanged not counted"
@@ -39,3 +41,16 @@ def test_little_waiting_is_not_worth_a_line():
 def test_replicas_make_a_prompt_each():
     line = said(*MANY, "--num_frames", "5", "--dualparal_degree", "2", "--ring_degree", "16", prompts=("a red circle", "a blue square"))
     assert line.endswith(f"--dualparal_degree 1 --data_parallel_degree 2 waits 0%, with 2 {PRICE}")
+
+
+def test_what_does_not_fit_or_contradicts_a_flag_is_not_proposed(monkeypatch):
+    flags = ("--num_frames", "0", "--num_inference_steps", "4", "--guidance_scale", "1", "--dualparal_degree", "8")
+    line = "stages will wait 50% of the time (4 steps, 8 stages)"
+
+    def said_with(gigabytes, *extra):
+        monkeypatch.setattr(memory_check, "place_of_this_rank", lambda world_size: Place("device 0", gigabytes * 10**9, (0,), False))
+        return said(*flags, *extra, model="Wan2.1-T2V")
+
+    assert said_with(80).startswith(f"{line}: --dualparal_degree 4 --ulysses_degree 2 waits 0%")
+    assert said_with(8) == line  # half of its 28 GB of weights, on 2 or 4 stages, do not fit
+    assert said_with(80, "--dualparal_stage_layers", "5,5,5,5,5,5,5,5") == line

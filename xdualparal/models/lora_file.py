@@ -58,7 +58,7 @@ class LoraFile:
     """
 
     def __init__(self, path, part, parts):
-        self.file = _file_at(Path(path))
+        self.file = _file_at(Path(path).absolute())
         self._headers, metadata = _headers(self.file), _metadata(self.file)
         self._keys = self._own_keys(part, parts)
         self.config = self._config(metadata, part)
@@ -190,6 +190,8 @@ class _Config:
             raise lora.refusal(f"was begun with {how} by {where}, which changes the model's own weights, too: give a plain LoRA, to which PEFT converts it")
         self._rank, self._ranks = self._numbers(content, "r", "rank_pattern")
         self._alpha, self._alphas = self._numbers(content, "lora_alpha", "alpha_pattern")
+        if self._alpha is None:
+            raise lora.refusal(f"has no lora_alpha by {where}, so its scale is not known: give one whose settings are whole")
         self._is_rank_stabilized = bool(content.get("use_rslora"))
         self.identity = [self._rank, self._ranks, self._alpha, self._alphas, self._is_rank_stabilized]
 
@@ -201,8 +203,7 @@ class _Config:
 
     def scale(self, module, rank):
         """What a pair of ``rank`` is multiplied by: alpha / rank, or alpha / sqrt(rank) where it is rank-stabilized."""
-        alpha = _by_pattern(self._alphas, module, self._alpha)
-        return 1.0 if alpha is None else alpha / (math.sqrt(rank) if self._is_rank_stabilized else rank)
+        return _by_pattern(self._alphas, module, self._alpha) / (math.sqrt(rank) if self._is_rank_stabilized else rank)
 
     def _numbers(self, content, name, pattern):
         value, by_pattern = content.get(name), content.get(pattern) or {}
@@ -266,9 +267,13 @@ def _weight_of(bias):
 
 
 def _of_part(content, part):
-    """diffusers' pipelines put the part before each setting's name; a model's own ``save_lora_adapter`` does not."""
-    own = {name.removeprefix(f"{part}."): value for name, value in content.items() if name.startswith(f"{part}.")}
-    return own or content
+    """diffusers' pipelines put the part before each setting's name, "transformer" for a LoRA of either expert; a model's own
+    ``save_lora_adapter`` does not."""
+    for prefix in (f"{part}.", "transformer."):
+        own = {name.removeprefix(prefix): value for name, value in content.items() if name.startswith(prefix)}
+        if own:
+            return own
+    return content
 
 
 def _by_pattern(patterns, module, default):

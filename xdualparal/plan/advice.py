@@ -39,7 +39,7 @@ class Job:
     """What is to be made. ``plan_of(stages, split_guidance, videos)``: the plan of ``videos`` videos side by side.
 
     ``prompts``: as many videos of equal length. ``guided``: whether a pass has two branches. ``most_stages``, ``most_videos``:
-    limits. ``shards``: the allowed numbers of Ulysses ranks.
+    limits. ``shards``: the allowed numbers of Ulysses ranks. ``allows(degrees)``: what else must hold of a proposal.
     """
 
     plan_of: Callable[[int, bool, int], PipelinePlan]
@@ -48,6 +48,7 @@ class Job:
     most_stages: int
     shards: tuple[int, ...]
     most_videos: int = 1
+    allows: Callable[[Degrees], bool] = lambda degrees: True
 
     def waiting(self, degrees):
         """The share of the stages' time, 0 to 1, in which they do nothing, until the last video of all replicas is done."""
@@ -77,7 +78,7 @@ class Job:
         """
         most = self.waiting(given) / 2
         judged = [(degrees, self.waiting(degrees)) for degrees in self.alternatives(given)]
-        judged = [one for one in judged if one[1] <= most]
+        judged = [one for one in judged if one[1] <= most and self.allows(one[0])]
         return min(judged, key=lambda one: (-one[0].stages, one[1], one[0][1:]), default=None)
 
 

@@ -1,6 +1,6 @@
 """Says before a run how much of the time stages will wait, and which degrees of the same processes wait less.
 
-Knows: the flags of degrees. Must not know: how waiting is computed (plan/advice.py).
+Knows: the flags of degrees. Must not know: how waiting (plan/advice.py) and memory (memory_check.py) are computed.
 """
 
 from dataclasses import replace
@@ -10,6 +10,7 @@ from ..plan.schedule import NO_DECODE
 from ..strategies.base import Lanes
 from ..strategies.dualparal import DualParal
 from .flags import dualparal_config, value_of
+from .memory_check import fits
 from .prompts import prompts_of
 
 
@@ -48,8 +49,19 @@ def _job(args, model):
 
     return Job(
         plan_of, prompts=len(prompts_of(args)), guided=value_of(args, model, "guidance_scale") > 1,
-        most_stages=model.num_layers, shards=_shards(args, model),
+        most_stages=model.num_layers, shards=_shards(args, model), allows=lambda degrees: _is_possible(args, model, degrees),
     )
+
+
+def _is_possible(args, model, degrees):
+    """Layers that were given by the stage are for as many stages, and fewer stages may not fit in memory."""
+    if args["dualparal_stage_layers"] is not None and degrees.stages != args["dualparal_degree"]:
+        return False
+    flags = dict(
+        dualparal_degree=degrees.stages, ulysses_degree=degrees.shards, use_cfg_parallel=degrees.branches == 2,
+        data_parallel_degree=degrees.replicas,
+    )
+    return fits(args | flags, model)
 
 
 def _shards(args, model):
