@@ -38,9 +38,9 @@ def test_little_waiting_is_not_worth_a_line():
     assert said(model="Wan2.1-T2V") == ""  # xDiT's own
 
 
-def test_replicas_make_a_prompt_each():
+def test_several_prompts_share_the_stages():
     line = said(*MANY, "--num_frames", "5", "--dualparal_degree", "2", "--ring_degree", "16", prompts=("a red circle", "a blue square"))
-    assert line.endswith(f"--dualparal_degree 1 --data_parallel_degree 2 waits 0%, with 2 {PRICE}")
+    assert line.endswith(": --dualparal_videos_in_flight 2 waits 11%")
 
 
 def test_what_does_not_fit_or_contradicts_a_flag_is_not_proposed(monkeypatch):

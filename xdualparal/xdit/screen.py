@@ -60,7 +60,7 @@ def start_text(video, path):
     frames = f"{wanted.num_frames} frames" if wanted.num_frames else "frames until it is stopped"
     return (
         f'"{textwrap.shorten(wanted.prompt, 60)}": {frames} of {wanted.width} x {wanted.height}, {wanted.num_inference_steps} steps, '
-        f"seed {video.spec.seed}; encoding the prompt"
+        f"seed {video.spec.seed}"
     )
 
 

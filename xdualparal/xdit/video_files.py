@@ -99,9 +99,9 @@ class _Files:
                 closing.callback(writer.close)
 
 
-def write_videos(writers, run, input_args, watchdog=None):
-    """Writes the segments of ``run``, a GroupRun, to its videos' ``writers``, see ``open_all``, closes them, and leaves the reports.
-    Where the ``watchdog`` ends the run at once, the files are closed with the segments that are in them."""
+def write_videos(writers, run, input_args, memory, watchdog=None):
+    """Writes the segments of ``run``, a GroupRun, to its videos' ``writers``, see ``open_all``, closes them, and leaves the reports,
+    with ``memory`` (see memory.memory_report). Where the ``watchdog`` ends the run at once, the files are closed with the segments that are in them."""
     on_abort = watchdog.on_abort if watchdog is not None else lambda function: None
     files = _Files({video.number: writers[video.number] for video in run.videos_to_make})
     with ThreadedWriter(files, run.meter.writes) as thread:
@@ -116,7 +116,7 @@ def write_videos(writers, run, input_args, watchdog=None):
     for video in run.videos_to_make:
         writer = writers[video.number]
         if writer.frames_written:
-            report = dict(video.report, frames=writer.frames_written, **provenance(video.spec, input_args))
+            report = dict(video.report, frames=writer.frames_written, memory=memory, **provenance(video.spec, input_args))
             write_report(report_path(writer.path), report)
         log(end_text(writer.path, video, writer.frames_written), log_from_all_processes=True)
 
