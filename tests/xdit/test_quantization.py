@@ -48,6 +48,12 @@ def test_the_reason_is_xdits(tmp_path, monkeypatch, reason):
         check_command(parsed(tmp_path, "--gemm_quantization", "fp8"), 2)
 
 
+def test_the_vaes_precision_has_a_second_name(tmp_path):
+    assert dualparal_config(parsed(tmp_path, "--vae_dtype", "bfloat16")).vae_precision == "bfloat16"
+    with pytest.raises(ValueError, match="vae_precision is 'int4'"):
+        dualparal_config(parsed(tmp_path, "--vae_dtype", "int4"))
+
+
 def test_where_the_device_can_it_is_another_run(tmp_path, monkeypatch):
     monkeypatch.setattr(quantization, "probe_fp8_backend_capabilities", lambda: ABLE)
     args = parsed(tmp_path, "--gemm_quantization", "fp8")
