@@ -91,7 +91,7 @@ def figures(device, experts, swapped, index, count, waves):
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     with torch.no_grad():
-        run = StageRun(stage, timesteps, starts, text, shard)
+        run = StageRun(stage, timesteps, starts, {0: text}, shard)
         with run.context.installed():
             seconds = [wave_s(run, stage, plan, shard, wave, device) for wave in range(STEPS + waves)][STEPS:]
         run.end()

@@ -14,7 +14,7 @@ from .compat.backports import complete_xfuser
 from .config import DualParalConfig
 from .engine.meter import Meter
 from .engine.placement import place
-from .engine.sharding import check_even_split, check_heads
+from .engine.sharding import check_degrees, check_even_split, check_heads
 from .engine.stop import StopSign, waves_to_finish
 from .engine.used_weights import UsedWeights
 from .engine.video import Video, check_alike
@@ -58,7 +58,7 @@ class DualParalPipeline:
         self.pipe, self.config = wan_pipeline, config
         self.family = family_of(wan_pipeline)
         parallel, runtime = engine_config.parallel_config, engine_config.runtime_config
-        _check_degrees(parallel)
+        check_degrees(parallel)
         experts = [getattr(wan_pipeline, name) for name in self.family.facts.experts]
         _check_offload(config, self.family)
         check_heads(experts[0].config.num_attention_heads, parallel.ulysses_degree)
@@ -95,6 +95,11 @@ class DualParalPipeline:
         """Says that no weight will be changed any more: they are read once, now, to tell them apart, and not for each video.
         Every rank must call it."""
         self._weights.freeze()
+
+    def quantize(self, name, convert):
+        """Freezes the weights, and then quantizes the stage's layers, see ``Stage.quantize``. Every rank must call it, once."""
+        self.freeze_weights()
+        self.stage.quantize(name, convert, self.device)
 
     def compile(self, **options):
         """Compiles the stage's blocks, when a video is first made: once for whole windows and once for a short last block's.
@@ -236,7 +241,7 @@ class DualParalPipeline:
         pipe = self.pipe
         return RunSpec(
             **request.identity(), **self._weights.digests(), **self.strategy.identity(self.config), **(file_spec or {}),
-            model=self.model_name, loras=self.loras, precision=dtype_name(self.stage.dtype), compiled=self.stage.is_compiled, compile_options=self.stage.compile_options,
+            model=self.model_name, loras=self.loras, precision=self.stage.precision, compiled=self.stage.is_compiled, compile_options=self.stage.compile_options,
             **self._backends,
             vae_precision=pipe.vae and dtype_name(pipe.vae.dtype), tiling=tiling_of(pipe.vae),
             text_encoder_place=None if request.has_embeds else self.texts.place,
@@ -285,19 +290,3 @@ class DualParalPipeline:
         store = torch.distributed.distributed_c10d._get_default_store()  # torch has no public way to it
         name = f"dualparal {self.mesh.replica_name} run {next(_run_numbers)}"
         return StopSign(store, name, self.mesh.decides, waves_to_finish(plan.num_steps, plan.num_stages), self.mesh.has_rank_0)
-
-
-def _check_degrees(parallel):
-    others = {"tensor_parallel_degree": parallel.tp_degree, "fully_shard_degree": parallel.fs_degree}
-    for name, degree in others.items():
-        if degree > 1:
-            raise ValueError(
-                f"{name} is {degree}: DualParal splits the weights over its stages already, give 1 and more stages"
-            )
-
-
-def _check_offload(config, family):
-    if config.expert_offload and len(family.facts.experts) == 1:
-        raise ValueError(
-            f"expert_offload is for models with two transformers and {family.facts.name} has one: leave it out, or take more stages"
-        )

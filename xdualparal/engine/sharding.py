@@ -82,3 +82,20 @@ def check_heads(heads, ulysses_degree):
             f"--ulysses_degree is {ulysses_degree} and the model has {heads} attention heads, which it splits: give "
             f"{', '.join(map(str, able))}"
         )
+
+
+def check_degrees(parallel):
+    """Raises ValueError for degrees of ``parallel``, xDiT's ParallelConfig, that split what stages split already."""
+    others = {"tensor_parallel_degree": parallel.tp_degree, "fully_shard_degree": parallel.fs_degree}
+    for name, degree in others.items():
+        if degree > 1:
+            raise ValueError(
+                f"{name} is {degree}: DualParal splits the weights over its stages already, give 1 and more stages"
+            )
+
+
+def _check_offload(config, family):
+    if config.expert_offload and len(family.facts.experts) == 1:
+        raise ValueError(
+            f"expert_offload is for models with two transformers and {family.facts.name} has one: leave it out, or take more stages"
+        )

@@ -135,7 +135,7 @@ def check_alike(videos):
     for number, video in enumerate(videos[1:], start=1):
         for name, value in _shared_facts(video).items():
             if value != first[name]:
-                raise ValueError(f"{name} is {first[name]!r} of video 0 and {value!r} of video {number}: give all videos side by side the same")
+                raise ValueError(f"{name} is {first[name]!r} of video 0 and {value!r} of video {number}: give all the same")
     for name in ("checkpoint", "latents_out"):
         paths = [getattr(video.config, name) for video in videos if getattr(video.config, name)]
         if len(set(map(str, paths))) < len(paths):
