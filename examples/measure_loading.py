@@ -37,7 +37,7 @@ def write_checkpoint(folder, heads, layers, dtype):
 
     config = dict(
         _class_name="WanTransformer3DModel", num_attention_heads=heads, attention_head_dim=HEAD_DIM, num_layers=layers,
-        ffn_dim=int(heads * HEAD_DIM * FFN_RATIO), in_channels=16, out_channels=16, text_dim=4096, freq_dim=256,
+        ffn_dim=int(heads * HEAD_DIM * FFN_RATIO), in_channels=16, out_channels=16, text_dim=4096, freq_dim=256, patch_size=[1, 2, 2],
     )
     for part in EXPERTS:
         write_transformer(folder / part, config, dtype)
