@@ -19,6 +19,11 @@ noise, 129 frames, B = 8, C = 4, guidance 1.5; the experts' K/V are .16 to .24 a
         mixed - none                         -.02 (-.08 to .05)   -.013 (-.021 to -.005)
         mixed with --roll-heads - none       -.02 (-.08 to .05)   +.002 (-.001 to .005)
         never - none                         -.10 (-.20 to -.02)  +.034 (.025 to .044)
+    the same without guidance
+        none                                 .70 (.58 to .82)     .210 (.198 to .223)
+        window - none                        -.03 (-.12 to .05)   +.004 (-.013 to .027)
+        mixed - none                         .00 (-.08 to .08)    -.010 (-.018 to -.001)
+        never - none                         -.08 (-.17 to .00)   +.027 (.017 to .036)
     4 steps, one expert as both, 90 videos
         none                                 .61 (.51 to .71)     .213 (.203 to .223)
         window - none                        +.04 (.00 to .10)    -.007 (-.014 to .004)
