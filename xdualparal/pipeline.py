@@ -101,6 +101,11 @@ class DualParalPipeline:
         Every rank must call it."""
         self._weights.freeze()
 
+    def quantize(self, name, convert):
+        """Freezes the weights, and then quantizes the stage's layers, see ``Stage.quantize``. Every rank must call it, once."""
+        self.freeze_weights()
+        self.stage.quantize(name, convert, self.device)
+
     def compile(self, **options):
         """Compiles the stage's blocks, when a video is first made: once for whole windows and once for a short last block's.
 
@@ -205,7 +210,7 @@ class DualParalPipeline:
         pipe = self.pipe
         return RunSpec(
             **request.identity(), **self._weights.digests(), **self.strategy.identity(self.config), **(file_spec or {}),
-            model=self.model_name, loras=self.loras, precision=dtype_name(self.stage.dtype), compiled=self.stage.is_compiled, compile_options=self.stage.compile_options,
+            model=self.model_name, loras=self.loras, precision=self.stage.precision, compiled=self.stage.is_compiled, compile_options=self.stage.compile_options,
             **self._backends,
             vae_precision=pipe.vae and dtype_name(pipe.vae.dtype), tiling=tiling_of(pipe.vae),
             text_encoder_place=None if request.has_embeds else self.texts.place,

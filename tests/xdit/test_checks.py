@@ -60,8 +60,8 @@ def test_a_good_command_gives_its_model(tmp_path):
     (dict(extra=["--dataset_path", __file__], prompt=()), "--dataset_path .* has no column 'prompt'"),
     (dict(extra=["--data_parallel_degree", "2"]), "there are 1 prompts: every replica needs one"),
     (dict(extra=["--attention_backend", "FLEX_BLOCK_ATTN"]), "FLEX_BLOCK_ATTN picks keys by their place"),
-    (dict(extra=["--enable_group_cpu_offload"]), "--enable_group_cpu_offload is given and DualParal keeps each stage's"),
-    (dict(extra=["--use_fp8_gemms"]), "--use_fp8_gemms is given and the stages compute in the precision .*: leave it out"),
+    (dict(extra=["--enable_group_cpu_offload"]), "--enable_group_cpu_offload is given and every layer computes in every wave.*leave it out"),
+    (dict(extra=["--use_fp8_gemms"]), "--use_fp8_gemms is given and xDiT.s newer flag says it: give --gemm_quantization fp8"),
     (dict(extra=["--ulysses_degree", "0"]), "--ulysses_degree is 0: give a whole number from 1"),
     (dict(extra=["--data_parallel_degree", "-2"]), "--data_parallel_degree is -2: give a whole number from 1"),
 ])

@@ -9,6 +9,7 @@ from itertools import count
 import torch
 from xfuser.core.distributed import get_ulysses_parallel_world_size
 
+from ..models.identity import precision_name
 from ..plan.actions import BOTH, CONDITIONAL, UNCONDITIONAL
 from .context_store import ContextStore
 from .residency import ResidentExperts, SwappedExperts
@@ -26,6 +27,7 @@ class Stage:
         self.family, self.transformers, self.layers = family, list(transformers), layers
         self.index, self.is_first, self.is_last = index, index == 0, index == count - 1
         self.is_compiled, self.compile_options = False, ""
+        self._dtype, self._quantization = None, None  # once the layers are quantized
         for transformer in self.transformers:
             if len(transformer.blocks) == transformer.config.num_layers:
                 family.keep_stage(transformer, layers, self.is_first, self.is_last)
@@ -45,8 +47,24 @@ class Stage:
 
     @property
     def dtype(self):
-        """The transformers' dtype."""
-        return self.transformers[0].dtype
+        """The transformers' dtype; of quantized layers, that of what they take and give."""
+        return self._dtype or self.transformers[0].dtype
+
+    @property
+    def precision(self):
+        """What a RunSpec says of the dtype and the layers' format."""
+        return precision_name(self.dtype, self._quantization)
+
+    def quantize(self, name, convert, device):
+        """Has ``convert(layers, device)`` change the layers of each expert, a ModuleList, in place. ``name``: of the format.
+
+        Raises ValueError where experts change places on the device, which only plain tensors can.
+        """
+        if isinstance(self.residency, SwappedExperts):
+            raise ValueError(f"expert_offload moves layers that are plain tensors, not {name}: leave one of them out")
+        self._dtype, self._quantization = self.dtype, name
+        for transformer in self.transformers:
+            convert(transformer.blocks, device)
 
     def compile(self, **options):
         """Compiles each of the stage's blocks for each window size, when it first runs. ``options``: torch.compile's."""

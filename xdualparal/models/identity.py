@@ -43,6 +43,11 @@ def dtype_name(dtype):
     return str(dtype).removeprefix("torch.")
 
 
+def precision_name(dtype, quantization):
+    """What a RunSpec says of a transformer's ``dtype`` and of its layers' ``quantization``, None or a format's name."""
+    return dtype_name(dtype) + (f", layers {quantization}" if quantization else "")
+
+
 def tiling_of(vae):
     """The sizes of a VAE's tiles in pixels; () for one that decodes without, or for None."""
     if vae is None or not vae.use_tiling:

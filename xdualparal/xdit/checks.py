@@ -28,6 +28,7 @@ from .loras import check_loras
 from .numbers import check_degrees, check_numbers
 from .outputs import check_names
 from .prompts import check_prompts, prompts_of
+from .quantization import check_quantization
 from .registry import at_path, model_class
 from .resume import check_checkpoint
 from .sampling import check_sampling
@@ -78,6 +79,7 @@ def _check_dualparal(args, model):
     check_support(args)
     check_numbers(args, model)
     check_guidance(args, model)
+    check_quantization(args)
     check_tiles(args, model)
     _check_stages(args, model, config)
     _check_video(args, model)

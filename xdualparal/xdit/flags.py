@@ -36,6 +36,9 @@ def make_parser():
     add_dualparal_args(parser)
     # Not in plain xdit, where a flag without our prefix could meet one of its own.
     parser.add_argument("--output", dest="dualparal_output", metavar="FILE", help="the same as --dualparal_output")
+    parser.add_argument(
+        "--vae_dtype", dest="dualparal_vae_precision", metavar="P", help="the same as --dualparal_vae_precision"
+    )
     for name in ("lora", "lora_2"):
         parser.add_argument(
             f"--{name}", dest=f"dualparal_{name}", action="append", metavar="PATH[:WEIGHT]", help=f"the same as --dualparal_{name}"

@@ -19,12 +19,14 @@ and 8 stages (the first stage holds the text encoder, 11.4 GB, while it encodes;
   tiny-wan         in the package (the demo model)
 """
 _OTHERS_GB = 11.4 * 2 + 0.5  # UMT5's and the VAE's files in float32: DESIGN section 5, and 127 million parameters of the VAE
-_MODELS = (("Wan2.1-T2V-1.3B", 30, 1536, 8960), ("Wan2.1-T2V", 40, 5120, 13824))  # layers, dim, ffn: DESIGN section 3
+# Experts, layers, dim, ffn: DESIGN section 3.
+_MODELS = (("Wan2.1-T2V-1.3B", 1, 30, 1536, 8960), ("Wan2.1-T2V", 1, 40, 5120, 13824), ("Wan2.2-T2V", 2, 40, 5120, 13824))
+_DISTILLED = "  Wan2.2-Distilled-T2V: Wan2.2-T2V's sizes, and --distilled_transformer_path and --distilled_transformer_2_path\n"
 
 
-def block_gigabytes(layers, dim, ffn, stages):
+def block_gigabytes(experts, layers, dim, ffn, stages):
     """Of the largest stage: a block has two attentions of four dim x dim matrices and two dim x ffn ones, 2 bytes a number."""
-    return -(-layers // stages) * (8 * dim * dim + 2 * dim * ffn) * 2 / 1e9
+    return experts * -(-layers // stages) * (8 * dim * dim + 2 * dim * ffn) * 2 / 1e9
 
 
 def help_text():
@@ -44,7 +46,7 @@ def help_text():
         f"  {name:16} {block_gigabytes(*sizes, 1) * 2 + _OTHERS_GB:.0f} GB; " + ", ".join(f"{block_gigabytes(*sizes, stages):.1f}" for stages in (1, 2, 4, 8)) + " GB\n"
         for name, *sizes in _MODELS
     )
-    return f"{_HEAD}{models}\n{parser.format_help()}"
+    return f"{_HEAD}{models}{_DISTILLED}\n{parser.format_help()}"
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from .flags import value_of
 from .loras import lines_on_loras, lora_changes, loras_identity
 from .memory import memory_report
 from .outputs import video_paths
+from .quantization import converter, quantization_of
 from .prompts import as_list, many_prompts_line, prompts_of
 from .resume import pair_prompts
 from .screen import start_text
@@ -63,7 +64,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
     capabilities = replace(
         xFuserWan21T2VModel.capabilities,
         pipefusion_parallel_degree=True, use_cfg_parallel=True, fully_shard_degree=False,
-        use_fp8_gemms=False, use_fp4_gemms=False, use_fp6_gemms=False, use_hybrid_attn_schedule=False,
+        use_fp4_gemms=False, use_fp6_gemms=False, use_hybrid_attn_schedule=False,
         supports_sparge_attention_backends=False, supports_step_caching=False,
     )
     family = WanFamily()
@@ -146,6 +147,8 @@ class DualParalWanModel(xFuserWan21T2VModel):
         self.dualparal = DualParalPipeline(
             self.pipe, self.engine_config, self.dualparal_config, texts=self._texts, check_weights=False  # load_stage has
         )
+        if quantization := quantization_of(vars(self.config)):
+            self.dualparal.quantize(quantization, converter(self.loader))
         self.dualparal.freeze_weights()
         self.dualparal.model_name, self.dualparal.loras = self.config.model, loras_identity(self, self.command)
         self._memory = memory_report(self._flags, type(self), self.dualparal.mesh.gather_objects(self._bytes_before))

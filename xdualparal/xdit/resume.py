@@ -14,6 +14,7 @@ from ..texts import place_in_spec
 from .flags import value_of
 from .loras import loras_identity
 from .prompts import as_list, prompts_of
+from .quantization import precision_of
 
 
 def check_checkpoint(args, model, config, command):
@@ -46,7 +47,7 @@ def _common_values(args, model, config, command):
     backends = {name: args.get(name) for name in ("attention_backend", "cross_attention_backend")}
     values = dict(
         {name: value_of(args, model, name) for name in names}, **DualParal().identity(config),
-        precision=str(model.dtype).removeprefix("torch."), compiled=bool(args.get("use_torch_compile")),
+        precision=precision_of(args, model.dtype), compiled=bool(args.get("use_torch_compile")),
         vae_precision=config.vae_precision or str(model.family.facts.vae_dtype).removeprefix("torch."),
         quality=command.quality, fps=model.settings.fps, loras=list(loras_identity(model, command)),
         text_encoder_place=place_in_spec(torch.accelerator.current_accelerator() or torch.device("cpu"), config.text_encoder),

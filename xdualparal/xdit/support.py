@@ -6,8 +6,6 @@ tests/xdit/test_support.py holds the table against xDiT's parser: a flag that is
 
 from functools import cache
 
-from xfuser.config.gemm import parse_gemm_quantization
-
 from .flags import make_parser
 
 USED = frozenset((
@@ -16,16 +14,21 @@ USED = frozenset((
     "ulysses_degree", "ring_degree", "data_parallel_degree", "use_cfg_parallel", "attention_backend", "cross_attention_backend",
     "use_torch_compile", "use_parallel_vae", "enable_tiling", "vae_tile_size_height", "vae_tile_size_width",
     "vae_tile_overlap_height", "vae_tile_overlap_width",
-    "distilled_transformer_path", "distilled_transformer_2_path",
+    "distilled_transformer_path", "distilled_transformer_2_path", "gemm_quantization",
     "num_iterations", "warmup_calls", "profile",  # xDiT repeats the run, and profiles it, around us
     "batch_size",  # xDiT wants it with --dataset_path and times so many prompts together; each is a video of its own
 ))
 WITH_PROFILE = frozenset(("profile_wait", "profile_warmup", "profile_active", "profile_with_stack"))
 
 _SPLIT = "DualParal splits the weights over its stages already: leave it out, or raise --dualparal_degree"
-_OFFLOAD = "DualParal keeps each stage's weights on its device: leave it out, or raise --dualparal_degree"
+_OFFLOAD = (
+    "every layer computes in every wave, so it would be copied for each pass: leave it out, raise --dualparal_degree, or give "
+    "--dualparal_expert_offload where a model has two experts"
+)
 _LOADING = "each stage loads its own layers only, whatever it says: leave it out"
-_GEMMS = "the stages compute in the precision that the model is loaded in: leave it out"
+_GEMMS = "xDiT's newer flag says it: give --gemm_quantization fp8, or leave it out"
+_TIERS = "it is for pairs of formats (low=fp4,high=fp8), and the stages' layers can be in fp8 only: leave it out"
+_TEXT_ENCODER = "the text encoder runs once a prompt and frees its memory: leave it out, or give --dualparal_text_encoder cpu"
 _STEP_CACHE = "a cache between steps would mix blocks, which are in flight together: leave it out"
 _SPARSE = "sparse attention picks keys by their place, and context from other passes is among the keys: leave it out"
 _SCHEDULE = "blocks in flight are at different steps, so no step has a backend or precision of its own: leave it out"
@@ -42,9 +45,9 @@ REFUSED = {
     **dict.fromkeys(("enable_model_cpu_offload", "enable_sequential_cpu_offload", "enable_group_cpu_offload",
                      "group_offload_low_cpu_mem"), _OFFLOAD),
     "memory_efficient_replicated_load": _LOADING,
-    **dict.fromkeys(("gemm_quantization", "gemm_config", "use_int8_gemms", "use_fp8_gemms", "use_fp4_gemms",
-                     "use_fp8_text_encoder", "fp8_precision_override_prefix_patterns",
-                     "fp8_precision_override_suffix_patterns"), _GEMMS),
+    **dict.fromkeys(("use_int8_gemms", "use_fp8_gemms", "use_fp4_gemms"), _GEMMS),
+    **dict.fromkeys(("gemm_config", "fp8_precision_override_prefix_patterns", "fp8_precision_override_suffix_patterns"), _TIERS),
+    "use_fp8_text_encoder": _TEXT_ENCODER,
     **dict.fromkeys(("use_fp8_comms", "fp8_comms_scale", "fp8_comms_safety_factor"), _COMMS),
     **dict.fromkeys(("use_teacache", "use_fbcache", "cache_method", "cache_config"), _STEP_CACHE),
     **dict.fromkeys(("use_hybrid_attn_schedule", "hybrid_attn_low_precision_backend", "hybrid_attn_high_precision_backend",
@@ -62,7 +65,6 @@ REFUSED = {
     "enable_slicing": _SLICING,
     "profile_capture_phase": _CAPTURE,
 }
-_ALSO_OFF = {"gemm_quantization": parse_gemm_quantization("none")}  # values that ask for nothing, beside the default
 
 
 def check_support(args):
@@ -91,7 +93,7 @@ def check_effect(args, config, guidance_scale, num_experts=1):
 
 
 def _is_given(args, name):
-    return name in args and args[name] not in (_defaults()[name], _ALSO_OFF.get(name, _defaults()[name]))
+    return name in args and args[name] != _defaults()[name]
 
 
 def _how_given(value):
