@@ -30,21 +30,21 @@ SHARD_BYTES = 1 << 29
 SLACK = 1.3, 500e6  # a rank's memory may be its share times the first, plus the second
 
 
-def write_checkpoint(folder, heads, layers, dtype):
-    """Writes the whole model; returns its bytes."""
+def write_checkpoint(folder, heads, layers, dtype, text_words=512):
+    """Writes the whole model; returns its bytes. ``text_words``: the text encoder's vocabulary, 4096 numbers each."""
     from diffusers import AutoencoderKLWan, UniPCMultistepScheduler
     from transformers import UMT5Config, UMT5EncoderModel
 
     config = dict(
         _class_name="WanTransformer3DModel", num_attention_heads=heads, attention_head_dim=HEAD_DIM, num_layers=layers,
-        ffn_dim=int(heads * HEAD_DIM * FFN_RATIO), in_channels=16, out_channels=16, text_dim=4096, freq_dim=256,
+        ffn_dim=int(heads * HEAD_DIM * FFN_RATIO), in_channels=16, out_channels=16, text_dim=4096, freq_dim=256, patch_size=[1, 2, 2],
     )
     for part in EXPERTS:
         write_transformer(folder / part, config, dtype)
     AutoencoderKLWan().save_pretrained(folder / "vae")
     UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0).save_pretrained(folder / "scheduler")
-    text = UMT5Config(d_model=4096, d_kv=64, d_ff=64, num_layers=1, num_heads=1, vocab_size=512, architectures=["UMT5EncoderModel"])
-    UMT5EncoderModel(text).save_pretrained(folder / "text_encoder")
+    text = dict(d_model=4096, d_kv=64, d_ff=64, num_layers=1, num_heads=1, vocab_size=text_words, architectures=["UMT5EncoderModel"])
+    UMT5EncoderModel(UMT5Config(**text)).to(dtype).save_pretrained(folder / "text_encoder")
     shutil.copytree(TINY_WAN / "tokenizer", folder / "tokenizer")
     index = json.loads((TINY_WAN / "model_index.json").read_text())
     index |= dict(transformer_2=["diffusers", "WanTransformer3DModel"], boundary_ratio=0.875)

@@ -23,6 +23,7 @@ from measure_loading import write_checkpoint
 
 DEMO = ("--model", "tiny-wan")
 HEADS, LAYER_BYTES = 20, 177e6  # of the model that is written: half as wide as A14B, a layer of an expert in bfloat16
+WORD_BYTES = 2 * 4096  # of the text encoder's vocabulary, in bfloat16
 
 def ranks_of_a_run(model, num_frames, arguments):
     """(peak, before loading, predicted) in bytes of each rank, in rank order."""
@@ -71,12 +72,14 @@ def main():
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--flags", default="", help="more flags of xdit-dualparal, as one text")
     parser.add_argument("--checkpoint", type=float, help="GB of a model with random weights")
+    parser.add_argument("--text_encoder", type=float, default=0.0, help="GB of its text encoder")
     arguments = parser.parse_args()
     if arguments.checkpoint is None:
         return measure(DEMO, arguments)
     with tempfile.TemporaryDirectory() as folder:
         layers = -(-arguments.checkpoint * 1e9 // (2 * LAYER_BYTES))
-        size = write_checkpoint(Path(folder), HEADS, int(layers), torch.bfloat16)
+        words = max(512, int(arguments.text_encoder * 1e9 / WORD_BYTES))
+        size = write_checkpoint(Path(folder), HEADS, int(layers), torch.bfloat16, words)
         print(f"the checkpoint has {size / 1e9:.2f} GB of weights", flush=True)
         measure(("--model", "Wan2.2-T2V", "--model_path", folder), arguments)
 

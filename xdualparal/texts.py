@@ -4,6 +4,10 @@ Knows: how prompts become embeddings, and when the text encoder is there. Must n
 
 Each text is encoded alone, as diffusers' own pipeline does with one prompt. Embeddings travel and are kept on the host, over a
 group that waits as long as encoding takes; on a CPU that may be longer than the limits of torch's and xDiT's groups.
+
+On the host, too, the encoder has the numbers that the model is loaded in: the weights, and so the run's identity, are the same, UMT5
+takes 11.4 GB in bfloat16 and 22.7 in float32, and where the CPU multiplies bfloat16 (AVX-512 BF16) it is 2.4 times as fast (one core
+of an AMD EPYC, 512 x 4096 by 4096 x 10240: 215 and 89 GFLOPS). Its bits do not depend on the number of threads (1 to 8 were compared).
 """
 
 import gc

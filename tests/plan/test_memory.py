@@ -36,6 +36,11 @@ def test_with_offload_the_experts_share_the_memory_of_one():
     assert [memory.offloaded for memory in memory_of_ranks(TWO_EXPERTS, RUN)] == [0] * 4
 
 
+def test_quantized_layers_are_loaded_whole():
+    plain, quantized = (memory_of_ranks(MODEL, replace(RUN, layer_share=share))[2].phases() for share in (1.0, 0.5))
+    assert quantized["loading"] == plain["loading"] and quantized["passes"] == plain["passes"] - 3 * 1000 / 2
+
+
 def test_the_parts_of_a_middle_stage():
     """Stage 2 of 4, 3 layers: hidden states have 300 tokens of 20 bytes."""
     memory, hidden = memory_of_ranks(MODEL, RUN)[2], WINDOW_TOKENS * 20

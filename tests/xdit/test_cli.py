@@ -75,7 +75,7 @@ def check_screen(done, video):
                  r"block 1 of 2, 0 of 67 frames written.*", rf"67 frames saved to {re.escape(str(video))}"):
         assert sum(re.fullmatch(line, one) is not None for one in said) == 1, (line, done.stderr)
     assert not re.search(r"warning|INFO|\.py:\d|\r|\d%\|", done.stderr, re.IGNORECASE), done.stderr
-    assert len(said) < 15, done.stderr
+    assert len(said) < 16, done.stderr  # a line each phase and rank, as above
 
 
 @pytest.mark.processes

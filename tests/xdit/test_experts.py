@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from diffusers import WanPipeline
 from dualparal_testing.checkpoints import SCHEDULER, TRANSFORMERS, write_checkpoint
 from safetensors.torch import save_file
 from xfuser import xFuserArgs
@@ -213,3 +214,15 @@ def test_few_steps_with_the_shift_that_the_folder_stores(tmp_path, scheduler):
     (folder / "model_index.json").write_text(json.dumps(index | {"scheduler": ["diffusers", "FlowMatchHeunDiscreteScheduler"]}))
     with pytest.raises(ValueError, match="the scheduler FlowMatchHeunDiscreteScheduler calls the model 7 times for 4 steps"):
         checked(tmp_path, "Wan2.2-T2V", *flags)
+
+
+@pytest.mark.parametrize("name, steps, shift, warm_up", [
+    ("Wan2.2-T2V", 40, 3, 2), ("Wan2.2-T2V", 40, 12, 3), ("Wan2.2-T2V", 2, 12, 1), ("Wan2.2-Distilled-T2V", 4, 5, 4), ("Wan2.1-T2V", 50, 5, 1),
+])
+def test_warming_up_uses_the_experts_that_the_video_uses(folders, name, steps, shift, warm_up):
+    """Else the second expert would be compiled in the middle of the video."""
+    cls = DUALPARAL_MODELS[name]
+    model = cls.__new__(cls)
+    model.pipe = WanPipeline.from_pretrained(folders["Wan2.1-T2V" if name == "Wan2.1-T2V" else "Wan2.2-T2V"])
+    model.pipe.scheduler = model.scheduler(model.pipe.scheduler, shift)
+    assert model._warm_up_steps(dict(num_inference_steps=steps)) == warm_up

@@ -30,7 +30,7 @@ class RankMemory:
     hidden states that come, wait and leave. ``latents``: of blocks in flight with their schedulers' memory, and of finished
     ones. ``vae_memory``: what the VAE remembers from block to block. ``decoding``: a block on its way to frames.
     ``decodes_beside``: whether that happens while passes are computed. ``offloaded``: all experts' layers, where they wait on the
-    host; ``total`` does not count them.
+    host; ``total`` does not count them. ``quantized_away``: of ``weights``, what is gone when passes are computed.
     """
 
     text_encoder: int
@@ -46,10 +46,12 @@ class RankMemory:
     decoding: int
     decodes_beside: bool
     offloaded: int = 0
+    quantized_away: int = 0
 
     def phases(self):
         """{name of a phase: bytes at its peak}."""
         stays = self.weights + self.vae + self.text + self.context + self.messages + self.latents + self.vae_memory
+        stays -= self.quantized_away
         at_once = self.activations + self.decoding if self.decodes_beside else max(self.activations, self.decoding)
         return {"encoding": self.text_encoder, "loading": self.weights + self.loading + self.vae, "passes": stays + at_once}
 
@@ -60,7 +62,7 @@ class RankMemory:
 
     def parts(self):
         """{part: bytes} of the parts that are not empty."""
-        named = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "decodes_beside"}
+        named = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("decodes_beside", "quantized_away")}
         return {name: size for name, size in named.items() if size}
 
 
@@ -83,6 +85,7 @@ def _of_rank(model, run, stage, encodes, gives):
         vae_memory=round(pixels * model.vae_memory_bytes) * (run.videos if run.decode != AT_END else 1),
         decoding=_decoding(model, run) if decodes else 0, decodes_beside=run.decode == THREAD and not run.parallel_vae,
         offloaded=model.experts * run.stage_layers[stage] * model.layer_bytes if run.expert_offload else 0,
+        quantized_away=round(model.experts * run.stage_layers[stage] * model.layer_bytes * (1 - run.layer_share)),
     )
 
 

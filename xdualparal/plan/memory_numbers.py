@@ -55,6 +55,7 @@ class RunNumbers:
     plan.schedule. ``parallel_vae``: all ranks decode together, at the end. ``tile``: (height, width) of the VAE's tiles in
     pixels, and ``tile_stride``, or None. ``encoder_on_device``: whether prompts are encoded where the passes are computed.
     ``expert_offload``: whether an expert that is not in use waits elsewhere. ``on_host``: whether a CPU computes, and ranks talk over gloo.
+    ``layer_share``: how much of a layer's bytes is left when it is quantized, once it is loaded.
     """
 
     height: int
@@ -76,6 +77,7 @@ class RunNumbers:
     encoder_on_device: bool = True
     expert_offload: bool = False
     on_host: bool = False
+    layer_share: float = 1.0
 
     @property
     def shards(self):

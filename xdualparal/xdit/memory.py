@@ -19,9 +19,11 @@ from ..plan.partition import layer_ranges
 from ..plan.schedule import AT_END
 from ..text_settings import DEVICE
 from .flags import dualparal_config, value_of
+from .quantization import quantization_of
 
 # DESIGN section 3: feed-forward dimension by the number of heads, of models that are not in a folder here.
 _FFN_DIMS = {12: 8960, 40: 13824}
+_FLOAT8_SHARE = 0.5  # of bfloat16; all but a thousandth of a layer is in matrices
 _TILE = 256  # pixels, and a quarter of that is overlap: diffusers 0.42.1, AutoencoderKLWan
 
 
@@ -61,6 +63,7 @@ def _run_numbers(args, model):
         decode=AT_END if args["use_parallel_vae"] else config.decode, parallel_vae=bool(args["use_parallel_vae"]),
         tile=size and size[0], tile_stride=size and size[1], encoder_on_device=on_host or config.text_encoder == DEVICE,
         expert_offload=config.expert_offload, on_host=on_host,
+        layer_share=_FLOAT8_SHARE if quantization_of(args) else 1.0,
     )
 
 

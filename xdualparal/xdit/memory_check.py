@@ -19,6 +19,7 @@ from ..text_settings import CPU, DEVICE
 from .degrees import num_processes
 from .flags import value_of
 from .memory import in_words, predicted, readable
+from .quantization import quantization_of
 from .settings import REFUSE
 
 RESERVE = 500_000_000  # bytes for each rank on an accelerator: NCCL's buffers, cuBLAS's and cuDNN's workspaces, fragments
@@ -146,7 +147,7 @@ def _flags(args, model):
         yield Change(f"--dualparal_decode {INLINE}", dict(dualparal_decode=INLINE))
     if args["dualparal_text_encoder"] == DEVICE:
         yield Change(f"--dualparal_text_encoder {CPU}", dict(dualparal_text_encoder=CPU))
-    if len(model.family.facts.experts) > 1 and not args["dualparal_expert_offload"]:
+    if len(model.family.facts.experts) > 1 and not args["dualparal_expert_offload"] and not quantization_of(args):
         yield Change("--dualparal_expert_offload", dict(dualparal_expert_offload=True))
     if not args["enable_tiling"]:
         yield Change("--enable_tiling", dict(enable_tiling=True))

@@ -40,7 +40,7 @@ from .screen import start_text
 from .settings import CommandSettings
 from .video_files import VideoFile, open_all, write_videos
 from ..models.checkpoint_files import Weights
-from ..models.schedulers import flow_shift, with_flow_shift
+from ..models.schedulers import flow_shift, fresh_scheduler, with_flow_shift
 from ..models.wan import WanFamily
 from ..models.weights import checkpoint_folder, load_stage
 
@@ -167,7 +167,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
         log("compiling: makes a short video first, which may take minutes")
         self.dualparal.compile(mode=self._get_compile_mode())
         config = replace(self.dualparal_config, checkpoint=None, latents_out=None, trace=None)
-        warm_up = dict(input_args, num_frames=self._warm_up_frames(input_args), num_inference_steps=config.stagger)
+        warm_up = dict(input_args, num_frames=self._warm_up_frames(input_args), num_inference_steps=self._warm_up_steps(input_args))
         self.dualparal.config = config
         deque(self.dualparal.stream(**self._arguments(input_args["prompt"][0], warm_up), output_type="latent"), maxlen=0)
 
@@ -175,6 +175,17 @@ class DualParalWanModel(xFuserWan21T2VModel):
         latent_frames = self.family.facts.latent_frames(input_args["num_frames"]) if input_args["num_frames"] else None
         layout = replace(self.dualparal_config.layout, latent_frames=latent_frames).shortest_alike()
         return layout.frames_of(layout.num_blocks, 0, self.family.facts.frames_per_latent)
+
+    def _warm_up_steps(self, input_args):
+        """As few steps as use all experts that the video itself uses: each is compiled."""
+        steps = input_args["num_inference_steps"]
+        if self.needs_distilled:  # has no fewer
+            return steps
+        return next(n for n in range(self.dualparal_config.stagger, steps + 1) if self._experts_in(n) == self._experts_in(steps))
+
+    def _experts_in(self, num_steps):
+        starts = self.family.expert_starts(self.pipe, fresh_scheduler(self.pipe.scheduler, num_steps).timesteps)
+        return [first < after for first, after in zip(starts, (*starts[1:], num_steps))]
 
     def _run_pipe(self, input_args):
         paths, prompts = [], iter(input_args["prompt"])
