@@ -290,3 +290,10 @@ class DualParalPipeline:
         store = torch.distributed.distributed_c10d._get_default_store()  # torch has no public way to it
         name = f"dualparal {self.mesh.replica_name} run {next(_run_numbers)}"
         return StopSign(store, name, self.mesh.decides, waves_to_finish(plan.num_steps, plan.num_stages), self.mesh.has_rank_0)
+
+
+def _check_offload(config, family):
+    if config.expert_offload and len(family.facts.experts) == 1:
+        raise ValueError(
+            f"expert_offload is for models with two transformers and {family.facts.name} has one: leave it out, or take more stages"
+        )

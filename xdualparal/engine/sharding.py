@@ -92,10 +92,3 @@ def check_degrees(parallel):
             raise ValueError(
                 f"{name} is {degree}: DualParal splits the weights over its stages already, give 1 and more stages"
             )
-
-
-def _check_offload(config, family):
-    if config.expert_offload and len(family.facts.experts) == 1:
-        raise ValueError(
-            f"expert_offload is for models with two transformers and {family.facts.name} has one: leave it out, or take more stages"
-        )
