@@ -13,7 +13,7 @@ from xdualparal.models.wan import WanFamily
 from xdualparal.models.wan22 import Wan22Family
 from xdualparal.models.wan_vae import StreamingDecoder, decoder_sizes
 from xdualparal.models.weights import load_stage, read_configs
-from xdualparal.plan.memory import ModelNumbers
+from xdualparal.plan.memory_numbers import ModelNumbers
 from xdualparal.xdit.demo_model import TINY_WAN_FOLDER
 
 
@@ -77,15 +77,25 @@ def test_a_decoder_remembers_so_much(make):
     assert kept == pytest.approx(decoder_sizes(vae).remembered * 4 * pixels, rel=1e-6)
 
 
-def test_a_decoder_holds_so_much():
-    """Where the convolutions are oneDNN's: those of small pictures are computed otherwise on a CPU, in more memory."""
+def decoded(base_dim, pixels):
+    """(the bytes that a decoder holds, its DecoderSizes)."""
     torch.manual_seed(0)
     vae = AutoencoderKLWan(
-        base_dim=48, z_dim=16, dim_mult=[1, 2, 2], num_res_blocks=1, temperal_downsample=[True, True], scale_factor_spatial=4
+        base_dim=base_dim, z_dim=16, dim_mult=[1, 2, 2], num_res_blocks=1, temperal_downsample=[True, True], scale_factor_spatial=4
     ).eval()
     decoder = StreamingDecoder(vae)
     with Allocated():  # it knows the sizes of what is freed later
-        decoder.decode(torch.randn(1, 16, 2, 24, 24))
+        decoder.decode(torch.randn(1, 16, 2, pixels // 4, pixels // 4))
     with Allocated() as allocated:
-        decoder.decode(torch.randn(1, 16, 1, 24, 24))
-    assert allocated.peak == pytest.approx(decoder_sizes(vae).held * 4 * 96**2, rel=0.1)
+        decoder.decode(torch.randn(1, 16, 1, pixels // 4, pixels // 4))
+    return allocated.peak, decoder_sizes(vae)
+
+
+def test_a_decoder_holds_so_much():
+    held, sizes = decoded(48, 96)
+    assert sizes.small_rows < 96 and held == pytest.approx(sizes.held * 4 * 96**2, rel=0.1)
+
+
+def test_a_decoder_of_small_frames_holds_more():
+    held, sizes = decoded(16, 96)
+    assert sizes.small_rows > 96 and held == pytest.approx(sizes.held_if_small * 4 * 96**2, rel=0.1)

@@ -292,6 +292,11 @@ def test_the_report_is_beside_the_video(tmp_path):
     assert report["ranks"][0]["sent_bytes"] == 2 * (12 + 10) * 16 * 2 * hidden_dim() * 4
     assert 0 < report["first_segment_s"] <= report["wall_s"] and 0 < report["bubble"] < 1 and report["decode_s"] > 0
     assert all(rank["peak_bytes"] > 2**27 for rank in report["ranks"])
+    # The demo model's own memory is small beside that of Python and its libraries.
+    assert len(report["memory"]) == len(report["ranks"])
+    for rank, memory in zip(report["ranks"], report["memory"]):
+        assert 0 < memory["predicted_bytes"] < memory["before_bytes"] < rank["peak_bytes"]
+        assert memory["predicted_bytes"] == max(memory["phases"].values())
     assert re.search(r"waiting stages +\d+\.\d%, \d+\.\d% by the schedule", output)
 
 

@@ -17,7 +17,7 @@ from ..plan.schedule import INLINE, THREAD
 from ..text_settings import CPU, DEVICE
 from .degrees import num_processes
 from .flags import value_of
-from .memory import in_gb, in_words, predicted
+from .memory import in_words, predicted, readable
 from .settings import REFUSE
 
 RESERVE = 500_000_000  # bytes for each rank on an accelerator: NCCL's buffers, cuBLAS's and cuDNN's workspaces, fragments
@@ -37,7 +37,7 @@ class Place(NamedTuple):
         return sum(self._one(memories[rank % len(memories)]) for rank in self.ranks)
 
     def _one(self, memory):
-        return memory.total + (memory.on_host if self.is_host else RESERVE)
+        return memory.total + (memory.offloaded if self.is_host else RESERVE)
 
 
 def check_memory(args, model):
@@ -67,10 +67,10 @@ def _what_is_needed(place, memories):
     rank = max(place.ranks, key=lambda number: memories[number % len(memories)].total)
     words = f"by arithmetic rank {rank} needs {in_words(memories[rank % len(memories)])}"
     if len(place.ranks) > 1:
-        words += f", all {len(place.ranks)} ranks on {place.name} {in_gb(place.needs(memories))} GB"
+        words += f", all {len(place.ranks)} ranks on {place.name} {readable(place.needs(memories))}"
     elif not place.is_host:
-        words += f" and {in_gb(RESERVE)} GB for libraries"
-    return f"{words}, and {place.name} has {in_gb(place.free_bytes)} GB free"
+        words += f" and {readable(RESERVE)} for libraries"
+    return f"{words}, and {place.name} has {readable(place.free_bytes)} free"
 
 
 def place_of_this_rank(world_size):
@@ -121,14 +121,14 @@ def _proposal(args, model, place):
         changed = args | change.values
         needs = _needs(place, predicted(changed, model), num_processes(changed) / num_processes(args))
         if needs <= place.free_bytes:
-            return f"{change.text} would fit, with {in_gb(needs)} GB"
+            return f"{change.text} would fit, with {readable(needs)}"
     return "no flag and no degree would be enough: give a smaller --height and --width, or --dualparal_block_latents"
 
 
 def _needs(place, memories, growth):
     """On a device as many ranks as now, of which each may be the fullest; on a host all, in the same number of machines."""
     if place.is_host:
-        return round(sum(memory.total + memory.on_host for memory in memories) * len(place.ranks) * growth / len(memories))
+        return round(sum(memory.total + memory.offloaded for memory in memories) * len(place.ranks) * growth / len(memories))
     return len(place.ranks) * (max(memory.total for memory in memories) + RESERVE)
 
 

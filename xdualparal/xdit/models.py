@@ -21,12 +21,14 @@ from ..config import DualParalConfig
 from ..pipeline import DualParalPipeline
 from ..engine.session import Outcome
 from ..limits import RANDOM_SEED
+from ..output.report import resident_bytes
 from ..plan.partition import layer_ranges
 from ..request import shared_seed
 from ..launch.errors import Refused, refuse
 from .experts import files_of_experts
 from .flags import value_of
 from .loras import lines_on_loras, lora_changes, loras_identity
+from .memory import memory_report
 from .outputs import video_paths
 from .prompts import as_list, many_prompts_line, prompts_of
 from .resume import pair_prompts
@@ -99,6 +101,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
         return video_paths(dict(self._flags, seed=seed), type(self), self.dualparal_config, self.command)
 
     def _load_model(self):
+        self._bytes_before = resident_bytes()
         parallel = self.engine_config.parallel_config
         # xDiT numbers ranks in the order tp-sp-pp-cfg-dp (xfuser/core/distributed/parallel_state.py).
         stage = torch.distributed.get_rank() // parallel.sp_degree % parallel.pp_degree
@@ -125,6 +128,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
             log(f"the folder's scheduler has a flow shift of {flow_shift(self.pipe.scheduler):g}; usual is --flow_shift {self.usual_shift:g}")
         self.dualparal = DualParalPipeline(self.pipe, self.engine_config, self.dualparal_config)
         self.dualparal.model_name, self.dualparal.loras = self.config.model, loras_identity(self, self.command)
+        self._memory = memory_report(self._flags, type(self), self.dualparal.mesh.gather_objects(self._bytes_before))
         self._made = set()  # the prompts whose videos this process has made
         if self.watchdog is not None:
             self.watchdog.observe(self.dualparal)
@@ -175,7 +179,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
         if run.is_over:
             pass
         elif self.dualparal.is_output_rank:
-            write_video(writer, run, input_args, self.watchdog)
+            write_video(writer, run, input_args, self._memory, self.watchdog)
         else:
             deque(run, maxlen=0)
         self._made.add(prompt.number)
