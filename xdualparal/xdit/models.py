@@ -29,6 +29,7 @@ from .experts import files_of_experts
 from .flags import value_of
 from .loras import lines_on_loras, lora_changes, loras_identity
 from .memory import memory_report
+from .loading import LoadingProgress
 from .outputs import video_paths
 from .prompts import as_list, many_prompts_line, prompts_of
 from .resume import pair_prompts
@@ -38,7 +39,7 @@ from .video_files import VideoFile, write_video
 from ..models.checkpoint_files import Weights
 from ..models.schedulers import flow_shift, with_flow_shift
 from ..models.wan import WanFamily
-from ..models.weights import checkpoint_folder, load_stage
+from ..models.weights import bytes_to_read, checkpoint_folder, load_stage
 
 
 class NumberedPrompt(str):
@@ -113,9 +114,16 @@ class DualParalWanModel(xFuserWan21T2VModel):
             for line in lines_on_loras(self, self.command):
                 log(line)
             changes = lora_changes(self, self.command, weights)
-            return load_stage(self.family, weights, stage, parallel.pp_degree, layers, self.dtype, with_vae, changes=changes)
+            part = self.family, weights, stage, parallel.pp_degree, layers
+            is_last = torch.distributed.get_rank() == torch.distributed.get_world_size() - 1  # which prints in xDiT
+            with LoadingProgress(lambda: bytes_to_read(*part, with_vae), self._begin_phase, is_last) as progress:
+                return load_stage(*part, self.dtype, with_vae, changes=changes, tell=progress.tell)
         except ValueError as error:
             raise Refused(error) from error
+
+    def _begin_phase(self, phase):
+        if self.watchdog is not None:
+            self.watchdog.begin_phase(phase)
 
     def _post_load_and_state_initialization(self, input_args):
         """Instead of xDiT's placement, which moves a whole pipeline to each device."""
