@@ -103,6 +103,7 @@ def test_unusual_and_right(folder):
 
 def test_odd_files(folder, tmp_path):
     assert "is no folder" in refusal(folder / "none")
+    assert "is a file: give the whole folder" in refusal(folder / TRANSFORMER)
     config = folder / "vae" / "config.json"
     config.write_bytes(b"\xff\xfe{}")
     assert "vae/config.json is damaged" in refusal(folder)

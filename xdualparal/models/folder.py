@@ -80,6 +80,11 @@ class _described:
         self._family, self._folder = family, folder
 
     def __enter__(self):
+        if self._folder.is_file():
+            raise ValueError(
+                f"{self._folder} is a file: {self._remedy()}; weights of a transformer alone go into a copy of that folder, as its "
+                f"transformer/diffusion_pytorch_model{self._folder.suffix}"
+            )
         if not self._folder.is_dir():
             raise ValueError(f"{self._folder} is no folder: {self._remedy()}")
 

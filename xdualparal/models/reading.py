@@ -23,7 +23,7 @@ class Reader:
     """
 
     def __init__(self, device="cpu", tell=lambda num_bytes: None):
-        self._device, self._tell = torch.device(device), tell
+        self.device, self._tell = torch.device(device), tell
         self._path = self._file = None
         self.bytes_read = 0
 
@@ -49,7 +49,7 @@ class Reader:
             self._fill(memoryview(numbers.numpy()), stored)
         except OSError as error:
             raise ValueError(f"{named(stored.file)} cannot be read ({error.strerror})") from None
-        return numbers.view(stored.dtype).view(stored.shape).to(self._device)
+        return numbers.view(stored.dtype).view(stored.shape).to(self.device)
 
     def _fill(self, numbers, stored):
         self._open(stored.file)

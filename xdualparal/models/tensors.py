@@ -44,6 +44,11 @@ class Stored(NamedTuple):
             numbers *= size
         return numbers * self.dtype.itemsize
 
+    @property
+    def num_bytes_with_scale(self):
+        """The bytes that must be read to use it."""
+        return self.num_bytes + (self.scale.num_bytes if self.scale is not None else 0)
+
 
 def read_json(path):
     """The dict in a JSON file. Raises ValueError, one line with the file's name, for anything else."""

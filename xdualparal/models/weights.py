@@ -148,6 +148,17 @@ def load_vae(family, source, device="cpu", tell=lambda num_bytes: None, dtype=No
         return _filled(vae, "vae", names, tensors_of(source, "vae"), dtype or family.facts.vae_dtype, reader)
 
 
+def bytes_to_read(family, source, index, count, layers, with_vae):
+    """How many bytes of weights ``load_stage`` with these arguments reads, by the files' headers; without the text encoder."""
+    source = Weights.of(source)
+    sizes = []
+    for part in family.facts.experts:
+        _, names = stage_without_weights(family, source, part, index, count, layers)
+        stored = tensors_of(source, part)
+        sizes += [stored[name].num_bytes_with_scale for name in names.values()]
+    return sum(sizes) + (sum(one.num_bytes_with_scale for one in tensors_of(source, "vae").values()) if with_vae else 0)
+
+
 def stage_without_weights(family, source, part, index, count, layers):
     """(the transformer of a stage, see ``load_transformer_stage``, on the meta device; {the name of each of its weights: their
     name in the whole transformer}). It reads only the configuration.
@@ -188,7 +199,7 @@ def _filled(module, part, names, stored, dtype, reader, change=None):
         if not is_finite(state[name]):  # numbers that are too large for the dtype too
             raise refusal(part, whole, stored[whole].file)
     module.load_state_dict(state, assign=True)
-    return module.eval().requires_grad_(False)
+    return module.to(reader.device).eval().requires_grad_(False)  # buffers that are in no file too
 
 
 def _check_is_it(part, name, tensor, stored):

@@ -32,6 +32,7 @@ from .experts import files_of_experts
 from .flags import value_of
 from .loras import lines_on_loras, lora_changes, loras_identity
 from .memory import memory_report
+from .loading import LoadingProgress
 from .outputs import video_paths
 from .quantization import converter, quantization_of
 from .prompts import as_list, many_prompts_line, prompts_of
@@ -42,7 +43,7 @@ from .video_files import VideoFile, open_all, write_videos
 from ..models.checkpoint_files import Weights
 from ..models.schedulers import flow_shift, fresh_scheduler, with_flow_shift
 from ..models.wan import WanFamily
-from ..models.weights import checkpoint_folder, load_stage
+from ..models.weights import bytes_to_read, checkpoint_folder, load_stage
 
 
 class NumberedPrompt(str):
@@ -121,7 +122,10 @@ class DualParalWanModel(xFuserWan21T2VModel):
             log(f"loading the weights of {self.settings.model_name}")
             # Two experts of which one is on the device at a time stay on the host, see engine/residency.py.
             device = HOST if self.dualparal_config.expert_offload else self._replica.device
-            return load_stage(self.family, weights, stage, parallel.pp_degree, layers, self.dtype, with_vae, device, changes)
+            part = self.family, weights, stage, parallel.pp_degree, layers
+            is_last = torch.distributed.get_rank() == torch.distributed.get_world_size() - 1  # which prints in xDiT
+            with LoadingProgress(lambda: bytes_to_read(*part, with_vae), self._begin_phase, is_last) as progress:
+                return load_stage(*part, self.dtype, with_vae, device, changes, progress.tell)
         except ValueError as error:
             raise Refused(error) from error
 
