@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from dualparal_testing.processes import run_ranks
-from dualparal_testing.runs import Case, engine_config
+from dualparal_testing.runs import OFFLOADED, Case, engine_config
 from dualparal_testing.small_wan import small_pipeline
 
 from xdualparal import DualParalPipeline
@@ -35,17 +35,18 @@ def test_one_compilation_for_all_windows_of_a_size():
     assert with_short == again == short_again == 2 * after_one_window
 
 
-def latents(rank, stages, **degrees):
+def latents(rank, case, stages, **degrees):
     """The latents of the compiled pipeline, by torch.compile's default backend."""
-    pipeline = DualParalPipeline(small_pipeline(), engine_config(stages, **degrees), SHORT.config())
+    wan = small_pipeline(case.scheduler, boundary_ratio=case.boundary_ratio)
+    pipeline = DualParalPipeline(wan, engine_config(stages, **degrees), case.config())
     pipeline.compile()
-    output = pipeline(**SHORT.arguments())
+    output = pipeline(**case.arguments())
     return torch._dynamo.utils.counters["stats"]["unique_graphs"], None if output is None else output.frames.numpy()
 
 
-@pytest.mark.parametrize("stages, ulysses", [(1, 1), (2, 2)])
-def test_compiled_is_the_sequential_program(stages, ulysses):
-    *_, (graphs, compiled) = run_ranks(latents, stages * ulysses, stages, ulysses_degree=ulysses)
-    expected = SHORT.sequential().numpy()
+@pytest.mark.parametrize("case, stages, ulysses", [(SHORT, 1, 1), (SHORT, 2, 2), (OFFLOADED[0], 2, 1)])
+def test_compiled_is_the_sequential_program(case, stages, ulysses):
+    *_, (graphs, compiled) = run_ranks(latents, stages * ulysses, case, stages, ulysses_degree=ulysses)
+    expected = case.sequential().numpy()
     assert graphs > 0
     assert np.abs(compiled - expected).max() / np.abs(expected).max() <= 1e-5

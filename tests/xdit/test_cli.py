@@ -70,7 +70,7 @@ def check_screen(done, video):
     """Stdout is the path of the video; stderr says each phase in a plain line, and warns of nothing."""
     assert done.stdout == f"{video}\n"
     said = done.stderr.splitlines()
-    for line in (r"connecting 2 processes", r"stages will wait 33% of the time .2 steps, 2 stages.: .*", r"loading the weights of .*",
+    for line in (r"connecting 2 processes", r"stages will wait 27% of the time .2 steps, 2 stages.: .*", r"loading the weights of .*",
                  r'".*": 67 frames of 32 x 32, 2 steps, .*encoding the prompt',
                  r"block 1 of 2, 0 of 67 frames written.*", rf"67 frames saved to {re.escape(str(video))}"):
         assert sum(re.fullmatch(line, one) is not None for one in said) == 1, (line, done.stderr)

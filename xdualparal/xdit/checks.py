@@ -83,7 +83,7 @@ def _check_dualparal(args, model):
     _check_video(args, model)
     check_sampling(args, model)
     check_prompts(args)
-    check_effect(args, config, value_of(args, model, "guidance_scale"))
+    check_effect(args, config, value_of(args, model, "guidance_scale"), len(model.family.facts.experts))
     if args["use_torch_compile"]:
         _check_compiler()
     for name in ("attention_backend", "cross_attention_backend"):
