@@ -10,6 +10,32 @@ not mean the same. Compared on a demo model with two experts (examples/train_tin
     mixed   it reads the other expert's K/V, as the paper's reference does
     never   no pass sees a next context, for comparison
 
+Measured: means with the 95 % interval of the mean of what a variant has more than `none` in pairs of the same prompt and
+noise, 129 frames, B = 8, C = 4, guidance 1.5; the experts' K/V are .16 to .24 apart, where unrelated ones are 1.4 apart.
+
+    4 steps, boundary after 2, 60 videos     all right            error at seams, px
+        none                                 .78 (.68 to .88)     .206 (.194 to .219)
+        window - none                        -.02 (-.05 to .00)   -.006 (-.014 to .004)
+        mixed - none                         -.02 (-.08 to .05)   -.013 (-.021 to -.005)
+        mixed with --roll-heads - none       -.02 (-.08 to .05)   +.002 (-.001 to .005)
+        never - none                         -.10 (-.20 to -.02)  +.034 (.025 to .044)
+    the same without guidance
+        none                                 .70 (.58 to .82)     .210 (.198 to .223)
+        window - none                        -.03 (-.12 to .05)   +.004 (-.013 to .027)
+        mixed - none                         .00 (-.08 to .08)    -.010 (-.018 to -.001)
+        never - none                         -.08 (-.17 to .00)   +.027 (.017 to .036)
+    4 steps, one expert as both, 90 videos
+        none                                 .61 (.51 to .71)     .213 (.203 to .223)
+        window - none                        +.04 (.00 to .10)    -.007 (-.014 to .004)
+        mixed - none                         +.04 (-.01 to .11)   -.013 (-.019 to -.006)
+        never - none                         -.18 (-.28 to -.09)  +.043 (.033 to .053)
+    25 steps, boundary after 12, 30 videos
+        none                                 .87 (.73 to .97)     .213 (.202 to .226)
+        window - none                        .00                  -.000 (-.004 to .006)
+        mixed - none                         .00                  -.002 (-.007 to .006)
+
+So `none` and `window` cannot be told apart, and `none` is simpler: windows keep one shape, and no pass has a third more tokens.
+
 With a checkpoint of one expert, that one is both: then `mixed` is the method as it is without a boundary.
 A plain sequential program on diffusers' stock modules; all prompts are one batch, and all variants have the same noise.
 """

@@ -84,7 +84,7 @@ def load(folder, index, count, layers, device):
     before_bytes, before_read = status("VmHWM"), read_by_system()
     pipeline = load_stage(family, folder, index, count, mine, torch.bfloat16, index == count - 1, device, tell=told.append)
     peak, by_system = status("VmHWM") - before_bytes, read_by_system() - before_read
-    parts = [getattr(pipeline, part) for part in (*EXPERTS, "vae", "text_encoder")]
+    parts = [getattr(pipeline, part) for part in (*EXPERTS, "vae")]
     tensors = [tensor for part in parts if part is not None for tensor in part.state_dict().values() if not tensor.is_meta]
     share = sum({tensor.data_ptr(): tensor.nbytes for tensor in tensors}.values())  # tied ones once
     return dict(share=share, read=sum(told), by_system=by_system, peak=peak)

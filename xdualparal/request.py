@@ -13,6 +13,7 @@ from .limits import FRAMES, GUIDANCE, PIXELS, SIDE, STEPS, TEXT_TOKENS
 from .models.schedulers import SHIFT_NAMES, check_scheduler, flow_shift, fresh_scheduler
 from .run_spec import short_digest
 
+MAX_SEQUENCE_LENGTH = 512  # by default, as in diffusers' WanPipeline
 OUTPUT_TYPES = ("np", "uint8", "pil", "pt", "latent")
 
 
@@ -21,7 +22,7 @@ class Request:
 
     def __init__(self, pipe, *, prompt=None, negative_prompt=None, height=480, width=832, num_frames=81,
                  num_inference_steps=50, guidance_scale=5.0, guidance_scale_2=None, generator=None, prompt_embeds=None,
-                 negative_prompt_embeds=None, max_sequence_length=512, output_type="np"):
+                 negative_prompt_embeds=None, max_sequence_length=MAX_SEQUENCE_LENGTH, output_type="np"):
         self.pipe = pipe
         self.prompt, self.negative_prompt = prompt, negative_prompt
         self.height, self.width = SIDE.of("height", height), SIDE.of("width", width)
@@ -88,7 +89,7 @@ class Request:
     @property
     def branches(self):
         """2 with classifier-free guidance, 1 without (guidance_scale of 1 or less, as in diffusers)."""
-        return 2 if self.guidance_scale > 1 else 1
+        return branches_of(self.guidance_scale)
 
     @property
     def is_endless(self):
@@ -135,8 +136,8 @@ class Request:
 
     @property
     def texts(self):
-        """{"prompt" or "negative prompt": the text}, one a branch, of a request for one video."""
-        return dict(list({"prompt": self.prompt, "negative prompt": self.negative_prompt or ""}.items())[:self.branches])
+        """See ``texts_of``; of a request for one video."""
+        return texts_of(self.prompt, self.negative_prompt, self.branches)
 
     def make_scheduler(self, device):
         """A fresh scheduler of the pipeline's kind with its timesteps set."""
@@ -163,6 +164,16 @@ class Request:
             one.prompt_embeds = _nth_row(self.prompt_embeds, index)
             one.negative_prompt_embeds = _nth_row(self.negative_prompt_embeds, index)
             yield one
+
+
+def branches_of(guidance_scale):
+    """2 with classifier-free guidance, 1 without: a scale of 1 or less, as in diffusers."""
+    return 2 if guidance_scale > 1 else 1
+
+
+def texts_of(prompt, negative_prompt, branches):
+    """{"prompt" or "negative prompt": the text}, one a branch."""
+    return dict([("prompt", prompt), ("negative prompt", negative_prompt or "")][:branches])
 
 
 def check_size(height, width, pixels_per_token):

@@ -48,15 +48,16 @@ _SMALL = dict(num_attention_heads=4, attention_head_dim=12, ffn_dim=64, num_laye
 _SMALL_VAE = dict(base_dim=8, dim_mult=[1, 1, 1, 1], num_res_blocks=1)
 
 
-def write_checkpoint(folder, model, scheduler=SCHEDULER, shard_size="100KB", **smaller):
+def write_checkpoint(folder, model, scheduler=SCHEDULER, shard_size="100KB", first_seed=0, **smaller):
     """Writes a small checkpoint of ``model``, a name of TRANSFORMERS, to ``folder``; returns the folder. Every transformer has
     weights of its own.
 
-    ``scheduler``: its configuration. ``smaller``: settings of the transformers beside _SMALL.
+    ``scheduler``: its configuration. ``first_seed``: of the first transformer's weights. ``smaller``: settings of the transformers
+    beside _SMALL.
     """
     folder = Path(folder)
     configs = {part: config | _SMALL | smaller for part, config in TRANSFORMERS[model].items()}
-    for seed, (part, config) in enumerate(configs.items()):
+    for seed, (part, config) in enumerate(configs.items(), first_seed):
         small_transformer(config, seed).save_pretrained(folder / part, max_shard_size=shard_size)
     torch.manual_seed(9)
     AutoencoderKLWan.from_config(VAE | _SMALL_VAE).eval().save_pretrained(folder / "vae")
@@ -75,6 +76,8 @@ def small_transformer(config, seed):
     transformer = WanTransformer3DModel.from_config(config)
     for block in transformer.blocks:
         block.attn1.norm_q.weight.data.fill_(2.0)
+        block.attn2.norm_q.weight.data.fill_(2.0)
+        block.attn2.to_out[0].weight.data.mul_(4.0)
         block.scale_shift_table.data.normal_(std=0.5)
     return transformer.eval()
 

@@ -18,15 +18,16 @@ from .processes import forkserver_context
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 LAUNCHER = [sys.executable, "-m", "xdualparal.xdit.cli"]
 LIMIT_S = 240
+DTYPE = "DUALPARAL_TESTING_DTYPE"
 
 
 class Run:
     """A command under way, its output in the file ``log``. At the end of the context nothing of it is left."""
 
-    def __init__(self, arguments, log, cold=False):
+    def __init__(self, arguments, log, cold=False, environment={}):
         self._log = Path(log)
         self._log.write_text("")
-        self.launcher = (_start_cold if cold else _WarmLauncher)(list(map(str, arguments)), str(log))
+        self.launcher = (_start_cold if cold else _WarmLauncher)(list(map(str, arguments)), str(log), environment)
 
     def __enter__(self):
         return self
@@ -62,9 +63,9 @@ class Run:
         return code
 
 
-def run(arguments, log):
-    """(exit code, output) of a command, warm."""
-    with Run(arguments, log) as command:
+def run(arguments, log, dtype=None):
+    """(exit code, output) of a command, warm. ``dtype``: a name, "float32", to compute in instead of the model's own."""
+    with Run(arguments, log, environment={} if dtype is None else {DTYPE: dtype}) as command:
         return command.ended(), command.output()
 
 
@@ -84,10 +85,10 @@ def is_running(pid):
         return False
 
 
-def _start_cold(arguments, log):
+def _start_cold(arguments, log, environment):
     with open(log, "a") as file:
         return subprocess.Popen(
-            [*LAUNCHER, *arguments], stdout=file, stderr=file, start_new_session=True, env=dict(os.environ, OMP_NUM_THREADS="1"),
+            [*LAUNCHER, *arguments], stdout=file, stderr=file, start_new_session=True, env=dict(os.environ, OMP_NUM_THREADS="1", **environment),
             preexec_fn=_end_with_parent,
         )
 
@@ -100,8 +101,8 @@ def _end_with_parent():
 class _WarmLauncher:
     """The launcher as a fork, with the methods of subprocess.Popen."""
 
-    def __init__(self, arguments, log):
-        self._process = forkserver_context().Process(target=_launch, args=(arguments, log))
+    def __init__(self, arguments, log, environment):
+        self._process = forkserver_context().Process(target=_launch, args=(arguments, log, environment))
         self._process.start()
         self.pid = self._process.pid
 
@@ -143,14 +144,14 @@ class _WarmWorker:
         self._process.kill()
 
 
-def _launch(arguments, log):
+def _launch(arguments, log, environment):
     from xdualparal.xdit import cli
 
     _end_with_parent()
     os.setsid()
     file = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(file, 1), os.dup2(file, 2)
-    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ.update(environment, OMP_NUM_THREADS="1")
     for name in ("RANK", "WORLD_SIZE"):
         os.environ.pop(name, None)  # xfuser's runner sets them when it is imported
     cli.main(arguments, start=_WarmWorker)
@@ -160,11 +161,14 @@ def _work(arguments, environment):
     import torch
 
     from xdualparal.xdit import runner
+    from xdualparal.xdit.models import DualParalWanModel
 
     _end_with_parent()
     os.setsid()
     os.environ.clear()
     os.environ.update(environment)
     torch.set_num_threads(1)
+    if DTYPE in environment:
+        DualParalWanModel.dtype = getattr(torch, environment[DTYPE])
     sys.argv = ["xdit-dualparal", *arguments]
     runner.main()

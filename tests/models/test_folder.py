@@ -17,7 +17,7 @@ from xdualparal.models import Wan22Family, WanFamily, family_of
 from xdualparal.models.checkpoint_files import Weights
 from xdualparal.models.folder import check_folder, check_tied, check_vae
 from xdualparal.models.names import original_name
-from xdualparal.models.weights import check_reachable, load_stage, load_transformer_stage
+from xdualparal.models.weights import check_reachable, load_stage, load_text_pipeline, load_transformer_stage
 
 TINY_WAN = Path(xdualparal.__file__).parent / "demo" / "tiny-wan"
 CASES = json.loads((Path(__file__).parent / "cases" / "folders.json").read_text())
@@ -161,7 +161,7 @@ def test_python_is_told_too(folder):
 
 def test_an_embedding_that_is_not_tied_is_refused():
     pipeline = load_stage(WanFamily(), TINY_WAN, 0, 1, range(8), torch.float32, False)
-    encoder = pipeline.text_encoder
+    encoder = pipeline.text_encoder = load_text_pipeline(WanFamily(), TINY_WAN, torch.float32).text_encoder
     encoder.encoder.embed_tokens.weight = torch.nn.Parameter(torch.zeros_like(encoder.shared.weight))
     with pytest.raises(ValueError, match="token embedding is not the stored one .*install transformers 5.3"):
         check_tied(encoder)
@@ -242,26 +242,33 @@ def test_weights_that_are_not_the_models_are_told_when_they_are_loaded(folder):
 VARIANTS = {"transformer": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 
 
+def all_loaded(folder):
+    """{part: module} of all parts with weights."""
+    pipeline = load_stage(WanFamily(), folder, 0, 1, range(8), torch.float32, True)
+    encoder = load_text_pipeline(WanFamily(), folder, torch.float32).text_encoder
+    return dict(transformer=pipeline.transformer, vae=pipeline.vae, text_encoder=encoder)
+
+
 def test_a_folder_of_variants(folder):
-    plain = load_stage(WanFamily(), TINY_WAN, 0, 1, range(8), torch.float32, True)
+    plain = all_loaded(TINY_WAN)
     for part, stem in VARIANTS.items():
         HOW["rename"](folder / part / f"{stem}.safetensors", f"{stem}.fp16.safetensors")
     check_folder(WanFamily, folder)
-    loaded = load_stage(WanFamily(), folder, 0, 1, range(8), torch.float32, True)
+    loaded = all_loaded(folder)
     for part in VARIANTS:
-        ours, theirs = (getattr(one, part).state_dict() for one in (loaded, plain))
+        ours, theirs = (one[part].state_dict() for one in (loaded, plain))
         assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_a_folder_of_torchs_files(folder):
-    plain = load_stage(WanFamily(), TINY_WAN, 0, 1, range(8), torch.float32, True)
+    plain = all_loaded(TINY_WAN)
     for part, stem in VARIANTS.items():
         own = folder / part / f"{stem}.safetensors"
         torch.save(load_file(own), own.with_name(f"{'pytorch_model' if part == 'text_encoder' else stem}.bin"))
         own.unlink()
-    loaded = load_stage(WanFamily(), folder, 0, 1, range(8), torch.float32, True)
+    loaded = all_loaded(folder)
     for part in VARIANTS:
-        ours, theirs = (getattr(one, part).state_dict() for one in (loaded, plain))
+        ours, theirs = (one[part].state_dict() for one in (loaded, plain))
         assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 

@@ -12,8 +12,8 @@ from xdualparal.models.numbers import UMT5_XXL, model_numbers
 from xdualparal.models.wan import WanFamily
 from xdualparal.models.wan22 import Wan22Family
 from xdualparal.models.wan_vae import StreamingDecoder, decoder_sizes
-from xdualparal.models.weights import load_stage, read_configs
-from xdualparal.plan.memory import ModelNumbers
+from xdualparal.models.weights import load_stage, load_text_encoder, read_configs
+from xdualparal.plan.memory_numbers import ModelNumbers
 from xdualparal.xdit.demo_model import TINY_WAN_FOLDER
 
 
@@ -54,7 +54,8 @@ def test_they_are_the_bytes_that_are_loaded():
     encoder = json.loads((TINY_WAN_FOLDER / "text_encoder" / "config.json").read_text())
     numbers = ModelNumbers(**model_numbers(WanFamily(), transformer, vae, encoder, torch.float32, torch.float32))
     pipeline = load_stage(WanFamily(), TINY_WAN_FOLDER, 0, 1, range(numbers.layers), torch.float32, with_vae=True)
-    assert bytes_of(pipeline.vae) == numbers.vae_bytes and bytes_of(pipeline.text_encoder) == numbers.text_encoder_bytes
+    assert bytes_of(pipeline.vae) == numbers.vae_bytes
+    assert bytes_of(load_text_encoder(TINY_WAN_FOLDER, torch.float32)) == numbers.text_encoder_bytes
     parts = numbers.layers * numbers.layer_bytes + numbers.shared_bytes + numbers.embedding_bytes + numbers.head_bytes
     assert bytes_of(pipeline.transformer) == parts
 
@@ -77,15 +78,25 @@ def test_a_decoder_remembers_so_much(make):
     assert kept == pytest.approx(decoder_sizes(vae).remembered * 4 * pixels, rel=1e-6)
 
 
-def test_a_decoder_holds_so_much():
-    """Where the convolutions are oneDNN's: those of small pictures are computed otherwise on a CPU, in more memory."""
+def decoded(base_dim, pixels):
+    """(the bytes that a decoder holds, its DecoderSizes)."""
     torch.manual_seed(0)
     vae = AutoencoderKLWan(
-        base_dim=48, z_dim=16, dim_mult=[1, 2, 2], num_res_blocks=1, temperal_downsample=[True, True], scale_factor_spatial=4
+        base_dim=base_dim, z_dim=16, dim_mult=[1, 2, 2], num_res_blocks=1, temperal_downsample=[True, True], scale_factor_spatial=4
     ).eval()
     decoder = StreamingDecoder(vae)
     with Allocated():  # it knows the sizes of what is freed later
-        decoder.decode(torch.randn(1, 16, 2, 24, 24))
+        decoder.decode(torch.randn(1, 16, 2, pixels // 4, pixels // 4))
     with Allocated() as allocated:
-        decoder.decode(torch.randn(1, 16, 1, 24, 24))
-    assert allocated.peak == pytest.approx(decoder_sizes(vae).held * 4 * 96**2, rel=0.1)
+        decoder.decode(torch.randn(1, 16, 1, pixels // 4, pixels // 4))
+    return allocated.peak, decoder_sizes(vae)
+
+
+def test_a_decoder_holds_so_much():
+    held, sizes = decoded(48, 96)
+    assert sizes.small_rows < 96 and held == pytest.approx(sizes.held * 4 * 96**2, rel=0.1)
+
+
+def test_a_decoder_of_small_frames_holds_more():
+    held, sizes = decoded(16, 96)
+    assert sizes.small_rows > 96 and held == pytest.approx(sizes.held_if_small * 4 * 96**2, rel=0.1)

@@ -1,14 +1,17 @@
 """A stage reads its own weights and no others."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from dualparal_testing.small_wan import small_transformer
+from safetensors.torch import load_file, save_file
+from transformers import UMT5EncoderModel
 
 import xdualparal
 from xdualparal.models import WanFamily
-from xdualparal.models.weights import load_stage, load_transformer_stage, read_configs
+from xdualparal.models.weights import load_stage, load_text_pipeline, load_transformer_stage, read_configs
 
 TINY_WAN = Path(xdualparal.__file__).parent / "demo" / "tiny-wan"
 
@@ -42,9 +45,28 @@ def test_a_stage_has_the_parts_that_it_uses(index, with_vae):
     pipeline = load_stage(WanFamily(), TINY_WAN, index, 2, layers, torch.bfloat16, with_vae)
     assert isinstance(pipeline, WanFamily.classes().pipeline)
     assert len(pipeline.transformer.blocks) == len(layers)
-    assert (pipeline.text_encoder is None) == (pipeline.tokenizer is None) == (index > 0)
+    assert pipeline.text_encoder is None and pipeline.tokenizer is None  # see load_text_pipeline
     assert pipeline.vae.dtype == torch.float32 and pipeline.vae.config.z_dim == 8
     assert any(parameter.is_meta for parameter in pipeline.vae.parameters()) != with_vae
+
+
+def test_a_text_pipeline_has_nothing_else(tmp_path):
+    pipeline = load_text_pipeline(WanFamily(), TINY_WAN, torch.bfloat16)
+    assert isinstance(pipeline, WanFamily.classes().pipeline)
+    assert {name for name, part in pipeline.components.items() if part is not None} == {"text_encoder", "tokenizer"}
+    theirs = UMT5EncoderModel.from_pretrained(TINY_WAN / "text_encoder", dtype=torch.bfloat16).state_dict()
+    ours = pipeline.text_encoder.state_dict()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_text_encoder_with_a_weight_that_is_no_number_is_refused(tmp_path):
+    shutil.copytree(TINY_WAN, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "text_encoder" / "model.safetensors"
+    tensors = load_file(file)
+    tensors["encoder.final_layer_norm.weight"][3] = float("nan")
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="weight encoder.final_layer_norm.weight of the text_encoder in .* has a NaN"):
+        load_text_pipeline(WanFamily(), tmp_path, torch.float32)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -39,6 +39,10 @@ def test_bubbles_are_measured_and_predicted(monkeypatch):
     text = as_text(report).splitlines()
     assert text[0] == f"total           {ideal.end:.1f} s, first frames after 2.0 s"
     assert text[-1].startswith("rank 1          stage 1, sent 0.0 MiB, peak memory ")
+    report["memory"] = [dict(before_bytes=0, predicted_bytes=3 << 20), dict(before_bytes=400 << 20, predicted_bytes=5 << 20)]
+    first, second = as_text(report).splitlines()[-2:]
+    assert first.endswith(" MiB (3 for the run by arithmetic)")
+    assert second.endswith(" MiB (400 before loading, 5 for the run by arithmetic)")
 
 
 def test_other_ranks_have_none(monkeypatch):

@@ -58,6 +58,13 @@ def test_an_endless_video_is_the_limit_of_long_ones(seed):
     assert waiting[2] == pytest.approx(waiting[0], abs=1e-5) and waiting[1] >= waiting[2] - 1e-9 >= waiting[0] - 2e-9
 
 
+def test_videos_without_end_are_all_in_flight():
+    """Four stages keep four blocks busy with one video alone, but the other one would never begin."""
+    assert job(None, 4).waiting(Degrees(4)) == 0
+    assert job(None, 4, prompts=2).waiting(Degrees(4)) == 1
+    assert job(None, 4, prompts=2, most_videos=2).better(Degrees(16, videos=2))[0] == Degrees(8, shards=2, videos=2)
+
+
 def test_many_passes_are_estimated(monkeypatch):
     """Near enough to tell 4 % from 15: DESIGN section 2 has 3.8 and 17.7 % for 50 steps on 8 stages; fewer blocks than stages, too."""
     cases = [(32, 50, 1, 8), (32, 50, 5, 8), (None, 50, 1, 8), (5, 50, 1, 8), (None, 4, 1, 8)]

@@ -5,14 +5,16 @@ from dataclasses import replace
 import pytest
 
 from xdualparal.plan.layout import Layout
-from xdualparal.plan.memory import ModelNumbers, RunNumbers, fullest, memory_of_ranks
+from xdualparal.plan.memory import fullest, memory_of_ranks
+from xdualparal.plan.memory_numbers import ModelNumbers, RunNumbers
 from xdualparal.plan.schedule import AT_END, INLINE, NO_DECODE, THREAD
 
 # 10 x 10 numbers: a token is 2 x 2 latents of 1 pixel, hidden states have 10 numbers of 2 bytes.
 MODEL = ModelNumbers(
     layers=8, heads=2, head_dim=5, ffn_dim=40, channels=3, pixels_per_token=2, pixels_per_latent=1, frames_per_latent=4,
     experts=1, number_bytes=2, layer_bytes=1000, shared_bytes=100, embedding_bytes=20, head_bytes=30, largest_bytes=7,
-    text_encoder_bytes=5000, vae_bytes=600, vae_memory_bytes=9.0, vae_work_bytes=11.0, vae_number_bytes=4,
+    text_encoder_bytes=5000, vae_bytes=600, vae_memory_bytes=9.0, vae_work_bytes=11.0,
+    vae_small_work_bytes=30.0, vae_small_rows=20, vae_number_bytes=4,
 )
 RUN = RunNumbers(
     height=20, width=20, branches=2, layout=Layout(2, 1, 9), steps=4, stage_layers=(2, 2, 3, 1), text_tokens=6, decode=THREAD,
@@ -30,8 +32,8 @@ def test_weights_are_those_of_the_model_and_once_more_what_every_stage_needs():
 def test_with_offload_the_experts_share_the_memory_of_one():
     memories = memory_of_ranks(TWO_EXPERTS, replace(RUN, expert_offload=True))
     assert [memory.weights for memory in memories] == [2 * 1000 + 2 * 120, 2 * 1000 + 2 * 100, 3 * 1000 + 2 * 100, 1000 + 2 * 130]
-    assert [memory.on_host for memory in memories] == [4000, 4000, 6000, 2000]
-    assert [memory.on_host for memory in memory_of_ranks(TWO_EXPERTS, RUN)] == [0] * 4
+    assert [memory.offloaded for memory in memories] == [4000, 4000, 6000, 2000]
+    assert [memory.offloaded for memory in memory_of_ranks(TWO_EXPERTS, RUN)] == [0] * 4
 
 
 def test_the_parts_of_a_middle_stage():
@@ -104,6 +106,14 @@ def test_tiles_overlap_in_memory_and_bound_the_work():
     assert memory.decoding == max(11 * 64 + frames, 3 * frames)
     large = memory_of_ranks(MODEL, replace(RUN, tile=(20, 32), tile_stride=(15, 24)))[3]
     assert large.vae_memory == 9 * 400  # no tiles are used
+
+
+def test_small_frames_need_more_on_a_cpu():
+    model = replace(MODEL, vae_work_bytes=1100.0, vae_small_work_bytes=3000.0)
+    small, large = (memory_of_ranks(model, replace(RUN, on_host=True, height=height, width=100))[3] for height in (20, 22))
+    row = 3 * 4 * 100 * 3 * 4  # of a block's frames
+    assert (small.decoding, large.decoding) == (3000 * 20 * 100 + 20 * row, 1100 * 22 * 100 + 22 * row)
+    assert memory_of_ranks(model, replace(RUN, height=20, width=100))[3].decoding == 1100 * 20 * 100 + 20 * row
 
 
 def test_the_peak_is_the_largest_phase():

@@ -70,8 +70,8 @@ def check_screen(done, video):
     """Stdout is the path of the video; stderr says each phase in a plain line, and warns of nothing."""
     assert done.stdout == f"{video}\n"
     said = done.stderr.splitlines()
-    for line in (r"connecting 2 processes", r"stages will wait 27% of the time .2 steps, 2 stages.: .*", r"loading the weights of .*",
-                 r'".*": 67 frames of 32 x 32, 2 steps, .*encoding the prompt',
+    for line in (r"connecting 2 processes", r"stages will wait 27% of the time .2 steps, 2 stages.: .*", "encoding the prompts",
+                 r"loading the weights of .*", r'".*": 67 frames of 32 x 32, 2 steps, seed 42',
                  r"block 1 of 2, 0 of 67 frames written.*", rf"67 frames saved to {re.escape(str(video))}"):
         assert sum(re.fullmatch(line, one) is not None for one in said) == 1, (line, done.stderr)
     assert not re.search(r"warning|INFO|\.py:\d|\r|\d%\|", done.stderr, re.IGNORECASE), done.stderr
@@ -292,6 +292,11 @@ def test_the_report_is_beside_the_video(tmp_path):
     assert report["ranks"][0]["sent_bytes"] == 2 * (12 + 10) * 16 * 2 * hidden_dim() * 4
     assert 0 < report["first_segment_s"] <= report["wall_s"] and 0 < report["bubble"] < 1 and report["decode_s"] > 0
     assert all(rank["peak_bytes"] > 2**27 for rank in report["ranks"])
+    # The demo model's own memory is small beside that of Python and its libraries.
+    assert len(report["memory"]) == len(report["ranks"])
+    for rank, memory in zip(report["ranks"], report["memory"]):
+        assert 0 < memory["predicted_bytes"] < memory["before_bytes"] < rank["peak_bytes"]
+        assert memory["predicted_bytes"] == max(memory["phases"].values())
     assert re.search(r"waiting stages +\d+\.\d%, \d+\.\d% by the schedule", output)
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from xdualparal.xdit import memory_check
+from xdualparal.xdit.degrees import num_processes
 from xdualparal.xdit.flags import make_parser
 from xdualparal.xdit.memory import memory_line, predicted
 from xdualparal.xdit.memory_check import RESERVE, Place, check_memory, place_of_this_rank
@@ -37,32 +38,50 @@ def check(args):
 
 def proposal_of(message):
     """The flags that a refusal proposes."""
-    return message.split("GB free: ")[1].split(" would fit, ")[0]
+    return message.split("free: ")[1].split(" would fit, ")[0]
 
 
-@pytest.mark.parametrize("flags", ["", "--height 480 --width 832", "--height 480 --width 832 --guidance_scale 1 --num_inference_steps 4"])
-def test_what_is_proposed_fits_and_nothing_smaller_does(card, flags):
+def with_proposal(message, flags):
+    """The command that a refusal proposes; what its flags say twice, the last one says."""
+    return parsed(f"{flags} {proposal_of(message)}")
+
+
+def last_rank(args):
+    return num_processes(args) - 1
+
+
+@pytest.mark.parametrize("flags, degree", [
+    ("", 4), ("--height 480 --width 832", 4), ("--height 480 --width 832 --guidance_scale 1 --num_inference_steps 4", 4), ("", 2),
+])
+def test_what_is_proposed_fits_and_nothing_smaller_does(card, flags, degree):
+    flags = f"{flags} --dualparal_degree {degree}"
     card(CARD)
     with pytest.raises(ValueError) as refusal:
         check(parsed(flags))
     message = str(refusal.value)
     assert "\n" not in message and message.startswith("by arithmetic rank 3 needs ") and "--dualparal_memory_check warn" in message
-    proposed = proposal_of(message)
-    degree = 4
-    if "--dualparal_degree" in proposed:
-        degree, proposed = proposed.split("--dualparal_degree ")[1].split(" ", 1) if " --" in proposed else (proposed.split()[-1], "")
-    better = parsed(f"{flags} {proposed}", int(degree))
-    card(CARD, (better["dualparal_degree"] * better["ulysses_degree"] - 1,), world=better["dualparal_degree"] * better["ulysses_degree"])
+    better = with_proposal(message, flags)
+    card(CARD, (last_rank(better),), world=num_processes(better))
     assert check(better) == ""
-    if degree == 4 and len(proposed.split("--")) > 2:  # several flags: none of them alone is enough
-        for alone in proposed.split("--")[1:]:
-            with pytest.raises(ValueError):
-                check(parsed(f"{flags} --{alone}"))
+    parts = proposal_of(message).split("--")[1:]
+    for alone in parts if len(parts) > 1 else ():  # none of them alone is enough
+        worse = parsed(f"{flags} --{alone}")
+        card(CARD, (last_rank(worse),), world=num_processes(worse))
+        with pytest.raises(ValueError):
+            check(worse)
+
+
+def test_guidance_ranks_are_proposed_only_with_guidance(card):
+    flags = "--enable_tiling --dualparal_vae_precision bfloat16 --dualparal_text_encoder cpu --dualparal_decode inline --dualparal_degree 2"
+    for extra, expected in ((" --ulysses_degree 2 --dualparal_expert_offload", True), (" --guidance_scale 1", False)):
+        args = parsed(flags + extra)
+        changes = memory_check._degrees(args, model_class("Wan2.2-T2V", 2))
+        assert any("--use_cfg_parallel" in change.text for change in changes) is expected
 
 
 def test_names_the_largest_parts_and_what_is_free(card):
     card(CARD)
-    with pytest.raises(ValueError, match=r"needs \d\d\.\d GB \(passes: .*weights 15.1.* and 0.50 GB for libraries, and device 3 has 25.4 GB free: "):
+    with pytest.raises(ValueError, match=r"needs \d\d\.\d GB \(passes: .*weights 15.1 GB.* and 500 MB for libraries, and device 3 has 25.4 GB free: "):
         check(parsed("--height 480 --width 832"))
 
 

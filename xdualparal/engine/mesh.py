@@ -35,7 +35,7 @@ class Mesh(Replica):
         # More than one patch would wake PipeFusion's stale K/V paths, which are not ours (DESIGN section 3).
         get_runtime_state().num_pipeline_patch = 1
         self.pipeline, self._sequence, self._guidance = get_pp_group(), get_sp_group(), get_cfg_group()
-        self._replica, self.device = get_model_replica_group(), self.pipeline.device
+        self._replica = get_model_replica_group()
         pipelines = ranks_of("pp", parallel)
         backend = dist.get_backend()
         self._edges = group_coordinator.make_edge_groups(pipelines, backend, NO_TIMEOUT, edge_options_maker(backend))

@@ -1,23 +1,24 @@
 """The processes that make one video together, and what they tell each other on the host.
 
-Knows: which ranks are a replica, and a process group over gloo that waits as long as it takes. Must not know: stages, devices,
-what is told. It needs no group of xDiT's, so that it can be there before a model is loaded.
+Knows: which ranks are a replica, and a process group over gloo that waits as long as it takes. Must not know: stages, what is
+told. It needs no group of xDiT's, so that it can be there before a model is loaded.
 """
 
 import torch.distributed as dist
-from xfuser.core.distributed import init_distributed_environment
+from xfuser.core.distributed import get_world_group, init_distributed_environment
 from xfuser.core.distributed.utils import RankGenerator
 
 from .p2p import NO_TIMEOUT
 
 
 class Replica:
-    """This rank's replica. Every process of the world must build it, with the same ``parallel``, xDiT's ParallelConfig."""
+    """This rank's replica, one of ``count``; ``ranks``: its global ranks; ``device``: this rank's. Every process of the world must build it, with the same ``parallel``, xDiT's ParallelConfig."""
 
     def __init__(self, parallel):
         init_distributed_environment()  # a caller may have started torch.distributed, which xDiT does not notice
         # xDiT's CPU groups wait for 30 minutes: for the last decoding, or for a slow encoding, it may take longer.
         self.ranks, self._patient = _own_group(ranks_of("tp-sp-pp-cfg", parallel))
+        self.device, self.count = get_world_group().device, parallel.dp_degree
 
     @property
     def decides(self):
@@ -28,6 +29,11 @@ class Replica:
     def is_output(self):
         """Whether this rank gives its replica's video: the last one, which is the last of all its groups, as in xDiT."""
         return self.ranks[-1] == dist.get_rank()
+
+    @property
+    def number(self):
+        """Which one of ``count`` replicas this is, from 0: xDiT numbers their ranks one replica after the other."""
+        return self.ranks[0] // len(self.ranks)
 
     @property
     def has_rank_0(self):

@@ -119,6 +119,8 @@ class SwappedExperts(ResidentExperts):
     def end(self):
         """Gives the memory back; the blocks' parameters are their weights again, on the host."""
         super().end()
+        if self._stream is not None:
+            self._stream.synchronize()  # a run that failed may have asked for a layer
         for parameter, weights in (pair for blocks in self._layers for parameters in blocks for pair in parameters.values()):
             parameter.data = weights
         self._memory = {}

@@ -18,7 +18,7 @@ UMT5_XXL = dict(
 
 
 def model_numbers(family, transformer_config, vae_config, encoder_config, dtype, vae_dtype):
-    """The fields of a plan.memory.ModelNumbers, as a dict, of a model of ``family`` with these configurations (dicts; what they
+    """The fields of a plan.memory_numbers.ModelNumbers, as a dict, of a model of ``family`` with these configurations (dicts; what they
     lack is as in the classes), the transformer and the text encoder in ``dtype``, the VAE in ``vae_dtype``."""
     with torch.device("meta"):
         vae = family.classes().vae.from_config(vae_config)
@@ -29,7 +29,8 @@ def model_numbers(family, transformer_config, vae_config, encoder_config, dtype,
         pixels_per_latent=vae.config.scale_factor_spatial, frames_per_latent=family.facts.frames_per_latent,
         experts=len(family.facts.experts), text_encoder_bytes=_bytes(encoder, dtype), vae_bytes=_bytes(vae, vae_dtype),
         vae_memory_bytes=sizes.remembered * vae_dtype.itemsize, vae_work_bytes=sizes.held * vae_dtype.itemsize,
-        vae_number_bytes=vae_dtype.itemsize,
+        vae_small_work_bytes=sizes.held_if_small * vae_dtype.itemsize,
+        vae_small_rows=sizes.small_rows if vae_dtype == torch.float32 else 0, vae_number_bytes=vae_dtype.itemsize,
     )
 
 

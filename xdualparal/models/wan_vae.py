@@ -104,16 +104,22 @@ def memory_latents(vae):
 
 
 class DecoderSizes(NamedTuple):
-    """Numbers for each pixel of a frame. ``remembered``: in the cache. ``held``: the most besides, within one latent frame."""
+    """Numbers for each pixel of a frame. ``remembered``: in the cache. ``held``: the most besides, within one latent frame.
+    ``held_if_small``: the same on a CPU in float32, where frames have at most ``small_rows`` rows of pixels."""
 
     remembered: float
     held: float
+    held_if_small: float
+    small_rows: int
 
 
 # Tensors of the last level's width, of all frames that one latent frame makes, that are there at once: a residual block's input,
 # the normalised one with the cached frames before it, joined, padded and in the convolution's own layout, and the result. Measured
 # with torch's allocator on a CPU: 7.6 (default VAE, float32), 7.1 (bfloat16), 7.1 to 7.8 (demo VAE).
 _HELD_TENSORS = 7.8
+# Convolutions of few numbers are not oneDNN's (torch, aten/src/ATen/native/Convolution.cpp, use_mkldnn: up to 20480 in all but the
+# innermost dimension): torch unfolds the input, 3 x 3 x 3 times as many numbers, beside 6.3 tensors as above (measured, demo VAE).
+_SMALL, _HELD_IF_SMALL = 20480, 27 + 6.3
 
 
 def decoder_sizes(vae):
@@ -130,9 +136,10 @@ def decoder_sizes(vae):
             before, pixels = pixels, pixels * 4
         elif isinstance(module, torch.nn.Conv3d) and module.kernel_size[0] > 1:
             remembered += 2 * module.in_channels * (before if name.endswith("time_conv") else pixels)
-    held = _HELD_TENSORS * vae.decoder.conv_out.in_channels * vae.config.scale_factor_temporal
-    patch = (vae.config.patch_size or 1) ** 2
-    return DecoderSizes(remembered / patch, held / patch)
+    width, frames, patch = vae.decoder.conv_out.in_channels, vae.config.scale_factor_temporal, vae.config.patch_size or 1
+    held, held_if_small = (tensors * width * frames / patch**2 for tensors in (_HELD_TENSORS, _HELD_IF_SMALL))
+    small_rows = (_SMALL // (width * (frames + 2)) - 2) * patch  # with two cached frames, padded by a pixel
+    return DecoderSizes(remembered / patch**2, held, held_if_small, small_rows)
 
 
 class _Cut(NamedTuple):

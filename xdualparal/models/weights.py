@@ -77,16 +77,14 @@ def read_scheduler(folder):
         ) from None
 
 
-def load_stage(
-    family, source, index, count, layers, dtype, with_vae, device="cpu", changes=None, tell=lambda num_bytes: None, with_text=None
-):
-    """Loads a pipeline of ``family`` with only what stage ``index`` of ``count`` uses.
+def load_stage(family, source, index, count, layers, dtype, with_vae, device="cpu", changes=None, tell=lambda num_bytes: None):
+    """Loads a pipeline of ``family`` with only what the passes of stage ``index`` of ``count`` use.
 
     ``source``: checkpoint_files.Weights, or a folder. What is loaded: the ``layers`` (a range) of every expert in ``dtype`` on
-    ``device``; the text encoder, on the host, where ``with_text`` (None: on the first stage), and the VAE in the family's dtype
-    where ``with_vae``; elsewhere the VAE has its configuration, without weights. ``changes``: {part: change} of experts, and
-    ``tell``, see ``load_transformer_stage``. Raises ValueError where the folder is not whole, see ``folder.check_folder``, and
-    where the text encoder came out wrong or a weight is a NaN or an infinity.
+    ``device``, and the VAE in the family's dtype where ``with_vae``; elsewhere the VAE has its configuration, without weights.
+    There is no text encoder (``load_text_pipeline``). ``changes``: {part: change} of experts, and ``tell``, see
+    ``load_transformer_stage``. Raises ValueError where the folder is not whole, see ``folder.check_folder``, and where a weight
+    is a NaN or an infinity.
     """
     source, changes = Weights.of(source), changes or {}
     check_folder(family, source)
@@ -94,20 +92,28 @@ def load_stage(
         part: load_transformer_stage(family, source, part, index, count, layers, dtype, device, changes.get(part), tell)
         for part in family.facts.experts
     }
-    if index == 0 if with_text is None else with_text:
-        parts["text_encoder"] = load_text_encoder(source, dtype)
-    else:
-        parts.update((name, None) for name in family.facts.text_parts)
+    parts.update((name, None) for name in family.facts.text_parts)
     parts["vae"] = load_vae(family, source, device, tell) if with_vae else _empty(family.classes().vae, source.folder / "vae")
     return family.classes().pipeline.from_pretrained(source.folder, dtype=dtype, **parts)
 
 
-def load_text_encoder(source, dtype):
-    """Loads the text encoder in ``dtype``, on the host. ``source``: see ``load_stage``. Raises ValueError where it came out wrong
-    or a weight is a NaN or an infinity."""
+def load_text_pipeline(family, source, dtype, device="cpu"):
+    """Loads a pipeline of ``family`` with only the tokenizer and the text encoder, see ``load_text_encoder``."""
+    source = Weights.of(source)
+    check_folder(family, source)
+    others = dict.fromkeys((*family.facts.experts, "vae", "scheduler"))
+    return family.classes().pipeline.from_pretrained(
+        source.folder, text_encoder=load_text_encoder(source, dtype, device), **others
+    )
+
+
+def load_text_encoder(source, dtype, device="cpu"):
+    """Loads the text encoder in ``dtype`` straight to ``device``. ``source``: see ``load_stage``. Raises ValueError where it came
+    out wrong or a weight is a NaN or an infinity."""
     source = Weights.of(source)
     folder, variant = source.folder / "text_encoder", variant_of(source, "text_encoder")
-    encoder = transformers.UMT5EncoderModel.from_pretrained(folder, dtype=dtype, variant=variant)
+    place = {} if torch.device(device).type == "cpu" else dict(device_map={"": device})
+    encoder = transformers.UMT5EncoderModel.from_pretrained(folder, dtype=dtype, variant=variant, **place)
     name = not_finite(encoder)
     if name is not None:
         raise refusal("text_encoder", name, folder)

@@ -72,6 +72,16 @@ def peak_bytes(device):
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def resident_bytes():
+    """The memory that this process has now, as ``peak_bytes`` counts it: 0 where an accelerator's is counted; None where it is not
+    known."""
+    if torch.cuda.is_available():
+        return 0
+    with suppress(OSError), open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+    return None
+
+
 def _predicted(run, stages):
     """The bubble of the whole plan by the measured costs; of a run that was resumed or stopped, of its finished blocks."""
     if not all(rank["forwards"] for rank in stages):
@@ -99,8 +109,17 @@ def as_text(report):
     ]
     rows += [
         (f"rank {rank['rank']}", f"stage {rank['stage']}, sent {rank['sent_bytes'] / 2**20:.1f} MiB, peak memory "
-         f"{rank['peak_bytes'] / 2**20:.0f} MiB")
-        for rank in report["ranks"]
+         f"{rank['peak_bytes'] / 2**20:.0f} MiB{_by_arithmetic(report, number)}")
+        for number, rank in enumerate(report["ranks"])
     ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name.ljust(width)}  {value}" for name, value in rows)
+
+
+def _by_arithmetic(report, number):
+    """What the peak of a rank was expected to be, where that was computed (xdit/memory.py)."""
+    if not report.get("memory"):
+        return ""
+    expected = report["memory"][number]
+    before = f"{expected['before_bytes'] / 2**20:.0f} before loading, " if expected["before_bytes"] else ""
+    return f" ({before}{expected['predicted_bytes'] / 2**20:.0f} for the run by arithmetic)"

@@ -51,12 +51,15 @@ class Job:
     allows: Callable[[Degrees], bool] = lambda degrees: True
 
     def waiting(self, degrees):
-        """The share of the stages' time, 0 to 1, in which they do nothing, until the last video of all replicas is done."""
+        """The share of the stages' time, 0 to 1, in which they do nothing, until the last video of all replicas is done.
+
+        1 where videos without end would leave some that never begin.
+        """
         of_replica = -(-self.prompts // degrees.replicas)
         groups = [degrees.videos] * (of_replica // degrees.videos) + [of_replica % degrees.videos]
         plans = [self._plan(degrees, videos) for videos in groups if videos]
         if plans[0].num_blocks is None:
-            return 1 - plans[0].num_steps * plans[0].videos / units_a_block(plans[0])
+            return 1.0 if len(plans) > 1 else 1 - plans[0].num_steps * plans[0].videos / units_a_block(plans[0])
         passes = self.prompts * plans[0].num_blocks * plans[0].num_steps
         return 1 - passes / (degrees.replicas * sum(map(end, plans)))
 

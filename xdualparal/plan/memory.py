@@ -11,7 +11,6 @@ context and NCCL's buffers.
 from dataclasses import dataclass, fields
 from itertools import product
 
-from .layout import Layout
 from .messages import MAX_PENDING_SENDS
 from .schedule import AT_END, NO_DECODE, THREAD
 
@@ -19,98 +18,6 @@ _FLOAT = 4  # bytes of a float32
 # Latents that a block's scheduler keeps beside the block's own: UniPC of order 2, Wan's own, has two predictions and the last
 # sample (diffusers 0.42.1, schedulers/scheduling_unipc_multistep.py). DPM++ has two, Euler none.
 SCHEDULER_HISTORY = 3
-
-
-@dataclass(frozen=True)
-class ModelNumbers:
-    """What memory depends on of a model. Bytes are of weights as loaded, of one expert.
-
-    ``number_bytes``: of a number of the transformer. ``layer_bytes``, ``shared_bytes`` (condition embedder and tables, on every
-    stage), ``embedding_bytes``, ``head_bytes``: of weights. ``largest_bytes``: of the largest tensor as it is stored.
-    ``pixels_per_token``: along a side. ``vae_memory_bytes``, ``vae_work_bytes``: a pixel of a frame, see models/wan_vae.py.
-    """
-
-    layers: int
-    heads: int
-    head_dim: int
-    ffn_dim: int
-    channels: int
-    pixels_per_token: int
-    pixels_per_latent: int
-    frames_per_latent: int
-    experts: int
-    number_bytes: int
-    layer_bytes: int
-    shared_bytes: int
-    embedding_bytes: int
-    head_bytes: int
-    largest_bytes: int
-    text_encoder_bytes: int
-    vae_bytes: int
-    vae_memory_bytes: float
-    vae_work_bytes: float
-    vae_number_bytes: int
-
-    @property
-    def dim(self):
-        """Of hidden states."""
-        return self.heads * self.head_dim
-
-
-@dataclass(frozen=True)
-class RunNumbers:
-    """What memory depends on of a run. ``height``, ``width``: pixels. ``branches``: of guidance. ``layout``: with the video's
-    length. ``stage_layers``: how many layers each stage has. ``ulysses``, ``ring``, ``guidance_ranks``: degrees. ``decode``: as in
-    plan.schedule. ``parallel_vae``: all ranks decode together, at the end. ``tile``: (height, width) of the VAE's tiles in
-    pixels, and ``tile_stride``, or None. ``encoder_on_device``: whether prompts are encoded where the passes are computed.
-    ``expert_offload``: whether an expert that is not in use waits elsewhere.
-    """
-
-    height: int
-    width: int
-    branches: int
-    layout: Layout
-    steps: int
-    stage_layers: tuple[int, ...]
-    stagger: int = 1
-    videos: int = 1
-    text_tokens: int = 512
-    ulysses: int = 1
-    ring: int = 1
-    guidance_ranks: int = 1
-    decode: str = THREAD
-    parallel_vae: bool = False
-    tile: tuple[int, int] | None = None
-    tile_stride: tuple[int, int] | None = None
-    encoder_on_device: bool = True
-    expert_offload: bool = False
-
-    @property
-    def shards(self):
-        """Into how many parts each latent frame is cut."""
-        return self.ulysses * self.ring
-
-    @property
-    def own_branches(self):
-        """Guidance branches that a rank computes."""
-        return self.branches // self.guidance_ranks
-
-    @property
-    def window_latents(self):
-        """Latent frames of the largest window: block 0 is one, and with the context before them others are as large."""
-        return self.layout.own_latents(0)
-
-    @property
-    def context_latents(self):
-        """Latent frames of the next block that a pass attends to."""
-        return self.layout.seen_latents - self.window_latents
-
-    @property
-    def blocks_in_flight(self):
-        """Of all videos."""
-        at_once = -(-self.steps // self.stagger)
-        blocks = self.layout.num_blocks
-        return self.videos * (at_once if blocks is None else min(at_once, blocks))
 
 
 @dataclass(frozen=True)
@@ -122,8 +29,8 @@ class RankMemory:
     ``activations``: within a pass. ``context``: kept K/V, and the memory in which they are joined with a window's. ``messages``:
     hidden states that come, wait and leave. ``latents``: of blocks in flight with their schedulers' memory, and of finished
     ones. ``vae_memory``: what the VAE remembers from block to block. ``decoding``: a block on its way to frames.
-    ``decodes_beside``: whether that happens while passes are computed. ``on_host``: all experts' layers, where they are offloaded
-    there; ``total`` does not count them.
+    ``decodes_beside``: whether that happens while passes are computed. ``offloaded``: all experts' layers, where they wait on the
+    host; ``total`` does not count them.
     """
 
     text_encoder: int
@@ -138,7 +45,7 @@ class RankMemory:
     vae_memory: int
     decoding: int
     decodes_beside: bool
-    on_host: int = 0
+    offloaded: int = 0
 
     def phases(self):
         """{name of a phase: bytes at its peak}."""
@@ -175,7 +82,7 @@ def _of_rank(model, run, stage, encodes, gives):
         messages=_messages(model, run, is_first, is_last), latents=_latents(model, run, is_first, is_last, gives),
         vae_memory=round(pixels * model.vae_memory_bytes) * (run.videos if run.decode != AT_END else 1),
         decoding=_decoding(model, run) if decodes else 0, decodes_beside=run.decode == THREAD and not run.parallel_vae,
-        on_host=model.experts * run.stage_layers[stage] * model.layer_bytes if run.expert_offload else 0,
+        offloaded=model.experts * run.stage_layers[stage] * model.layer_bytes if run.expert_offload else 0,
     )
 
 
@@ -221,15 +128,17 @@ def _activations(model, run, is_first):
     always = (2 if is_first else 1) * hidden + 2 * tokens * model.head_dim * _FLOAT
     norm, rope = 5 * hidden + 3 * in_float, 7 * hidden + 1.5 * in_float
     feed_forward, end = 3 * hidden + 2 * inner, 4 * hidden + 3 * in_float
-    return round(always + max(norm, rope, feed_forward, end, _ring(model, run, hidden, in_float)))
+    return round(always + max(norm, rope, feed_forward, end, _ring(model, run)))
 
 
-def _ring(model, run, hidden, in_float):
-    """Ring attention (torch.distributed.tensor.experimental, _templated_ring_attention): Q, K, V and normalised hidden states;
-    K and V side by side, and those that arrive; the output so far in float32, and that of a step."""
+def _ring(model, run):
+    """Ring attention, torch.distributed.tensor.experimental's _templated_ring_attention: normalised hidden states, Q, K, V, the
+    output and what the kernel holds; this rank's keys and values behind each other, and those of all ranks gathered; gloo
+    gathers into memory of its own first."""
     if run.ring == 1:
         return 0
-    return 5 * hidden + 4 * _seen(run) * hidden + 3 * in_float
+    gathered = run.ring * (2 if run.on_host else 1)
+    return (6 + 2 * _seen(run) * (1 + gathered)) * _hidden(model, run)
 
 
 def _seen(run):
@@ -290,7 +199,9 @@ def _decoding(model, run):
     latents = run.layout.latent_frames if run.parallel_vae and run.layout.latent_frames else run.layout.own_latents(0)
     frames = latents * model.frames_per_latent * run.height * run.width * 3 * model.vae_number_bytes
     ranks = run.shards * len(run.stage_layers) * run.guidance_ranks if run.parallel_vae else 1
-    return round(max(height * width * model.vae_work_bytes / ranks + frames, 3 * frames))
+    is_small = run.on_host and height <= model.vae_small_rows
+    work = height * width * (model.vae_small_work_bytes if is_small else model.vae_work_bytes)
+    return round(max(work / ranks + frames, 3 * frames))
 
 
 def fullest(memories):

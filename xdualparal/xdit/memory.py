@@ -13,7 +13,8 @@ import torch
 
 from ..models.numbers import UMT5_XXL, model_numbers
 from ..models.weights import read_configs
-from ..plan.memory import ModelNumbers, RunNumbers, fullest, memory_of_ranks
+from ..plan.memory import fullest, memory_of_ranks
+from ..plan.memory_numbers import ModelNumbers, RunNumbers
 from ..plan.partition import layer_ranges
 from ..plan.schedule import AT_END
 from ..text_settings import DEVICE
@@ -50,7 +51,7 @@ def _run_numbers(args, model):
     config, num_frames = dualparal_config(args), value_of(args, model, "num_frames")
     latent_frames = model.family.facts.latent_frames(num_frames) if num_frames else None
     layers = layer_ranges(model.num_layers, config, args["dualparal_degree"])
-    size = _tile(args) if args["enable_tiling"] else None
+    size, on_host = _tile(args) if args["enable_tiling"] else None, not torch.accelerator.is_available()
     return RunNumbers(
         height=value_of(args, model, "height"), width=value_of(args, model, "width"),
         branches=2 if value_of(args, model, "guidance_scale") > 1 else 1, layout=replace(config.layout, latent_frames=latent_frames),
@@ -58,8 +59,8 @@ def _run_numbers(args, model):
         videos=1, text_tokens=args["max_sequence_length"] or 512, ulysses=args["ulysses_degree"] or 1,
         ring=args["ring_degree"] or 1, guidance_ranks=2 if args["use_cfg_parallel"] else 1,
         decode=AT_END if args["use_parallel_vae"] else config.decode, parallel_vae=bool(args["use_parallel_vae"]),
-        tile=size and size[0], tile_stride=size and size[1], encoder_on_device=config.text_encoder == DEVICE or not torch.accelerator.is_available(),
-        expert_offload=config.expert_offload,
+        tile=size and size[0], tile_stride=size and size[1], encoder_on_device=on_host or config.text_encoder == DEVICE,
+        expert_offload=config.expert_offload, on_host=on_host,
     )
 
 
@@ -78,15 +79,22 @@ def memory_line(args, model):
     return f"by arithmetic rank {rank} needs the most memory: {in_words(memory)}"
 
 
+def memory_report(args, model, before):
+    """For each rank of a replica what a report says beside its measured peak: the bytes that it had ``before`` it loaded anything,
+    and by arithmetic those on top of that, in all and by part. ``before``: of all ranks, None off the output rank."""
+    return before and [
+        dict(before_bytes=had, predicted_bytes=memory.total, phases=memory.phases(), parts=memory.parts())
+        for had, memory in zip(before, predicted(args, model))
+    ]
+
+
 def in_words(memory):
     """The total of a RankMemory and the parts of its largest phase, largest first."""
-    phases = memory.phases()
+    phases, total = memory.phases(), memory.total
     phase = max(phases, key=phases.get)
-    parts = sorted(memory.parts().items(), key=lambda part: -part[1])
-    shown = [
-        f"{name.replace('_', ' ')} {in_gb(size)}" for name, size in parts if name in _PHASES[phase] and size > 0.01 * memory.total
-    ]
-    return f"{in_gb(memory.total)} GB ({phase}: {', '.join(shown)})"
+    parts = sorted(((size, name) for name, size in memory.parts().items() if name in _PHASES[phase]), reverse=True)
+    shown = [f"{name.replace('_', ' ')} {readable(size)}" for size, name in parts if size > 0.01 * total]
+    return f"{readable(total)} ({phase}: {', '.join(shown)})"
 
 
 _PHASES = {  # the parts that are there in each phase
@@ -95,6 +103,6 @@ _PHASES = {  # the parts that are there in each phase
 }
 
 
-def in_gb(size):
-    """A number of bytes in GB, as text."""
-    return f"{size / 1e9:.1f}" if size >= 1e9 else f"{size / 1e9:.2f}"
+def readable(size):
+    """A number of bytes in GB, or MB, as text."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

@@ -8,6 +8,7 @@ libraries and what its allocator cannot use again, is in RESERVE; of that nothin
 
 import os
 from itertools import combinations
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from ..plan.schedule import INLINE, THREAD
 from ..text_settings import CPU, DEVICE
 from .degrees import num_processes
 from .flags import value_of
-from .memory import in_gb, in_words, predicted
+from .memory import in_words, predicted, readable
 from .settings import REFUSE
 
 RESERVE = 500_000_000  # bytes for each rank on an accelerator: NCCL's buffers, cuBLAS's and cuDNN's workspaces, fragments
@@ -37,7 +38,7 @@ class Place(NamedTuple):
         return sum(self._one(memories[rank % len(memories)]) for rank in self.ranks)
 
     def _one(self, memory):
-        return memory.total + (memory.on_host if self.is_host else RESERVE)
+        return memory.total + (memory.offloaded if self.is_host else RESERVE)
 
 
 def check_memory(args, model):
@@ -67,10 +68,10 @@ def _what_is_needed(place, memories):
     rank = max(place.ranks, key=lambda number: memories[number % len(memories)].total)
     words = f"by arithmetic rank {rank} needs {in_words(memories[rank % len(memories)])}"
     if len(place.ranks) > 1:
-        words += f", all {len(place.ranks)} ranks on {place.name} {in_gb(place.needs(memories))} GB"
+        words += f", all {len(place.ranks)} ranks on {place.name} {readable(place.needs(memories))}"
     elif not place.is_host:
-        words += f" and {in_gb(RESERVE)} GB for libraries"
-    return f"{words}, and {place.name} has {in_gb(place.free_bytes)} GB free"
+        words += f" and {readable(RESERVE)} for libraries"
+    return f"{words}, and {place.name} has {readable(place.free_bytes)} free"
 
 
 def place_of_this_rank(world_size):
@@ -117,26 +118,26 @@ class Change(NamedTuple):
 
 
 def _proposal(args, model, place):
-    for change in _changes(args, model):
+    """In words, the smallest change with which all fits: of the fewest processes, and of these of the fewest other flags."""
+    def needs(change):
         changed = args | change.values
-        needs = _needs(place, predicted(changed, model), num_processes(changed) / num_processes(args))
-        if needs <= place.free_bytes:
-            return f"{change.text} would fit, with {in_gb(needs)} GB"
+        return _needs(place, predicted(changed, model), num_processes(changed) / num_processes(args))
+
+    flags = list(_flags(args, model))
+    for degrees in [Change("", {}), *_degrees(args, model)]:
+        if needs(_merged([degrees, *flags])) > place.free_bytes:
+            continue
+        choices = [_merged([degrees, *chosen]) for number in range(len(flags) + 1) for chosen in combinations(flags, number)]
+        enough = next(change for change in choices if needs(change) <= place.free_bytes)
+        return f"{enough.text} would fit, with {readable(needs(enough))}"
     return "no flag and no degree would be enough: give a smaller --height and --width, or --dualparal_block_latents"
 
 
 def _needs(place, memories, growth):
     """On a device as many ranks as now, of which each may be the fullest; on a host all, in the same number of machines."""
     if place.is_host:
-        return round(sum(memory.total + memory.on_host for memory in memories) * len(place.ranks) * growth / len(memories))
+        return round(sum(memory.total + memory.offloaded for memory in memories) * len(place.ranks) * growth / len(memories))
     return len(place.ranks) * (max(memory.total for memory in memories) + RESERVE)
-
-
-def _changes(args, model):
-    """The smallest first: what needs no more processes, then more stages and parts of frames, then these with all the rest."""
-    flags, degrees = list(_flags(args, model)), list(_degrees(args, model))
-    together = [_merged(chosen) for number in range(1, len(flags) + 1) for chosen in combinations(flags, number)]
-    return [*together, *degrees, *(_merged([degree, all_flags]) for degree in degrees for all_flags in together[-1:])]
 
 
 def _flags(args, model):
@@ -157,19 +158,22 @@ def _degrees(args, model):
     """Fewer processes first, of equally many more stages."""
     if args["dualparal_stage_layers"] is not None:
         return []
-    stages_now, shards_now = args["dualparal_degree"], args["ulysses_degree"] or 1
-    most = _MOST_RANKS * stages_now * shards_now // num_processes(args)
+    now = args["dualparal_degree"], args["ulysses_degree"] or 1, 2 if args["use_cfg_parallel"] else 1
+    most = _MOST_RANKS * prod(now) // num_processes(args)
+    guided = 2 if value_of(args, model, "guidance_scale") > 1 else 1
     degrees = [
-        (stages, shards) for stages in range(stages_now, model.num_layers + 1) for shards in range(shards_now, most // stages + 1)
-        if (stages, shards) != (stages_now, shards_now) and _can_share(args, model, shards)
+        (stages, shards, branches) for stages in range(now[0], model.num_layers + 1) for branches in range(now[2], guided + 1)
+        for shards in range(now[1], most // (stages * branches) + 1)
+        if (stages, shards, branches) != now and _can_share(args, model, shards)
     ]
-    degrees.sort(key=lambda degree: (degree[0] * degree[1], -degree[0]))
-    return [_of_degrees(stages, shards, stages_now, shards_now) for stages, shards in degrees]
+    return [_of_degrees(degree, now) for degree in sorted(degrees, key=lambda degree: (prod(degree), -degree[0]))]
 
 
-def _of_degrees(stages, shards, stages_now, shards_now):
-    flags = [f"--dualparal_degree {stages}"] * (stages > stages_now) + [f"--ulysses_degree {shards}"] * (shards > shards_now)
-    return Change(" ".join(flags), dict(dualparal_degree=stages, ulysses_degree=shards))
+def _of_degrees(degrees, now):
+    flags = [f"--dualparal_degree {degrees[0]}", f"--ulysses_degree {degrees[1]}", "--use_cfg_parallel"]
+    names = "dualparal_degree", "ulysses_degree", "use_cfg_parallel"
+    text = " ".join(flag for flag, degree, before in zip(flags, degrees, now) if degree > before)
+    return Change(text, dict(zip(names, (*degrees[:2], degrees[2] == 2))))
 
 
 def _can_share(args, model, ulysses_degree):
@@ -183,4 +187,5 @@ def _can_share(args, model, ulysses_degree):
 
 
 def _merged(changes):
-    return Change(" ".join(change.text for change in changes), {name: value for change in changes for name, value in change.values.items()})
+    text = " ".join(change.text for change in changes if change.text)
+    return Change(text, {name: value for change in changes for name, value in change.values.items()})

@@ -19,14 +19,19 @@ from xfuser.core.utils.runner_utils import log
 
 from ..config import DualParalConfig
 from ..pipeline import DualParalPipeline
+from ..engine.placement import HOST
+from ..engine.replica import Replica
 from ..engine.session import Outcome
 from ..limits import RANDOM_SEED
+from ..output.report import resident_bytes
 from ..plan.partition import layer_ranges
 from ..request import shared_seed
 from ..launch.errors import Refused, refuse
+from .encoding import encode_prompts
 from .experts import files_of_experts
 from .flags import value_of
 from .loras import lines_on_loras, lora_changes, loras_identity
+from .memory import memory_report
 from .outputs import video_paths
 from .prompts import as_list, many_prompts_line, prompts_of
 from .resume import pair_prompts
@@ -91,7 +96,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
             log(line)
         pairs = pair_prompts(as_list(args["prompt"]), args["negative_prompt"])
         args["prompt"] = [NumberedPrompt(prompt, number, negative) for number, (prompt, negative) in enumerate(pairs)]
-        self._flags = dict(input_args)
+        self._flags, self._args = dict(input_args), args
         self.paths = self._video_paths(input_args["seed"])
         return args
 
@@ -99,20 +104,35 @@ class DualParalWanModel(xFuserWan21T2VModel):
         return video_paths(dict(self._flags, seed=seed), type(self), self.dualparal_config, self.command)
 
     def _load_model(self):
+        self._bytes_before = resident_bytes()
         parallel = self.engine_config.parallel_config
+        self._replica = Replica(parallel)
         # xDiT numbers ranks in the order tp-sp-pp-cfg-dp (xfuser/core/distributed/parallel_state.py).
         stage = torch.distributed.get_rank() // parallel.sp_degree % parallel.pp_degree
         layers = layer_ranges(self.num_layers, self.dualparal_config, parallel.pp_degree)[stage]
         with_vae = stage == parallel.pp_degree - 1 or parallel.use_parallel_vae
-        log(f"loading the weights of {self.settings.model_name}")
         try:
             weights = Weights(checkpoint_folder(self.settings.model_name), files_of_experts(vars(self.config)))
             for line in lines_on_loras(self, self.command):
                 log(line)
             changes = lora_changes(self, self.command, weights)
-            return load_stage(self.family, weights, stage, parallel.pp_degree, layers, self.dtype, with_vae, changes=changes)
+            self._encode_prompts(weights)
+            log(f"loading the weights of {self.settings.model_name}")
+            # Two experts of which one is on the device at a time stay on the host, see engine/residency.py.
+            device = HOST if self.dualparal_config.expert_offload else self._replica.device
+            return load_stage(self.family, weights, stage, parallel.pp_degree, layers, self.dtype, with_vae, device, changes)
         except ValueError as error:
             raise Refused(error) from error
+
+    def _encode_prompts(self, weights):
+        """Before a transformer is there. The others wait for the first rank."""
+        self._begin_phase("encodes the prompts" if self._replica.decides else "waits for the prompts")
+        self._texts = encode_prompts(self._args, self._replica, self.family, weights, self.dtype, self.dualparal_config.text_encoder)
+        self._begin_phase("loads the weights")
+
+    def _begin_phase(self, phase):
+        if self.watchdog is not None:
+            self.watchdog.begin_phase(phase)
 
     def _post_load_and_state_initialization(self, input_args):
         """Instead of xDiT's placement, which moves a whole pipeline to each device."""
@@ -123,8 +143,12 @@ class DualParalWanModel(xFuserWan21T2VModel):
         self.pipe.scheduler = self.scheduler(self.pipe.scheduler, input_args.get("flow_shift"))
         if input_args.get("flow_shift") is None and self.usual_shift not in (None, flow_shift(self.pipe.scheduler)):
             log(f"the folder's scheduler has a flow shift of {flow_shift(self.pipe.scheduler):g}; usual is --flow_shift {self.usual_shift:g}")
-        self.dualparal = DualParalPipeline(self.pipe, self.engine_config, self.dualparal_config)
+        self.dualparal = DualParalPipeline(
+            self.pipe, self.engine_config, self.dualparal_config, texts=self._texts, check_weights=False  # load_stage has
+        )
+        self.dualparal.freeze_weights()
         self.dualparal.model_name, self.dualparal.loras = self.config.model, loras_identity(self, self.command)
+        self._memory = memory_report(self._flags, type(self), self.dualparal.mesh.gather_objects(self._bytes_before))
         self._made = set()  # the prompts whose videos this process has made
         if self.watchdog is not None:
             self.watchdog.observe(self.dualparal)
@@ -175,7 +199,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
         if run.is_over:
             pass
         elif self.dualparal.is_output_rank:
-            write_video(writer, run, input_args, self.watchdog)
+            write_video(writer, run, input_args, self._memory, self.watchdog)
         else:
             deque(run, maxlen=0)
         self._made.add(prompt.number)

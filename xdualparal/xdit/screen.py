@@ -60,7 +60,7 @@ def start_text(prompt, run, path):
     frames = f"{wanted.num_frames} frames" if wanted.num_frames else "frames until it is stopped"
     return (
         f'"{textwrap.shorten(prompt, 60)}": {frames} of {wanted.width} x {wanted.height}, {wanted.num_inference_steps} steps, '
-        f"seed {run.spec.seed}; encoding the prompt"
+        f"seed {run.spec.seed}"
     )
 
 

@@ -64,8 +64,9 @@ class VideoFile:
         return label_of(self.path) == self.spec.digest()
 
 
-def write_video(file, run, input_args, watchdog=None):
-    """Writes a run's segments to ``file``, a VideoWriter, closes it, and leaves the report. Where the ``watchdog`` ends the run
+def write_video(file, run, input_args, memory, watchdog=None):
+    """Writes a run's segments to ``file``, a VideoWriter, closes it, and leaves the report, with ``memory`` (see
+    memory.memory_report). Where the ``watchdog`` ends the run
     at once, the file is closed with the segments that are in it."""
     on_abort = watchdog.on_abort if watchdog is not None else lambda function: None
     with ThreadedWriter(file, run.meter.writes) as writer:
@@ -76,7 +77,7 @@ def write_video(file, run, input_args, watchdog=None):
         writer.drain()
         run.meter.closes(file.close)
         on_abort(None)
-    report = dict(run.report, frames=writer.frames_written, **provenance(run.spec, input_args))
+    report = dict(run.report, frames=writer.frames_written, memory=memory, **provenance(run.spec, input_args))
     if writer.frames_written:
         write_report(report_path(file.path), report)
     log(as_text(report))
