@@ -252,6 +252,7 @@ REFUSED = {
     "alpha that is no number": (PLAIN, {"r": 4, "lora_alpha": "8"}, "has lora_alpha '8' by its metadata"),
     "no alpha in its settings": (PLAIN, {"r": 4}, "has no lora_alpha by its metadata, so its scale is not known"),
     "a pattern that is none": (PLAIN, {"r": 4, "lora_alpha": 4, "alpha_pattern": {"(": 4}}, r"has the pattern '\(' by its metadata"),
+    "a pattern without a number": (PLAIN, {"r": 4, "lora_alpha": 4, "alpha_pattern": {"to_q": None}}, "has lora_alpha None by its metadata"),
     "patterns that are none": (PLAIN, {"r": 4, "rank_pattern": [4]}, r"has r \[4\] by its metadata"),
 }
 

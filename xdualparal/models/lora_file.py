@@ -207,9 +207,9 @@ class _Config:
 
     def _numbers(self, content, name, pattern):
         value, by_pattern = content.get(name), content.get(pattern) or {}
-        numbers = [value, *by_pattern.values()] if isinstance(by_pattern, dict) else [by_pattern]
-        for one in numbers:
-            if one is not None and (isinstance(one, bool) or not isinstance(one, (int, float)) or not math.isfinite(one)):
+        numbers = by_pattern.values() if isinstance(by_pattern, dict) else [by_pattern]
+        for one in (*numbers, *([] if value is None else [value])):
+            if isinstance(one, bool) or not isinstance(one, (int, float)) or not math.isfinite(one):
                 raise self._lora.refusal(f"has {name} {one!r:.40} by {self._where}: give one with numbers")
         for one in by_pattern:
             _check_pattern(one, self._lora, self._where)

@@ -13,6 +13,8 @@ _HEAD = """Examples:
   xdit-dualparal --model tiny-wan --dualparal_degree 2 --num_frames 129 --prompt "a red circle"
   xdit-dualparal --model Wan2.1-T2V-1.3B --dualparal_degree 4 --num_frames 801 --prompt "a ship in a storm"
   xdit-dualparal --model Wan2.1-T2V --dualparal_degree 4 --ulysses_degree 2 --num_frames 401 --prompt "a ship in a storm"
+  xdit-dualparal --model Wan2.2-T2V --dualparal_degree 4 --lora high_noise.safetensors --lora_2 low_noise.safetensors \\
+    --num_inference_steps 4 --guidance_scale 1 --flow_shift 5 --num_frames 401 --prompt "a ship in a storm"  # a pair of LoRAs for 4 steps
 
 Models, the disk that the hub's files need (float32, with the text encoder), and the bf16 weights of the blocks on each of 1, 2, 4
 and 8 stages (the first stage holds the text encoder, 11.4 GB, while it encodes; activations and the VAE come on top):
