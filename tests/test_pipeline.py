@@ -22,7 +22,7 @@ def latents():
     """By number of stages, the executor's latents of every case, from the last rank."""
     by_stages = {}
     for stages in (1, 2, 4):
-        *others, last = run_ranks(latents_of_cases, stages, stages, [*CASES, *OFFLOADED, BFLOAT16])
+        *others, last = run_ranks(latents_of_cases, stages, stages, [*CASES, *OFFLOADED, *BFLOAT16])
         assert all(value is None for other in others for value in other.values())
         by_stages[stages] = last
     return by_stages
@@ -39,10 +39,16 @@ def test_executor_is_the_sequential_program(latents, stages, case):
     assert difference(latents[stages][case.name], case.sequential().numpy()) <= BAR
 
 
-@pytest.mark.parametrize("case", [*CASES, BFLOAT16], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*CASES, *BFLOAT16], ids=lambda case: case.name)
 def test_number_of_stages_does_not_change_a_bit(latents, case):
     for stages in (2, 4):
         assert np.array_equal(latents[stages][case.name], latents[1][case.name])
+
+
+@pytest.mark.parametrize("case", BFLOAT16, ids=lambda case: case.name)
+def test_bfloat16_is_near_the_sequential_program(latents, case):
+    """That computes in float32; bfloat16 has 8 bits, and a wrong rule or memory that nobody wrote gives differences of about 1."""
+    assert difference(latents[2][case.name], case.sequential().numpy()) < 0.1
 
 
 @pytest.mark.parametrize("stages", [1, 2, 4])

@@ -9,7 +9,7 @@ from xdualparal.engine.noise import StepNoise
 from xdualparal.plan.actions import Pass
 
 from .sequential import sequential_latents
-from .small_wan import SCHEDULERS, STOCHASTIC, second_expert, small_pipeline, small_transformer, texts
+from .small_wan import FEW_STEPS, SCHEDULERS, STOCHASTIC, second_expert, small_pipeline, small_transformer, texts
 
 SIZE = 32  # pixels; 4 x 4 in latents
 SEED = 5
@@ -61,7 +61,7 @@ class Case:
             transformers, boundary = [*transformers, second_expert()], self.boundary_ratio * 1000
             scales = self.guidance_scale, self.guidance_scale_2 or self.guidance_scale
         return sequential_latents(
-            transformers, (SCHEDULERS | STOCHASTIC)[self.scheduler], self.num_steps, noise, branches, scales,
+            transformers, (SCHEDULERS | FEW_STEPS | STOCHASTIC)[self.scheduler], self.num_steps, noise, branches, scales,
             self.block, self.context, self.stagger, step_generator=self._step_generator(), boundary=boundary, **broken,
         )
 
@@ -103,7 +103,10 @@ CASES = [
     Case("past the model's table of positions", num_frames=120, num_steps=3, rope_max_seq_len=8),
 ]
 
-BFLOAT16 = Case("bfloat16", num_frames=77, num_steps=3, dtype=torch.bfloat16)
+# In this dtype diffusers' Euler gives latents in the prediction's dtype, and UniPC in float32.
+BFLOAT16 = [
+    Case(f"bfloat16, {scheduler}", num_frames=77, num_steps=3, dtype=torch.bfloat16, scheduler=scheduler) for scheduler in ("unipc", "euler")
+]
 
 
 def engine_config(stages=1, **degrees):

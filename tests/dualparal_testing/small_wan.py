@@ -20,6 +20,7 @@ SCHEDULERS = {
     ),
 }
 
+FEW_STEPS = {"euler": lambda: FlowMatchEulerDiscreteScheduler(shift=5.0)}
 STOCHASTIC = {  # they add noise in their steps
     "stochastic euler": lambda: FlowMatchEulerDiscreteScheduler(shift=3.0, stochastic_sampling=True),
     "sde-dpm++": lambda: DPMSolverMultistepScheduler(
@@ -54,7 +55,7 @@ def small_pipeline(scheduler="unipc", rope_max_seq_len=1024, boundary_ratio=None
     """A WanPipeline without text encoder: give it prompt_embeds. ``boundary_ratio``: of two experts, as in Wan2.2-T2V-A14B."""
     second = None if boundary_ratio is None else second_expert(rope_max_seq_len)
     return WanPipeline(
-        tokenizer=None, text_encoder=None, vae=small_vae(), scheduler=(SCHEDULERS | STOCHASTIC)[scheduler](),
+        tokenizer=None, text_encoder=None, vae=small_vae(), scheduler=(SCHEDULERS | FEW_STEPS | STOCHASTIC)[scheduler](),
         transformer=small_transformer(rope_max_seq_len), transformer_2=second, boundary_ratio=boundary_ratio,
     )
 

@@ -68,10 +68,13 @@ class Denoiser:
     def advance(self, one, prediction):
         """The own latents after the pass ``one``, float32; they are remembered until the last step.
 
-        ``prediction``: (1, channels, own frames, height, width), guidance already applied.
+        ``prediction``: (1, channels, own frames, height, width), guidance already applied. Schedulers compute in float32:
+        FlowMatchEulerDiscreteScheduler would give latents in the prediction's dtype.
         """
         latents, scheduler = self._before(one)
-        latents = self._step(scheduler, one, prediction, latents)
+        latents = self._step(scheduler, one, prediction.to(latents.dtype), latents)
+        # A receive of other bytes than are sent is no error to gloo: half of its memory stays what it was.
+        assert latents.dtype == torch.float32, f"{type(scheduler).__name__} made {latents.dtype}, and messages of latents are float32"
         if one.step < len(self.timesteps) - 1:
             self._blocks[one] = latents, scheduler
         return latents
