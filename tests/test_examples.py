@@ -82,6 +82,12 @@ def test_the_backends_are_compared(tmp_path):
     assert [0 < row["relative_error"] < 0.1 for row in figures["backends"]] == [True, True]
 
 
+def test_videos_side_by_side_are_measured_and_equal(tmp_path):
+    script = str(ROOT / "examples" / "measure_videos_in_flight.py")
+    said = run([sys.executable, script, "--runs", "1", "--pass_s", "0.01", "--num_frames", "49"], tmp_path)
+    assert "1 in flight: stages wait" in said and "2 in flight" in said and "equal bytes: True" in said
+
+
 def test_the_report_of_a_gpu(tmp_path):
     """Tiny sizes on the CPU, each part that must work there."""
     table = tmp_path / "table.md"
