@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from xdualparal import pipeline as module
+from xdualparal import run_files as module
 from xdualparal.launch.mailbox import FOLDER, Mailbox
 from xdualparal.output.checkpoint import Checkpoint
 from xdualparal.output.files import not_written, reason_of
@@ -53,10 +53,9 @@ def test_a_full_disk_names_the_file_and_what_to_do():
 def test_a_trace_that_does_not_fit_fails_no_video(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(module, "gather_trace", lambda spans, group: "trace")
     monkeypatch.setattr(module, "chrome_trace", lambda trace, spec: "x" * 100_000)
-    made = SimpleNamespace(config=SimpleNamespace(trace=tmp_path / "trace.json"), mesh=SimpleNamespace(in_last_pipeline=True, pipeline=None))
-    run = SimpleNamespace(meter=SimpleNamespace(spans=[]), spec=SimpleNamespace(as_json=dict))
+    config, mesh = SimpleNamespace(trace=tmp_path / "trace.json"), SimpleNamespace(in_last_pipeline=True, pipeline=None)
     with caplog.at_level(logging.WARNING), files_of_at_most(20_000):
-        module.DualParalPipeline._write_trace(made, run)
+        module.write_trace(mesh, config, RunSpec(), [])
     assert f"the trace {tmp_path / 'trace.json'} could not be written (File too large), the video is there" in caplog.text
     assert not list(tmp_path.iterdir())
 

@@ -111,9 +111,8 @@ def denoiser(case, noise, shard, in_flight=()):
     def make():
         return fresh_scheduler(made(case), STEPS)
 
-    return Denoiser(
-        make, make().timesteps, noise, torch.device("cpu"), in_flight, StepNoise(torch.Generator().manual_seed(3)) if case in STOCHASTIC else None, shard
-    )
+    step_noises = {0: StepNoise(torch.Generator().manual_seed(3))} if case in STOCHASTIC else {}
+    return Denoiser(make, make().timesteps, {0: noise}, torch.device("cpu"), in_flight, step_noises, shard)
 
 
 @pytest.mark.parametrize("case", [*DETERMINISTIC, *STOCHASTIC], ids=named)

@@ -161,7 +161,7 @@ def test_a_bad_command_is_one_line_and_exit_code_2(tmp_path):
     (["--dualparal_degree", "two"], "argument --dualparal_degree: invalid int value: 'two' (xdit-dualparal --help lists the flags)"),
     (["--dualparal_degree", "2", "--wings"], "unrecognized arguments: --wings (xdit-dualparal --help lists the flags)"),
     (["--dualparal_degree", "2", "--ulysses_degree", "-1"], "--ulysses_degree is -1: give a whole number from 1 to 4096 (processes)"),
-    (["--dualparal_degree", "2", "--use_fp8_gemms"], "--use_fp8_gemms is given and the stages compute in the precision that the model is loaded in: leave it out"),
+    (["--dualparal_degree", "2", "--use_fp8_gemms"], "--use_fp8_gemms is given and xDiT's newer flag says it: give --gemm_quantization fp8, or leave it out"),
     (["--dualparal_degree", "2", "--guidance_scale", "nan"], "--guidance_scale is nan: give a number from 0 to 100"),
     (["--dualparal_degree", "2", "--guidance_scale_2", "3"], "--guidance_scale_2 is 3.0 and it is for models with two experts and tiny-wan has one"),
     (["--dualparal_degree", "2", "--prompt", "a circle", " "], "--prompt 2 of 2 is ' ', which says nothing: give what the video shows"),
