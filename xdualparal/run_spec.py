@@ -57,6 +57,7 @@ class RunSpec:
     block_latents: int | None = None
     context_latents: int | None = None
     stagger: int | None = None
+    fresh_noise: float | None = None
     output_type: str | None = None
     vae_precision: str | None = None
     tiling: tuple[int, ...] | None = None

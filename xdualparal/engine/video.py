@@ -85,7 +85,7 @@ class Video:
         return StepNoise(self._generator) if self.request.scheduler_facts.draws_noise else None
 
     def _noise_of(self, generator):
-        return map(self.shard.take, noise_blocks(self.plan.layout, self.request.latent_shape, generator))
+        return map(self.shard.take, noise_blocks(self.plan.layout, self.request.latent_shape, generator, self.plan.fresh_noise))
 
     # What is finished, and what is saved. A state says nothing of the videos beside this one: all is as if it were alone.
 

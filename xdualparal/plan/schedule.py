@@ -23,10 +23,12 @@ class PipelinePlan:
     ``split_guidance`` (whether the two branches may run as two half passes, see ``branches_of``) and ``decode``: where
     blocks are decoded: by the last stage as soon as they are finished (INLINE), behind it in a lane of its own (THREAD), by
     the last stage when all are finished (AT_END), or not at all (NO_DECODE). ``layout``: which latent frames a block owns.
-    ``swaps_experts``: whether a stage has the layers of one expert at a time on its device, and changes them.
+    ``swaps_experts``: whether a stage has the layers of one expert at a time on its device, and changes them. ``fresh_noise``: the
+    share, 0 to 1, of a block's noise that no other block has (engine/noise.py).
     """
 
     swaps_experts = False
+    fresh_noise = 1.0
 
     def first_wave(self, video):
         """The wave with which ``video`` begins: above 0 where it is resumed, and what earlier waves gave is there."""

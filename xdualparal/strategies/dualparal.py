@@ -11,7 +11,7 @@ from ..plan.actions import Pass
 from ..plan.layout import Layout
 from ..plan.passes import Frames, Kept, KVKey, PassSpec
 from ..plan.schedule import DECODE_PLACES, NO_DECODE, PipelinePlan, parse_rows, whole_schedule
-from ..limits import POSITIONS, STEPS, check_whole
+from ..limits import POSITIONS, SHARE, STEPS, check_whole
 from ..plan.settings import Settings, setting
 
 HEAD = "head"  # a block's own first C latent frames: the next context of the block before it
@@ -34,12 +34,17 @@ class DualParalSettings(Settings):
         1, "waves from the start of one block to the start of the next (D): with more, first frames come sooner and "
         "fewer blocks are in flight"
     )
+    fresh_noise: float = setting(
+        0.0, "share of each block's initial noise that is its own, 0 to 1; the rest is the same for all blocks, in another order (0: "
+        "as in the paper; 1: blocks share no noise)"
+    )
 
     def check(self):
         """Raises ValueError for numbers outside their limits."""
         check_whole("block_latents", self.block_latents, at_least=1)
         check_whole("context_latents", self.context_latents, at_least=0)
         STEPS.of("stagger", self.stagger)
+        SHARE.of("fresh_noise", self.fresh_noise)
         if self.context_latents > self.block_latents:
             raise ValueError(
                 f"context_latents is {self.context_latents} and block_latents is {self.block_latents}: "
@@ -52,11 +57,6 @@ class DualParalSettings(Settings):
                 "of positions ends"
             )
 
-    @property
-    def layout(self):
-        """Which latent frames a block owns."""
-        return Layout(self.block_latents, self.context_latents)
-
 
 @dataclass(frozen=True)
 class DualParalPlan(PipelinePlan):
@@ -65,7 +65,7 @@ class DualParalPlan(PipelinePlan):
     ``videos``: how many run side by side, all of ``num_blocks`` blocks. ``first_waves``: the wave with which each of them
     begins, where some are resumed; (): 0 for all. ``layout``: B, C and the length of the videos, which where it is not given
     is that of ``num_blocks`` whole blocks. ``expert_starts``: for each expert (transformer) the first of the steps that it
-    does. The other fields: see PipelinePlan. Raises ValueError for numbers and places that cannot be.
+    does. ``fresh_noise``: decides nothing here. The other fields: see PipelinePlan. Raises ValueError for numbers and places that cannot be.
     """
 
     num_blocks: int | None
@@ -79,6 +79,7 @@ class DualParalPlan(PipelinePlan):
     first_waves: tuple[int, ...] = ()
     expert_starts: tuple[int, ...] = (0,)
     swaps_experts: bool = False
+    fresh_noise: float = 0.0
 
     def __post_init__(self):
         for name in ("num_blocks", "num_steps", "num_stages", "videos"):
@@ -196,11 +197,15 @@ class DualParal:
 
     def plan(self, settings, latent_frames, num_steps, lanes, expert_starts=(0,)):
         """The blocks that hold the latent frames, on the stages of ``lanes``."""
-        layout = replace(settings.layout, latent_frames=latent_frames)
+        layout = self.layout(settings, latent_frames)
         return DualParalPlan(
             layout.num_blocks, num_steps, lanes.stages, settings.stagger, lanes.split_guidance, lanes.decode, layout=layout,
-            expert_starts=expert_starts, swaps_experts=lanes.swaps_experts,
+            expert_starts=expert_starts, swaps_experts=lanes.swaps_experts, fresh_noise=settings.fresh_noise,
         )
+
+    def layout(self, settings, latent_frames):
+        """Which latent frames a block owns."""
+        return Layout(settings.block_latents, settings.context_latents, latent_frames)
 
     def identity(self, settings):
         """The fields of a RunSpec that are the strategy's."""

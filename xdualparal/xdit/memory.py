@@ -5,7 +5,6 @@ much there is (memory_check.py).
 """
 
 import json
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from ..plan.memory import fullest, memory_of_ranks
 from ..plan.memory_numbers import ModelNumbers, RunNumbers
 from ..plan.partition import layer_ranges
 from ..plan.schedule import AT_END
+from ..strategies.table import strategy_of
 from ..text_settings import DEVICE
 from .flags import dualparal_config, value_of
 from .quantization import quantization_of
@@ -56,7 +56,7 @@ def _run_numbers(args, model):
     size, on_host = _tile(args) if args["enable_tiling"] else None, not torch.accelerator.is_available()
     return RunNumbers(
         height=value_of(args, model, "height"), width=value_of(args, model, "width"),
-        branches=2 if value_of(args, model, "guidance_scale") > 1 else 1, layout=replace(config.layout, latent_frames=latent_frames),
+        branches=2 if value_of(args, model, "guidance_scale") > 1 else 1, layout=strategy_of(config).layout(config, latent_frames),
         steps=value_of(args, model, "num_inference_steps"), stage_layers=tuple(map(len, layers)), stagger=config.stagger,
         videos=config.videos_in_flight, text_tokens=args["max_sequence_length"] or 512, ulysses=args["ulysses_degree"] or 1,
         ring=args["ring_degree"] or 1, guidance_ranks=2 if args["use_cfg_parallel"] else 1,
