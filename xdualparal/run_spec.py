@@ -58,6 +58,7 @@ class RunSpec:
     context_latents: int | None = None
     stagger: int | None = None
     fresh_noise: float | None = None
+    context_timestep: str | None = None
     output_type: str | None = None
     vae_precision: str | None = None
     tiling: tuple[int, ...] | None = None

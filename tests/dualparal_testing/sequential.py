@@ -51,13 +51,13 @@ class ContextAttention:
 @torch.no_grad()
 def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, guidance_scale, block, context, stagger=1,
                        next_context=True, previous_context_after=True, step_generator=None, boundary=None,
-                       crossing=False):
+                       crossing=False, true_timesteps=False):
     """All latents of the video, (1, channels, latent frames, height, width).
 
     ``transformers``: one, or two, of which the first does the steps with timesteps of ``boundary`` or more; then
     ``guidance_scale`` is one for each. ``noise``: the blocks' initial latents. ``texts``: one embedding a branch. ``next_context``, ``previous_context_after``
     and ``crossing`` break a rule of the method, for tests of the tests: no next context; the previous context one step
-    noisier; a next context of the other transformer.
+    noisier; a next context of the other transformer. ``true_timesteps``: the previous context gets the timestep at which it stands.
     ``step_generator(block, step)``: of the noise that a scheduler adds in a step.
     """
     processors = [[ContextAttention() for _ in transformer.blocks] for transformer in transformers]
@@ -86,11 +86,15 @@ def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, gu
             transformer, own_processors = transformers[expert], processors[expert]
             reads = kept and next_context and context and (crossing or kept_by == expert)
             transformer.rope.start = i * block
+            at = timesteps[step].expand(1)
+            if true_timesteps and window.shape[2] > start[i].shape[2]:
+                before = timesteps[step + stagger] if step + stagger < num_steps else torch.zeros_like(timesteps[0])
+                at = torch.stack([before] * context + [timesteps[step]] * start[i].shape[2]).repeat_interleave(per_frame)[None]
             predictions, keep = [], []
             for branch, text in enumerate(texts):
                 for n, processor in enumerate(own_processors):
                     processor.extra = kept[branch][n] if reads else None
-                predictions.append(transformer(window, timesteps[step].expand(1), text, return_dict=False)[0])
+                predictions.append(transformer(window, at, text, return_dict=False)[0])
                 first, last = context * per_frame, 2 * context * per_frame
                 keep.append([tuple(x[:, first:last] for x in processor.seen) for processor in own_processors])
             kept, kept_by = keep, expert

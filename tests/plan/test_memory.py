@@ -46,7 +46,7 @@ def test_the_parts_of_a_middle_stage():
     memory, hidden = memory_of_ranks(MODEL, RUN)[2], WINDOW_TOKENS * 20
     assert memory.context == 2 * 3 * 2 * (100 * 20) + 2 * (4 / 3) * hidden  # branches, layers, K and V; joined with the window's
     assert memory.messages == 2 * 2 * hidden + 2 * 2 * hidden + hidden  # received, sent, and the first branch's result
-    assert memory.text == 2 * 6 * 20 * (1 + 2 * 3) + 4 * 7 * 10 * 4
+    assert memory.text == 2 * 6 * 20 * (1 + 2 * 3) + 5 * 7 * 10 * 2
     # Its input, rotary tables, and the larger of RoPE, norms and feed-forward: 3 hidden states and 2 inner ones of 4 times the width
     assert memory.activations == hidden + 2 * WINDOW_TOKENS * 5 * 4 + max(7 * hidden + 3 * hidden, 11 * hidden, 11 * hidden, 10 * hidden)
     assert (memory.latents, memory.vae, memory.vae_memory, memory.decoding, memory.text_encoder) == (0, 0, 0, 0, 0)

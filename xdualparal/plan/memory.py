@@ -98,9 +98,9 @@ def _weights(model, run, stage):
 
 
 def _text(model, run, stage):
-    """engine/stage.Expert: the projected text and, for each layer, its K and V; for each step 7 vectors in float32."""
+    """engine/stage.Expert: the projected text and, for each layer, its K and V; for each step, and a finished frame, 7 vectors."""
     a_branch = run.text_tokens * model.dim * model.number_bytes * (1 + 2 * run.stage_layers[stage])
-    return run.videos * (model.experts * run.own_branches * a_branch + run.steps * 7 * model.dim * _FLOAT)
+    return run.videos * model.experts * run.own_branches * a_branch + model.experts * (run.steps + 1) * 7 * model.dim * model.number_bytes
 
 
 def _tokens(model, run, latent_frames):
@@ -124,14 +124,20 @@ def _activations(model, run, is_first):
     - feed-forward: hidden states, the cross-attention's output, normalised hidden states, and the inner ones before and after
       the activation.
     - its end: the same with its output, and three float32 tensors of the sum.
+
+    Where frames of a window have timesteps of their own, 7 vectors a token are always there, and a block's 6 in float32, of which
+    there are two copies for a moment before the rest comes.
     """
     hidden = _hidden(model, run)
     tokens = _tokens(model, run, run.window_latents)
     in_float, inner = tokens * model.dim * _FLOAT, tokens * model.ffn_dim * model.number_bytes
     always = (2 if is_first else 1) * hidden + 2 * tokens * model.head_dim * _FLOAT
+    if run.frame_timesteps:
+        always += 7 * hidden + 6 * in_float
     norm, rope = 5 * hidden + 3 * in_float, 7 * hidden + 1.5 * in_float
     feed_forward, end = 3 * hidden + 2 * inner, 4 * hidden + 3 * in_float
-    return round(always + max(norm, rope, feed_forward, end, _ring(model, run)))
+    conversion = 6 * in_float if run.frame_timesteps and model.number_bytes < _FLOAT else 0
+    return round(always + max(norm, rope, feed_forward, end, conversion, _ring(model, run)))
 
 
 def _ring(model, run):

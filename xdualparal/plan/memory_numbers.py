@@ -55,7 +55,8 @@ class RunNumbers:
     plan.schedule. ``parallel_vae``: all ranks decode together, at the end. ``tile``: (height, width) of the VAE's tiles in
     pixels, and ``tile_stride``, or None. ``encoder_on_device``: whether prompts are encoded where the passes are computed.
     ``expert_offload``: whether an expert that is not in use waits elsewhere. ``on_host``: whether a CPU computes, and ranks talk over gloo.
-    ``layer_share``: how much of a layer's bytes is left when it is quantized, once it is loaded.
+    ``layer_share``: how much of a layer's bytes is left when it is quantized, once it is loaded. ``frame_timesteps``: whether frames of
+    a window have timesteps of their own.
     """
 
     height: int
@@ -78,6 +79,7 @@ class RunNumbers:
     expert_offload: bool = False
     on_host: bool = False
     layer_share: float = 1.0
+    frame_timesteps: bool = False
 
     @property
     def shards(self):

@@ -39,7 +39,7 @@ class PassSpec:
 
     ``window``: what is embedded, in order. ``predicted``: the window frames whose prediction is kept. ``position``: the
     absolute latent position of the window's first frame. ``steps``: the step whose timestep the window's frames get, one for
-    all. ``texts``: the number of the window's text in the run's table of texts, one for all: the video's. ``expert``: the number
+    all or one a frame; as many as there are steps stands for a finished frame. ``texts``: the number of the window's text in the run's table of texts, one for all: the video's. ``expert``: the number
     of the transformer that computes the pass. ``reads``: the K/V, of the same expert, that every self-attention sees behind
     the window's own. ``keeps``: the K/V that stay when the pass is done. ``drops``, of ``reads``, and ``frees``, of the
     window's passes: what no later pass reads.

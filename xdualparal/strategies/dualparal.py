@@ -15,6 +15,7 @@ from ..limits import POSITIONS, SHARE, STEPS, check_whole
 from ..plan.settings import Settings, setting
 
 HEAD = "head"  # a block's own first C latent frames: the next context of the block before it
+OWN, TRUE = "own", "true"  # timesteps
 DEFAULT_LAYOUT = Layout(block_latents=8, context_latents=4)
 _HEADER = re.compile(
     r"blocks (\d+), steps (\d+), stages (\d+)(?:, stagger (\d+))?(?:, videos (\d+))?(?:, first waves ([\d ]+\d))?(, split guidance)?(?:, decode (\w+))?"
@@ -39,8 +40,15 @@ class DualParalSettings(Settings):
         "as in the paper; 1: blocks share no noise)"
     )
 
+    context_timestep: str = setting(
+        OWN, "the timestep that the previous block's latent frames get in a window, where they are stagger steps cleaner than its own: "
+        "'own', the window's, as in the paper, or 'true', theirs, which few models were trained for", "WHICH"
+    )
+
     def check(self):
         """Raises ValueError for numbers outside their limits."""
+        if self.context_timestep not in (OWN, TRUE):
+            raise ValueError(f"context_timestep is {self.context_timestep!r}: give one of {OWN}, {TRUE}")
         check_whole("block_latents", self.block_latents, at_least=1)
         check_whole("context_latents", self.context_latents, at_least=0)
         STEPS.of("stagger", self.stagger)
@@ -65,7 +73,8 @@ class DualParalPlan(PipelinePlan):
     ``videos``: how many run side by side, all of ``num_blocks`` blocks. ``first_waves``: the wave with which each of them
     begins, where some are resumed; (): 0 for all. ``layout``: B, C and the length of the videos, which where it is not given
     is that of ``num_blocks`` whole blocks. ``expert_starts``: for each expert (transformer) the first of the steps that it
-    does. ``fresh_noise``: decides nothing here. The other fields: see PipelinePlan. Raises ValueError for numbers and places that cannot be.
+    does. ``context_timestep``: OWN or TRUE, see DualParalSettings.
+    ``fresh_noise``: decides nothing here. The other fields: see PipelinePlan. Raises ValueError for numbers and places that cannot be.
     """
 
     num_blocks: int | None
@@ -80,6 +89,7 @@ class DualParalPlan(PipelinePlan):
     expert_starts: tuple[int, ...] = (0,)
     swaps_experts: bool = False
     fresh_noise: float = 0.0
+    context_timestep: str = OWN
 
     def __post_init__(self):
         for name in ("num_blocks", "num_steps", "num_stages", "videos"):
@@ -142,10 +152,16 @@ class DualParalPlan(PipelinePlan):
         own_first = sum(frames.count for frames in window[:-1])
         return PassSpec(
             window=window, predicted=range(own_first, own_first + window[-1].count),
-            position=one.block * self.layout.block_latents, steps=(one.step,),
+            position=one.block * self.layout.block_latents, steps=self._steps(one, own_first, window[-1].count),
             texts=(one.video,), expert=self.expert_of(one.step),
             reads=reads, keeps=self._keeps(one, own_first), drops=reads, frees=self._frees(one, window),
         )
+
+    def _steps(self, one, previous, own):
+        """One for all, or the previous context's own: as many as there are steps for a finished block's."""
+        if self.context_timestep == OWN or not previous:
+            return (one.step,)
+        return (min(one.step + self.stagger, self.num_steps),) * previous + (one.step,) * own
 
     def _previous_context(self, one):
         """As the block before stands at the start of the wave: it is D steps ahead, or finished."""
@@ -201,6 +217,7 @@ class DualParal:
         return DualParalPlan(
             layout.num_blocks, num_steps, lanes.stages, settings.stagger, lanes.split_guidance, lanes.decode, layout=layout,
             expert_starts=expert_starts, swaps_experts=lanes.swaps_experts, fresh_noise=settings.fresh_noise,
+            context_timestep=settings.context_timestep,
         )
 
     def layout(self, settings, latent_frames):

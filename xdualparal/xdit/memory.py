@@ -16,6 +16,7 @@ from ..plan.memory import fullest, memory_of_ranks
 from ..plan.memory_numbers import ModelNumbers, RunNumbers
 from ..plan.partition import layer_ranges
 from ..plan.schedule import AT_END
+from ..strategies.dualparal import TRUE
 from ..strategies.table import strategy_of
 from ..text_settings import DEVICE
 from .flags import dualparal_config, value_of
@@ -63,7 +64,7 @@ def _run_numbers(args, model):
         decode=AT_END if args["use_parallel_vae"] else config.decode, parallel_vae=bool(args["use_parallel_vae"]),
         tile=size and size[0], tile_stride=size and size[1], encoder_on_device=on_host or config.text_encoder == DEVICE,
         expert_offload=config.expert_offload, on_host=on_host,
-        layer_share=_FLOAT8_SHARE if quantization_of(args) else 1.0,
+        layer_share=_FLOAT8_SHARE if quantization_of(args) else 1.0, frame_timesteps=config.context_timestep == TRUE,
     )
 
 
