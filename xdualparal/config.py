@@ -3,12 +3,12 @@
 Knows: whose settings there are. Must not know: torch, xDiT, or how anything is executed.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from .output.settings import CheckpointSettings, OutputSettings
 from .plan.partition import PartitionSettings
 from .plan.videos import VideosSettings
-from .strategies.table import StrategySettings
+from .strategies.table import StrategySettings, check_refused
 from .text_settings import TextSettings
 
 
@@ -20,3 +20,8 @@ class DualParalConfig(TextSettings, CheckpointSettings, OutputSettings, VideosSe
 
     Raises ValueError when a field is outside its limits.
     """
+
+    def check(self):
+        """Raises ValueError for a setting that the strategy refuses."""
+        StrategySettings.check(self)  # there is such a strategy
+        check_refused(self, {one.name: getattr(self, one.name) for one in fields(self) if getattr(self, one.name) != one.default})

@@ -9,7 +9,7 @@ from itertools import count, islice
 import torch
 
 from .call import check_stream_options, known_options
-from .compat.backends import backends_in_use, check_backend
+from .compat.backends import backend_name, backends_in_use, check_backend, check_log_sum_exp
 from .compat.backports import complete_xfuser
 from .config import DualParalConfig
 from .engine.meter import Meter
@@ -21,13 +21,12 @@ from .engine.video import Video, check_alike
 from .models import family_of
 from .models.identity import dtype_name, tiling_of
 from .output.segments import join_segments, stack_videos
-from .plan.partition import layer_ranges
 from .plan.schedule import AT_END, NO_DECODE
 from .request import Request
 from .run_files import check_trace, checkpoint_of, latents_file, write_trace
 from .run_spec import RunSpec
 from .strategies.base import Lanes
-from .strategies.table import strategy_of
+from .strategies.table import check_refused, lane_layers, strategy_of
 from .texts import LiveEncoder
 
 logger = logging.getLogger(__name__)
@@ -53,9 +52,13 @@ class DualParalPipeline:
         from .engine.mesh import Mesh
         from .engine.stage import Stage
 
-        self.pipe, self.config, self.strategy = wan_pipeline, config, strategy_of(config)
-        self.family = family_of(wan_pipeline)
         parallel, runtime = engine_config.parallel_config, engine_config.runtime_config
+        self.strategy = strategy_of(config)
+        self.pipe, self.config = wan_pipeline, self.strategy.settled(config, parallel.pp_degree)
+        config = self.config
+        if parallel.ring_degree > 1:
+            check_refused(config, dict(ring_degree=parallel.ring_degree))
+        self.family = family_of(wan_pipeline)
         check_degrees(parallel)
         experts = [getattr(wan_pipeline, name) for name in self.family.facts.experts]
         _check_offload(config, self.family)
@@ -64,9 +67,11 @@ class DualParalPipeline:
         self.mesh = Mesh(wan_pipeline, engine_config)
         self._backends = backends_in_use(on_cpu=not torch.accelerator.is_available())
         self.device, self.vae_on_all_ranks = self.mesh.device, parallel.use_parallel_vae
+        if self.strategy.merges_attention:
+            check_log_sum_exp(backend_name())
         index, count_of_stages = self.mesh.stage
-        layers = layer_ranges(experts[0].config.num_layers, config, count_of_stages)[index]
-        self.stage = Stage(self.family, experts, index, count_of_stages, layers, config.expert_offload)
+        layers = lane_layers(config, experts[0].config.num_layers, count_of_stages)[index]
+        self.stage = Stage(self.family, experts, index, count_of_stages, layers, config.expert_offload, self.strategy.splits_layers)
         if config.vae_precision is not None and wan_pipeline.vae is not None:
             # Not diffusers' own ``to``, which warns of parts that must stay in float32 where there are none.
             torch.nn.Module.to(wan_pipeline.vae, getattr(torch, config.vae_precision))
@@ -102,8 +107,9 @@ class DualParalPipeline:
     def compile(self, **options):
         """Compiles the stage's blocks, when a video is first made: once for whole windows and once for a short last block's.
 
-        ``options``: torch.compile's, for example ``mode="max-autotune-no-cudagraphs"``.
+        ``options``: torch.compile's, for example ``mode="max-autotune-no-cudagraphs"``. Raises ValueError where the strategy refuses it.
         """
+        check_refused(self.config, dict(use_torch_compile=True))
         self.stage.compile(**options)
 
     def __call__(self, prompt=None, *, output_type="np", return_dict=True, **options):

@@ -59,6 +59,11 @@ class RunSpec:
     stagger: int | None = None
     fresh_noise: float | None = None
     context_timestep: str | None = None
+    clips: int | None = None
+    halo_latents: int | None = None
+    global_latents: int | None = None
+    scope_bias: float | None = None
+    global_steps: float | None = None
     output_type: str | None = None
     vae_precision: str | None = None
     tiling: tuple[int, ...] | None = None

@@ -19,6 +19,13 @@ def same_backend(name, on_cpu):
     return "SDPA" if on_cpu and name.upper() == "SDPA_FLASH" else name.upper()
 
 
+def backend_name():
+    """The name of the backend that xDiT computes self-attention with, once it has started."""
+    from xfuser.core.distributed import get_runtime_state
+
+    return get_runtime_state().attention_backend.name
+
+
 def backends_in_use(on_cpu):
     """{"attention_backend", "cross_attention_backend": names} of what xDiT computes with here, once it has started."""
     from xfuser.core.distributed import get_runtime_state
@@ -40,3 +47,16 @@ def check_backend(name, on_cpu):
         )
     if on_cpu and name.upper() not in _ON_THE_CPU:
         raise ValueError(f"attention backend {name} has no kernel for the CPU: give one of {', '.join(_ON_THE_CPU)}")
+
+
+# Backends of xDiT 0.7.0 whose functions return the log-sum-exp of the logits beside the output, (batch, heads, queries).
+_GIVE_LOG_SUM_EXP = ("SDPA_FLASH", "SDPA_EFFICIENT", "CUDNN", "FLASH", "FLASH_3", "FLASH_4")
+
+
+def check_log_sum_exp(name):
+    """Raises ValueError unless the backend ``name`` gives the log-sum-exp, by which attention over several sets of keys is merged."""
+    if name.upper() not in _GIVE_LOG_SUM_EXP:
+        raise ValueError(
+            f"attention backend {name} gives no log-sum-exp, by which video_infinity merges what a clip sees: give one of "
+            f"{', '.join(_GIVE_LOG_SUM_EXP)}"
+        )

@@ -4,10 +4,13 @@ Knows: which parts each kind of rank has, and what a part needs of the others. M
 run ends.
 """
 
+from itertools import islice
+
 import torch
 
-from ..plan.messages import Messages
+from ..plan.messages import messages_of
 from .blocks import BlockStore, Denoiser, apply_guidance
+from .clips import ClipLanes
 from .executor import Edges, Executor, Work
 from .p2p import Receiver, Sender
 from .stage import StageRun
@@ -18,26 +21,31 @@ def make_executor(run, cleanup):
     a_request, videos = run.videos[0].request, run.videos_to_make
     timesteps = a_request.make_scheduler(run.device).timesteps
     texts = {video.number: _text(run, video.request) for video in videos}
-    stage_run = StageRun(run.stage, timesteps, run.plan.expert_starts, texts, run.videos[0].shard)
+    lanes = ClipLanes(run) if run.plan.exchanges else None
+    stage_run = StageRun(run.stage, timesteps, run.plan.expert_starts, texts, run.videos[0].shard, lanes and lanes.context)
     cleanup.callback(stage_run.end)
     cleanup.enter_context(stage_run.context.installed())
-    run.edges = _make_edges(run)
+    run.edges = lanes.edges if lanes else _make_edges(run)
     work = Work(stage_run, run.edges, lambda recv: _message_shape(run, stage_run, recv))
     if run.stage.is_first:
-        work.blocks = BlockStore(_noises(videos), run.device, _together(video.live_latents() for video in videos))
+        work.blocks = BlockStore(_noises(run), run.device, _together(video.live_latents() for video in videos))
     if run.stage.is_last:
         work.denoiser = run.denoiser = Denoiser(
-            lambda: a_request.make_scheduler(run.device), timesteps, _noises(videos), run.device,
+            lambda: a_request.make_scheduler(run.device), timesteps, _noises(run), run.device,
             _together(video.in_flight() for video in videos), {video.number: video.step_noise() for video in videos},
             run.videos[0].shard,
         )
         work.guide, work.finish, work.decode = lambda one, prediction: _guide(run, one, prediction), run.finish, run.decoder.add
-    messages = Messages(run.plan, run.progress)
+    if lanes:
+        work.finish, work.decode = lanes.finish, lanes.decode
+    messages = messages_of(run.plan, run.progress)
     return Executor(run.plan, run.progress, messages, run.stage.index, work, run.meter, run.at_wave)
 
 
-def _noises(videos):
-    return {video.number: video.noise() for video in videos}
+def _noises(run):
+    """Of the blocks that this rank needs: all, or those from its own clip on."""
+    first = run.stage.index if run.plan.exchanges else 0
+    return {video.number: islice(video.noise(), first, None) for video in run.videos_to_make}
 
 
 def _together(parts):

@@ -77,6 +77,11 @@ class Mesh(Replica):
         after = ranks[(me + 1) % len(ranks)]
         return self._edges[ranks[me], after], after
 
+    @property
+    def lanes(self):
+        """(process group, global rank of each lane) of this rank's pipeline."""
+        return self.pipeline.device_group, self.pipeline.ranks
+
     def share_in_replica(self, tensor):
         """``tensor`` as it is on the output rank, on every rank of its replica."""
         if self._replica.world_size > 1:

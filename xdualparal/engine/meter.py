@@ -96,6 +96,11 @@ class Meter:
         self._nothing()
         return result
 
+    def waited_within(self, kind, seconds):
+        """Counts ``seconds`` of the last action of ``kind`` as waiting for another rank."""
+        self.busy_s[kind] = self.busy_s.get(kind, 0.0) - seconds
+        self.waited_s += seconds
+
     def passes_wait(self, function, *args):
         """``function(*args)``, decoding that holds the passes or the caller up."""
         self._begin("waits for decoding", is_pass=False, waits=True)

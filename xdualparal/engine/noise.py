@@ -38,6 +38,14 @@ def noise_blocks(layout, latent_shape, generator, fresh=0.0):
         yield pool[:, :, first:first + layout.own_latents(block)].clone()
 
 
+def whole_noise(layout, latent_shape, generator):
+    """Yields the initial noise of the blocks of ``layout``, cut from what diffusers' pipeline draws for the whole video: the same
+    for any number of blocks. Each frame's is independent of the others'."""
+    whole = _normal(layout.latent_frames, latent_shape, generator)
+    for block in range(layout.num_blocks):
+        yield whole[:, :, layout.first_latent(block):layout.first_latent(block + 1)].clone()
+
+
 def _normal(frames, latent_shape, generator):
     channels, height, width = latent_shape
     return torch.randn((1, channels, frames, height, width), generator=generator)

@@ -16,16 +16,17 @@ from .residency import ResidentExperts, SwappedExperts
 
 
 class Stage:
-    """The ``layers`` (a range) of stage ``index`` of ``count``.
+    """The ``layers`` (a range) of stage ``index`` of ``count``, or all layers, where lanes do not split them: then each of ``count``
+    lanes is the first stage and the last.
 
     ``transformers``: one for each expert, all of one shape; whole, and then building the stage drops the other layers from
     them, or with the stage's own layers only (see models/weights.py). ``swaps_experts``: whether one expert's layers at a time
     are on the device, see residency.SwappedExperts.
     """
 
-    def __init__(self, family, transformers, index, count, layers, swaps_experts=False):
-        self.family, self.transformers, self.layers = family, list(transformers), layers
-        self.index, self.is_first, self.is_last = index, index == 0, index == count - 1
+    def __init__(self, family, transformers, index, count, layers, swaps_experts=False, splits_layers=True):
+        self.family, self.transformers, self.layers, self.index = family, list(transformers), layers, index
+        self.is_first, self.is_last = index == 0 or not splits_layers, index == count - 1 or not splits_layers
         self.is_compiled, self.compile_options = False, ""
         self._dtype, self._quantization = None, None  # once the layers are quantized
         for transformer in self.transformers:
@@ -110,10 +111,10 @@ class StageRun:
 
     ``timesteps``: (steps,). ``expert_starts``: for each expert the first of the steps that it does. ``texts``: by their numbers
     in PassSpec.texts, prompt embeddings (branches, length, dim), all of one shape. ``shard``: this rank's part of every latent
-    frame, a sharding.SpatialShard.
+    frame, a sharding.SpatialShard. ``context``: where the K/V that a pass sees besides come from, by default a ContextStore.
     """
 
-    def __init__(self, stage, timesteps, expert_starts, texts, shard):
+    def __init__(self, stage, timesteps, expert_starts, texts, shard, context=None):
         self._stage, self._shard, self._family = stage, shard, stage.family
         text = torch.cat(list(texts.values()))
         self._branches, self.dtype = len(text) // len(texts), stage.dtype  # what travels between stages has the transformers'
@@ -122,7 +123,7 @@ class StageRun:
         self._residency.begin(text.device)
         self._experts = [self._make_expert(number, timesteps, text) for number in range(len(expert_starts))]
         self._residency.narrow([one for transformer in stage.transformers for one in self._family.used_once(transformer)])
-        self.context = ContextStore(stage.attentions, shard.frame_tokens, get_ulysses_parallel_world_size())
+        self.context = context or ContextStore(stage.attentions, shard.frame_tokens, get_ulysses_parallel_world_size())
 
     def _make_expert(self, number, timesteps, text):
         self._residency.load(number)

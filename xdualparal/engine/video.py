@@ -9,7 +9,7 @@ from enum import Enum
 from itertools import islice
 
 from ..plan.schedule import NO_DECODE
-from .noise import StepNoise, noise_blocks
+from .noise import StepNoise, noise_blocks, whole_noise
 from .sharding import SpatialShard
 from .snapshot import Snapshots
 
@@ -85,7 +85,8 @@ class Video:
         return StepNoise(self._generator) if self.request.scheduler_facts.draws_noise else None
 
     def _noise_of(self, generator):
-        return map(self.shard.take, noise_blocks(self.plan.layout, self.request.latent_shape, generator, self.plan.fresh_noise))
+        what = self.plan.layout, self.request.latent_shape, generator
+        return map(self.shard.take, whole_noise(*what) if self.plan.noise_is_whole else noise_blocks(*what, self.plan.fresh_noise))
 
     # What is finished, and what is saved. A state says nothing of the videos beside this one: all is as if it were alone.
 

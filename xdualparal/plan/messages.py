@@ -129,7 +129,24 @@ def _last_slots(forwards, offset):
     return {one: number for number, (one, _) in enumerate(forwards, offset)}
 
 
+class NoMessages:
+    """As Messages, of a plan whose lanes tell each other all within a FORWARD, see PipelinePlan.exchanges."""
+
+    def __init__(self, plan, progress):
+        self._plan, self._progress = plan, progress
+        self.actions = plan.actions
+
+    def feeds_back(self, wave):
+        """{pass of ``wave``: the one that reads its latents}: each lane's own."""
+        return self._plan.first_readers(wave + 1) if self._progress.has(wave + 1) else {}
+
+
+def messages_of(plan, progress):
+    """The Messages, or NoMessages, of ``plan`` in the waves of ``progress``."""
+    return (NoMessages if plan.exchanges else Messages)(plan, progress)
+
+
 def schedule_with_messages(plan, progress=None):
     """The Schedule of all actions of ``plan``, in the waves of ``progress`` where that is given, with messages."""
     progress = progress or Progress(plan)
-    return whole_schedule(plan, progress, Messages(plan, progress).actions)
+    return whole_schedule(plan, progress, messages_of(plan, progress).actions)

@@ -33,6 +33,14 @@ class Kept(NamedTuple):
     count: int
 
 
+class Scope(NamedTuple):
+    """Latent frames, by their numbers in the video, whose K/V every self-attention sees besides, of the same layer of the same step,
+    the own ones or those of passes that run at the same time. ``bias``: what is added to their attention logits."""
+
+    frames: tuple[int, ...]
+    bias: float
+
+
 @dataclass(frozen=True, slots=True)
 class PassSpec:
     """What one pass sees and leaves. Frames are latent frames.
@@ -41,7 +49,7 @@ class PassSpec:
     absolute latent position of the window's first frame. ``steps``: the step whose timestep the window's frames get, one for
     all or one a frame; as many as there are steps stands for a finished frame. ``texts``: the number of the window's text in the run's table of texts, one for all: the video's. ``expert``: the number
     of the transformer that computes the pass. ``reads``: the K/V, of the same expert, that every self-attention sees behind
-    the window's own. ``keeps``: the K/V that stay when the pass is done. ``drops``, of ``reads``, and ``frees``, of the
+    the window's own. ``scopes``: what it sees of passes that run at the same time. ``keeps``: the K/V that stay when the pass is done. ``drops``, of ``reads``, and ``frees``, of the
     window's passes: what no later pass reads.
     """
 
@@ -55,6 +63,7 @@ class PassSpec:
     drops: tuple[KVKey, ...] = ()
     frees: tuple[Pass, ...] = ()
     expert: int = 0
+    scopes: tuple[Scope, ...] = ()
 
     @property
     def window_latents(self):

@@ -43,5 +43,5 @@ def pass_costs(plan, first=None):
     """Yields what each pass from wave ``first`` on takes, in passes: a wave with fewer blocks than stages takes as long as
     one pass through all stages, so that filling and emptying the pipeline count."""
     for wave in Progress(plan, first).waves():
-        blocks = len(plan.passes(wave))
+        blocks = len(plan.passes_of_rank(wave))
         yield from [max(blocks, plan.num_stages) / blocks] * blocks

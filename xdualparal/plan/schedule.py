@@ -23,11 +23,13 @@ class PipelinePlan:
     ``split_guidance`` (whether the two branches may run as two half passes, see ``branches_of``) and ``decode``: where
     blocks are decoded: by the last stage as soon as they are finished (INLINE), behind it in a lane of its own (THREAD), by
     the last stage when all are finished (AT_END), or not at all (NO_DECODE). ``layout``: which latent frames a block owns.
-    ``swaps_experts``: whether a stage has the layers of one expert at a time on its device, and changes them. ``fresh_noise``: the
+    ``exchanges``: whether the passes of a wave meet in every layer, where their lanes exchange K/V (strategies/clips.py); what lanes
+    tell each other is then part of a FORWARD and no message. ``noise_is_whole``: whether the blocks' noise is cut from what an
+    ordinary pipeline draws. ``swaps_experts``: whether a stage has the layers of one expert at a time on its device, and changes them. ``fresh_noise``: the
     share, 0 to 1, of a block's noise that no other block has (engine/noise.py).
     """
 
-    swaps_experts = False
+    swaps_experts = exchanges = noise_is_whole = False
     fresh_noise = 1.0
 
     def first_wave(self, video):
@@ -37,6 +39,10 @@ class PipelinePlan:
     def passes(self, wave):
         """The passes of ``wave``, in order."""
         raise NotImplementedError
+
+    def passes_of_rank(self, wave):
+        """The passes of ``wave`` of which the last stage does the STEP."""
+        return self.passes(wave)
 
     def wave_of(self, one):
         """The wave of the pass ``one``."""

@@ -20,10 +20,19 @@ class Lanes(NamedTuple):
 
 
 class Strategy(Protocol):
-    """``name``: for users. ``Settings``: the plan.settings.Settings of what a user chooses; launch flags follow from it."""
+    """``name``: for users. ``Settings``: the plan.settings.Settings of what a user chooses; launch flags follow from it.
+    ``splits_layers``: whether each lane has its share of the layers, or all. ``merges_attention``: whether attention over several sets of keys is merged, for which a backend must give the
+    log-sum-exp. ``refuses``: {name of another owner's setting, or of a
+    launch option: why it cannot be given with this strategy, and what to do}."""
 
     name: str
     Settings: type
+    splits_layers: bool
+    merges_attention: bool
+    refuses: dict[str, str]
+
+    def settled(self, settings: Any, lanes: int) -> Any:
+        """``settings`` with what follows from the number of lanes. Raises ValueError for settings that do not suit it."""
 
     def plan(
         self, settings: Any, latent_frames: int | None, num_steps: int, lanes: Lanes, expert_starts: tuple[int, ...] = (0,)

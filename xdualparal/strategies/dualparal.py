@@ -210,6 +210,11 @@ class DualParal:
 
     name = "dualparal"
     Settings = DualParalSettings
+    splits_layers, merges_attention, refuses = True, False, {}
+
+    def settled(self, settings, lanes):
+        """As they are."""
+        return settings
 
     def plan(self, settings, latent_frames, num_steps, lanes, expert_starts=(0,)):
         """The blocks that hold the latent frames, on the stages of ``lanes``."""

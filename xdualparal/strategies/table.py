@@ -5,14 +5,16 @@ Knows: which strategies there are. Must not know: a strategy's rules, tensors, l
 
 from dataclasses import dataclass, fields
 
+from ..plan.partition import layer_ranges
 from ..plan.settings import setting
+from .clips import ClipsSettings, VideoInfinity
 from .dualparal import DualParal, DualParalSettings
 
-STRATEGIES = {strategy.name: strategy for strategy in (DualParal(),)}
+STRATEGIES = {strategy.name: strategy for strategy in (DualParal(), VideoInfinity())}
 
 
 @dataclass(frozen=True)
-class StrategySettings(DualParalSettings):
+class StrategySettings(ClipsSettings, DualParalSettings):
     """The strategy, and the settings of all strategies: each is one's own, and refused where another one is chosen."""
 
     strategy: str = setting(
@@ -36,3 +38,20 @@ class StrategySettings(DualParalSettings):
 def strategy_of(settings):
     """The Strategy that ``settings`` (StrategySettings) choose."""
     return STRATEGIES[settings.strategy]
+
+
+def lane_layers(settings, num_layers, lanes):
+    """A range of layers for each lane. ``settings``: StrategySettings and plan.partition.PartitionSettings in one. Raises ValueError
+    as plan.partition.layer_ranges does."""
+    if strategy_of(settings).splits_layers:
+        return layer_ranges(num_layers, settings, lanes)
+    return [range(num_layers)] * lanes
+
+
+def check_refused(settings, given):
+    """Raises ValueError for a setting or launch option that the strategy refuses. ``given``: {name: value} of those that are given."""
+    strategy = strategy_of(settings)
+    for name, value in given.items():
+        if name in strategy.refuses:
+            how = "is given" if value is True else f"is {value}"
+            raise ValueError(f"{name} {how} and strategy is {strategy.name}: {strategy.refuses[name]}")

@@ -84,6 +84,7 @@ _TEXTS = tuple[str, ...] | None  # of a flag that may be given several times
 _whole_numbers.__name__, _two_numbers.__name__ = "list of whole numbers", "pair of numbers"
 _FLAG_TYPES = {  # a field's type: how a flag's text becomes one, and what the help calls it
     int: (int, "N"),
+    int | None: (int, "N"),
     str: (str, "PLACE"),
     float: (float, "X"),
     float | None: (float, "S"),
