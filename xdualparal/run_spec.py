@@ -59,6 +59,7 @@ class RunSpec:
     stagger: int | None = None
     fresh_noise: float | None = None
     context_timestep: str | None = None
+    context: str | None = None
     clips: int | None = None
     halo_latents: int | None = None
     global_latents: int | None = None

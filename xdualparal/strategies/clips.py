@@ -233,7 +233,7 @@ class VideoInfinity:
 
     name = "video_infinity"
     Settings = ClipsSettings
-    splits_layers, merges_attention = False, True
+    splits_layers, merges_attention, predicts_memory = False, True, False
     refuses = {
         "checkpoint": "all clips are finished together, at the end, so there is nothing to resume: leave it out, or choose dualparal",
         "videos_in_flight": "every process is busy with its own clip: leave it out, or choose dualparal",

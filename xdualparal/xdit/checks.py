@@ -10,7 +10,7 @@ import shutil
 import torch
 from xfuser import xFuserArgs
 
-from ..compat.backends import check_backend
+from ..compat.backends import check_backend, check_log_sum_exp
 from ..config import DualParalConfig
 from ..limits import RANDOM_SEED
 from ..request import check_size
@@ -19,9 +19,8 @@ from ..models.weights import check_reachable
 from ..output.files import is_printable
 from ..plan.schedule import NO_DECODE
 from ..strategies.base import Lanes
-from ..strategies.table import strategy_of
+from ..strategies.table import check_refused, lane_layers, strategy_of
 from ..engine.sharding import check_even_split, check_heads
-from ..plan.partition import layer_ranges
 from .degrees import DEGREES, num_processes
 from .experts import check_guidance, check_weights, files_of_experts
 from .flags import command_settings, dualparal_config, value_of, xdit_args
@@ -79,6 +78,7 @@ def _check_dualparal(args, model):
     config = dualparal_config(args)
     command_settings(args)
     check_support(args)
+    check_refused(config, {name: args[name] for name in ("ring_degree", "use_torch_compile") if (args[name] or 1) not in (1,)})
     check_numbers(args, model)
     check_guidance(args, model)
     check_quantization(args)
@@ -92,6 +92,8 @@ def _check_dualparal(args, model):
         _check_compiler()
     for name in ("attention_backend", "cross_attention_backend"):
         check_backend(args[name], on_cpu=not torch.accelerator.is_available())
+    if strategy_of(config).merges_attention and args["attention_backend"]:
+        check_log_sum_exp(args["attention_backend"])
     _check_plan(args, model, config)
     _check_endless(args, config)
     _check_videos_in_flight(args, config)
@@ -106,9 +108,10 @@ def _check_dualparal(args, model):
 
 
 def _check_plan(args, model, config):
-    """Raises ValueError for settings of the strategy that do not suit the number of steps."""
-    lanes = Lanes(args["dualparal_degree"], NO_DECODE, split_guidance=False)
-    strategy_of(config).plan(config, 1, value_of(args, model, "num_inference_steps"), lanes)
+    """Raises ValueError for settings of the strategy that do not suit the number of steps or frames."""
+    lanes, num_frames = Lanes(args["dualparal_degree"], NO_DECODE, split_guidance=False), value_of(args, model, "num_frames")
+    latent_frames = model.family.facts.latent_frames(num_frames) if num_frames else None
+    strategy_of(config).plan(config, latent_frames, value_of(args, model, "num_inference_steps"), lanes)
 
 
 def _check_texts(args):
@@ -176,12 +179,12 @@ def _check_compiler():
 
 def _check_stages(args, model, config):
     degree = args["dualparal_degree"]
-    if not 1 <= degree <= model.num_layers:
+    if degree < 1 or (strategy_of(config).splits_layers and degree > model.num_layers):
         raise ValueError(
             f"--dualparal_degree is {degree}: every stage needs a layer and {args['model']} has "
             f"{model.num_layers}, give 1 to {model.num_layers}"
         )
-    layer_ranges(model.num_layers, config, degree)
+    lane_layers(config, model.num_layers, degree)
 
 
 def _check_video(args, model):

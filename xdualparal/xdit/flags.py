@@ -5,11 +5,13 @@ Knows: the command line. Must not know: models, processes.
 
 from dataclasses import fields
 
+import torch
 from xfuser import xFuserArgs
 from xfuser.config import FlexibleArgumentParser
 
 from ..config import DualParalConfig
 from ..compat.backports import add_missing_flags
+from ..strategies.table import strategy_of
 from ..launch.errors import refuse  # noqa: F401  (the models refuse with it)
 from .settings import CommandSettings
 
@@ -95,8 +97,9 @@ _FLAG_TYPES = {  # a field's type: how a flag's text becomes one, and what the h
 
 
 def dualparal_config(args):
-    """The DualParalConfig in ``args``, a dict of parsed flags. Raises ValueError as DualParalConfig does."""
-    return DualParalConfig(**{field.name: args[f"dualparal_{field.name}"] for field in fields(DualParalConfig)})
+    """The DualParalConfig in ``args``, a dict of parsed flags, settled for their degree. Raises ValueError as DualParalConfig does."""
+    config = DualParalConfig(**{field.name: args[f"dualparal_{field.name}"] for field in fields(DualParalConfig)})
+    return config if args["dualparal_degree"] is None else strategy_of(config).settled(config, args["dualparal_degree"])
 
 
 def command_settings(args):
@@ -124,5 +127,13 @@ def xdit_args(args):
     # xDiT wants one with a file of prompts.
     batch_size = args["batch_size"] or (args["dualparal_videos_in_flight"] if args["dataset_path"] else None)
     return dict(
-        args, pipefusion_parallel_degree=args["dualparal_degree"], num_pipeline_patch=1, batch_size=batch_size
+        args, pipefusion_parallel_degree=args["dualparal_degree"], num_pipeline_patch=1, batch_size=batch_size,
+        attention_backend=args["attention_backend"] or _default_backend(args),
     )
+
+
+def _default_backend(args):
+    """None, xDiT's own choice; on the CPU that is one without the log-sum-exp, and a strategy may need it."""
+    if torch.accelerator.is_available() or not strategy_of(dualparal_config(args)).merges_attention:
+        return None
+    return "SDPA_FLASH"

@@ -75,18 +75,25 @@ def _tile(args):
     return size, tuple(length - (length // 4 if over is None else over) for length, over in zip(size, overlap))
 
 
+def is_predicted(args):
+    """Whether ``predicted`` knows the command's strategy. ``args``: flags that were checked."""
+    return strategy_of(dualparal_config(args)).predicts_memory
+
+
 def memory_line(args, model):
-    """A line on what the fullest rank will need; "" without DualParal."""
+    """A line on what the fullest rank will need, or that it is not known; "" without DualParal."""
     if args["dualparal_degree"] is None:
         return ""
+    if not is_predicted(args):
+        return f"what memory {args['dualparal_strategy']} needs is not computed beforehand"
     rank, memory = fullest(predicted(args, model))
     return f"by arithmetic rank {rank} needs the most memory: {in_words(memory)}"
 
 
 def memory_report(args, model, before):
     """For each rank of a replica what a report says beside its measured peak: the bytes that it had ``before`` it loaded anything,
-    and by arithmetic those on top of that, in all and by part. ``before``: of all ranks, None off the output rank."""
-    return before and [
+    and by arithmetic those on top of that, in all and by part. ``before``: of all ranks, None off the output rank. Nothing where it is not known."""
+    return before and is_predicted(args) and [
         dict(before_bytes=had, predicted_bytes=memory.total, phases=memory.phases(), parts=memory.parts())
         for had, memory in zip(before, predicted(args, model))
     ]

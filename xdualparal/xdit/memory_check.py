@@ -18,7 +18,7 @@ from ..plan.schedule import INLINE, THREAD
 from ..text_settings import CPU, DEVICE
 from .degrees import num_processes
 from .flags import value_of
-from .memory import in_words, predicted, readable
+from .memory import in_words, is_predicted, predicted, readable
 from .quantization import quantization_of
 from .settings import REFUSE
 
@@ -48,7 +48,7 @@ def check_memory(args, model):
     ``args``: flags that were checked, ``model``: their class. Returns a line that warns, or "". Raises ValueError, one line with
     what would fit, where the settings say so.
     """
-    if args["dualparal_degree"] is None:
+    if args["dualparal_degree"] is None or not is_predicted(args):
         return ""
     place, memories = place_of_this_rank(int(os.environ["WORLD_SIZE"])), predicted(args, model)
     if place is None or place.needs(memories) <= place.free_bytes:

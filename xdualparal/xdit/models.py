@@ -24,9 +24,8 @@ from ..engine.replica import Replica
 from ..engine.video import Outcome
 from ..limits import RANDOM_SEED
 from ..output.report import resident_bytes
-from ..plan.partition import layer_ranges
 from ..request import shared_seed
-from ..strategies.table import strategy_of
+from ..strategies.table import lane_layers, strategy_of
 from ..launch.errors import Refused, refuse
 from .encoding import encode_prompts
 from .experts import files_of_experts
@@ -112,7 +111,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
         self._replica = Replica(parallel)
         # xDiT numbers ranks in the order tp-sp-pp-cfg-dp (xfuser/core/distributed/parallel_state.py).
         stage = torch.distributed.get_rank() // parallel.sp_degree % parallel.pp_degree
-        layers = layer_ranges(self.num_layers, self.dualparal_config, parallel.pp_degree)[stage]
+        layers = lane_layers(self.dualparal_config, self.num_layers, parallel.pp_degree)[stage]
         with_vae = stage == parallel.pp_degree - 1 or parallel.use_parallel_vae
         try:
             weights = Weights(checkpoint_folder(self.settings.model_name), files_of_experts(vars(self.config)))
@@ -123,7 +122,8 @@ class DualParalWanModel(xFuserWan21T2VModel):
             log(f"loading the weights of {self.settings.model_name}")
             # Two experts of which one is on the device at a time stay on the host, see engine/residency.py.
             device = HOST if self.dualparal_config.expert_offload else self._replica.device
-            part = self.family, weights, stage, parallel.pp_degree, layers
+            is_whole = not strategy_of(self.dualparal_config).splits_layers
+            part = self.family, weights, *((0, 1) if is_whole else (stage, parallel.pp_degree)), layers
             is_last = torch.distributed.get_rank() == torch.distributed.get_world_size() - 1  # which prints in xDiT
             with LoadingProgress(lambda: bytes_to_read(*part, with_vae), self._begin_phase, is_last) as progress:
                 return load_stage(*part, self.dtype, with_vae, device, changes, progress.tell)
