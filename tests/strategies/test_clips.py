@@ -123,7 +123,7 @@ def test_the_strategy():
     config = STRATEGY.settled(DualParalConfig(strategy="video_infinity", global_steps=0.5), 3)
     assert config.clips == 3
     plan = STRATEGY.plan(config, 10, 4, Lanes(3, INLINE, split_guidance=True), (0, 2))
-    assert plan == ClipsPlan(ClipLayout(4, 0, 10, 3, 4, 8), 4, 1.0, 2, INLINE, (0, 2))
+    assert plan == ClipsPlan(ClipLayout(4, 0, 10, clips=3, halo=4, sampled=8), 4, 1.0, 2, INLINE, (0, 2))
     assert [plan.spec(Pass(0, 0, step)).expert for step in range(4)] == [0, 0, 1, 1]
     assert STRATEGY.identity(config) == dict(
         strategy="video_infinity", clips=3, halo_latents=4, global_latents=8, scope_bias=1.0, global_steps=0.5
