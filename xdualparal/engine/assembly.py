@@ -7,8 +7,10 @@ run ends.
 import torch
 
 from ..plan.messages import Messages
+from ..plan.waiting import FLOAT8, HOST
 from .blocks import BlockStore, Denoiser, apply_guidance
 from .executor import Edges, Executor, Work
+from .kept_kv import DeviceShelf, HostShelf, exact, float8
 from .p2p import Receiver, Sender
 from .stage import StageRun
 
@@ -18,7 +20,7 @@ def make_executor(run, cleanup):
     a_request, videos = run.videos[0].request, run.videos_to_make
     timesteps = a_request.make_scheduler(run.device).timesteps
     texts = {video.number: _text(run, video.request) for video in videos}
-    stage_run = StageRun(run.stage, timesteps, run.plan.expert_starts, texts, run.videos[0].shard)
+    stage_run = StageRun(run.stage, timesteps, run.plan.expert_starts, texts, run.videos[0].shard, _lasting(run))
     cleanup.callback(stage_run.end)
     cleanup.enter_context(stage_run.context.installed())
     run.edges = _make_edges(run)
@@ -34,6 +36,12 @@ def make_executor(run, cleanup):
         work.guide, work.finish, work.decode = lambda one, prediction: _guide(run, one, prediction), run.finish, run.decoder.add
     messages = Messages(run.plan, run.progress)
     return Executor(run.plan, run.progress, messages, run.stage.index, work, run.meter, run.at_wave)
+
+
+def _lasting(run):
+    """How K/V that last for waves are kept, see ContextStore."""
+    format = float8(run.mesh.largest_of_ring) if run.config.context_dtype == FLOAT8 else exact()
+    return format, HostShelf(run.device) if run.config.context_store == HOST else DeviceShelf()
 
 
 def _noises(videos):

@@ -87,6 +87,12 @@ class Mesh(Replica):
         """The parts of all ranks of the sequence parallel group side by side, along the last dimension."""
         return self._sequence.all_gather(parts.contiguous(), dim=-1)
 
+    def largest_of_ring(self, numbers):
+        """The largest of each of ``numbers`` on the ranks that share the tokens in attention."""
+        if self._sequence.ring_world_size > 1:
+            dist.all_reduce(numbers, op=dist.ReduceOp.MAX, group=self._sequence.ring_group)
+        return numbers
+
     def join_branches(self, prediction):
         """Both branches' predictions, (branches, ...), where they are computed on two ranks."""
         return self._guidance.all_gather(prediction.contiguous(), dim=0)

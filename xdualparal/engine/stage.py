@@ -110,10 +110,10 @@ class StageRun:
 
     ``timesteps``: (steps,). ``expert_starts``: for each expert the first of the steps that it does. ``texts``: by their numbers
     in PassSpec.texts, prompt embeddings (branches, length, dim), all of one shape. ``shard``: this rank's part of every latent
-    frame, a sharding.SpatialShard.
+    frame, a sharding.SpatialShard. ``lasting``: see ContextStore.
     """
 
-    def __init__(self, stage, timesteps, expert_starts, texts, shard):
+    def __init__(self, stage, timesteps, expert_starts, texts, shard, lasting=None):
         self._stage, self._shard, self._family = stage, shard, stage.family
         text = torch.cat(list(texts.values()))
         self._branches, self.dtype = len(text) // len(texts), stage.dtype  # what travels between stages has the transformers'
@@ -122,7 +122,7 @@ class StageRun:
         self._residency.begin(text.device)
         self._experts = [self._make_expert(number, timesteps, text) for number in range(len(expert_starts))]
         self._residency.narrow([one for transformer in stage.transformers for one in self._family.used_once(transformer)])
-        self.context = ContextStore(stage.attentions, shard.frame_tokens, get_ulysses_parallel_world_size())
+        self.context = ContextStore(stage.attentions, shard.frame_tokens, get_ulysses_parallel_world_size(), lasting)
 
     def _make_expert(self, number, timesteps, text):
         self._residency.load(number)
