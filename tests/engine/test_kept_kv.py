@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from xdualparal.engine.kept_kv import DeviceShelf, HostShelf, Kept, exact, float8
+from xdualparal.engine import kept_kv
+from xdualparal.engine.kept_kv import DeviceShelf, HostShelf, exact, float8
 
 CPU = torch.device("cpu")
 
@@ -12,6 +13,11 @@ def tokens(seed=0, dtype=torch.float32):
     """(1, 6, 3, 5), heads of different sizes."""
     generator = torch.Generator().manual_seed(seed)
     return (torch.randn(1, 6, 3, 5, generator=generator) * torch.tensor([1e-3, 1.0, 50.0]).view(3, 1)).to(dtype)
+
+
+def keep(given, format, shelf):
+    """Keeps tokens."""
+    return kept_kv.Kept(format.pack(given), format, shelf)
 
 
 def written(kept, like):
@@ -25,7 +31,7 @@ def written(kept, like):
 def test_float8_has_four_bits_of_each_number(dtype):
     """Half a unit in the last of 3 bits behind the point: a 16th; and below the normal numbers 2^-10 of the scale."""
     given = tokens(dtype=dtype)
-    kept = Kept(given, float8(), DeviceShelf())
+    kept = keep(given, float8(), DeviceShelf())
     numbers, scale = kept.packed()
     assert (numbers.dtype, scale.shape, kept.count) == (torch.float8_e4m3fn, (1, 1, 3, 1), 6)
     assert torch.equal(torch.frexp(scale.float()).mantissa, torch.full((1, 1, 3, 1), 0.5))  # powers of two
@@ -36,20 +42,20 @@ def test_float8_has_four_bits_of_each_number(dtype):
 
 def test_what_was_unpacked_packs_to_the_same_bits():
     for seed in range(200):
-        kept = Kept(tokens(seed), float8(), DeviceShelf())
-        again = Kept(written(kept, tokens()), float8(), DeviceShelf())
+        kept = keep(tokens(seed), float8(), DeviceShelf())
+        again = keep(written(kept, tokens()), float8(), DeviceShelf())
         assert all(torch.equal(one.float(), two.float()) for one, two in zip(kept.packed(), again.packed()))
 
 
 def test_ranks_that_share_tokens_share_the_scale():
-    whole = Kept(tokens(), float8(), DeviceShelf())
+    whole = keep(tokens(), float8(), DeviceShelf())
     largest = tokens().abs().amax(dim=(1, 3), keepdim=True)
-    parts = [Kept(part, float8(lambda own: torch.maximum(own, largest)), DeviceShelf()) for part in tokens().split(3, dim=1)]
+    parts = [keep(part, float8(lambda own: torch.maximum(own, largest)), DeviceShelf()) for part in tokens().split(3, dim=1)]
     assert torch.equal(torch.cat([written(part, tokens()[:, :3]) for part in parts], dim=1), written(whole, tokens()))
 
 
 def test_nothing_and_zeros_in_float8():
-    kept = Kept(torch.zeros(1, 6, 3, 5), float8(), DeviceShelf())
+    kept = keep(torch.zeros(1, 6, 3, 5), float8(), DeviceShelf())
     assert torch.equal(written(kept, tokens()), torch.zeros(1, 6, 3, 5))
 
 
@@ -57,8 +63,8 @@ def test_nothing_and_zeros_in_float8():
 def test_the_host_gives_the_same_bits_and_uses_its_memory_again(format):
     shelf = HostShelf(CPU)
     given = [tokens(seed) for seed in range(4)]
-    kept = [Kept(one, format, shelf) for one in given]
-    wanted = [written(Kept(one, format, DeviceShelf()), one) for one in given]
+    kept = [keep(one, format, shelf) for one in given]
+    wanted = [written(keep(one, format, DeviceShelf()), one) for one in given]
     for one in kept[:3]:
         one.ask()
     for one, like in zip(kept, wanted):  # the last one comes without being asked for
@@ -67,13 +73,13 @@ def test_the_host_gives_the_same_bits_and_uses_its_memory_again(format):
     addresses = {part.data_ptr() for one in kept for part in one.packed()}
     for one in kept:
         one.drop()
-    again = [Kept(one, format, shelf) for one in reversed(given)]
+    again = [keep(one, format, shelf) for one in reversed(given)]
     assert {part.data_ptr() for one in again for part in one.packed()} == addresses
     assert all(torch.equal(written(one, like), like) for one, like in zip(again, reversed(wanted)))
 
 
 def test_what_waits_on_the_host_is_a_copy():
     given, like = tokens(), tokens()
-    kept = Kept(given, exact(), HostShelf(CPU))
+    kept = keep(given, exact(), HostShelf(CPU))
     given.fill_(-1)
     assert torch.equal(written(kept, like), like)

@@ -66,7 +66,7 @@ def test_as_many_entries_of_cached_context_live_as_designed(blocks, steps, stagg
     """DESIGN section 2: W * min(T, (K - 1) * D)."""
     plan = DualParalPlan(blocks, steps, 2, stagger, layout=LAYOUT, context=CACHED).side_by_side((0,) * videos)
     most = max(len(plan.live(wave).keys) for wave in range(plan.num_waves))
-    assert most == videos * min(steps, (blocks - 1) * stagger)
+    assert most == videos * min(steps, (blocks - 1) * stagger) == videos * plan.most_kept
 
 
 def test_half_passes_need_the_whole_pass_that_left_their_cached_context():

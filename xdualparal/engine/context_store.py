@@ -66,7 +66,7 @@ class ContextStore:
             seen = self._with_what_is_read(layer, seen)
         for kept, by_layer in self._keeping:  # after the reading: what was dropped makes room
             format, shelf = self._lasting if kept.lasts else self._short
-            by_layer[layer] = [Kept(self._frames(tokens, kept), format, shelf) for tokens in (key, value)]
+            by_layer[layer] = [Kept(format.pack(self._frames(tokens, kept)), format, shelf) for tokens in (key, value)]
         return seen
 
     def _with_what_is_read(self, layer, own):
@@ -86,6 +86,19 @@ class ContextStore:
         first, last = (frame * self._frame_tokens for frame in (kept.first, kept.first + kept.count))
         frames = stretches[:, :, first:last]
         return torch.empty_like(frames, memory_format=torch.contiguous_format).copy_(frames).flatten(1, 2)
+
+    def kept(self, key, branch):
+        """For each layer, in the order of computing, the packed tensors of K and of V, on the CPU: copies of what lasts."""
+        return [
+            [[part.to("cpu", copy=True) for part in one.packed()] for one in pair] for pair in self._kept[key, branch].values()
+        ]
+
+    def restore(self, key, branch, layers, packed, device):
+        """Keeps for ``layers`` what ``kept`` gave."""
+        format, shelf = self._lasting
+        self._kept[key, branch] = {
+            layer: [Kept([part.to(device) for part in parts], format, shelf) for parts in pair] for layer, pair in zip(layers, packed, strict=True)
+        }
 
     @contextmanager
     def installed(self):

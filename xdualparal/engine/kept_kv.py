@@ -45,14 +45,11 @@ def float8(largest_of_all=lambda largest: largest):
 
 
 class Kept:
-    """Tokens that wait, (batch, tokens, heads, head_dim), packed in ``format`` on ``shelf``; takes a copy that is its own.
+    """Tokens that wait on ``shelf``, packed in ``format`` as ``parts``, which the caller does not change. ``count``: how many."""
 
-    ``count``: how many tokens.
-    """
-
-    def __init__(self, tokens, format, shelf):
-        self.count, self._format, self._shelf = tokens.shape[1], format, shelf
-        self._stored = shelf.put(format.pack(tokens))
+    def __init__(self, parts, format, shelf):
+        self.count, self._format, self._shelf = parts[0].shape[1], format, shelf
+        self._stored = shelf.put(parts)
 
     def packed(self):
         """The tensors that stand for them, where they wait."""

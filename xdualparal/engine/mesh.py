@@ -9,8 +9,12 @@ from xfuser.core.distributed import (
     get_cfg_group,
     get_model_replica_group,
     get_pp_group,
+    get_ring_parallel_rank,
+    get_ring_parallel_world_size,
     get_runtime_state,
     get_sp_group,
+    get_ulysses_parallel_rank,
+    get_ulysses_parallel_world_size,
     get_world_group,
     initialize_runtime_state,
 )
@@ -50,6 +54,16 @@ class Mesh(Replica):
     def shard(self):
         """(index of this rank's part of every latent frame, number of parts)."""
         return self._sequence.rank_in_group, self._sequence.world_size
+
+    @property
+    def ulysses(self):
+        """(index of this rank's part of the attention heads, number of parts)."""
+        return get_ulysses_parallel_rank(), get_ulysses_parallel_world_size()
+
+    @property
+    def ring(self):
+        """(index of this rank's part of the tokens in attention, number of parts)."""
+        return get_ring_parallel_rank(), get_ring_parallel_world_size()
 
     @property
     def branch(self):

@@ -133,6 +133,13 @@ class DualParalPlan(PipelinePlan):
                 f"{self.layout.num_blocks} blocks: give this number"
             )
 
+    @property
+    def most_kept(self):
+        """Passes of a video whose cached context waits, at most at a time: those of D waves."""
+        if self.context != CACHED or not self.layout.context_latents:
+            return 0
+        return self.num_steps if self.num_blocks is None else min(self.num_steps, (self.num_blocks - 1) * self.stagger)
+
     def first_blocks(self, count):
         """The plan of the first ``count`` blocks alone."""
         return replace(self, num_blocks=count, layout=self.layout.of_blocks(count), first_waves=())
