@@ -29,6 +29,7 @@ def test_the_sizes_come_first():
     (dict(stage_layers=(4, 0)), "stage_layers is 0"),
     (dict(strategy="tiles"), f"strategy is 'tiles': give one of {', '.join(STRATEGIES)}"),
     (dict(context_timestep="false"), "context_timestep is 'false': give one of own, true"),
+    (dict(context="kept"), "context is 'kept': give one of recomputed, cached"),
     *((dict(fresh_noise=bad), f"fresh_noise is {bad}: give a number from 0 to 1") for bad in (-0.1, 1.1, float("nan"))),
     (dict(stagger=0), "stagger is 0"), (dict(checkpoint_waves=True), "checkpoint_waves is True"),
     (dict(decode="here"), "decode is 'here': give one of thread, inline, end"),

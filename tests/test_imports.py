@@ -45,11 +45,21 @@ def test_only_xdit_knows_xfusers_runner():
     assert users <= {"xdit", "compat"}
 
 
+OPTIONAL = {"plan": {"matplotlib"}}  # imported where a picture is drawn
+
+
 @pytest.mark.parametrize("place", STANDARD_LIBRARY_ONLY)
 def test_standard_library_only(place):
     files = [PACKAGE / place] if place.endswith(".py") else (PACKAGE / place).glob("*.py")
     names = {name.split(".")[0] for file in files for name in imported(file)}
-    assert names - {"xdualparal"} <= set(sys.stdlib_module_names)
+    assert names - {"xdualparal"} - OPTIONAL.get(place, set()) <= set(sys.stdlib_module_names)
+
+
+def test_pictures_are_drawn_only_where_matplotlib_is_there():
+    """No module imports it when it is imported itself."""
+    files = [file for file in PACKAGE.rglob("*.py") for node in ast.parse(file.read_text()).body
+             if isinstance(node, (ast.Import, ast.ImportFrom)) and "matplotlib" in ast.unparse(node)]
+    assert not files
 
 
 def test_the_launcher_does_not_wait_for_xfuser():

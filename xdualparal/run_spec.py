@@ -59,6 +59,7 @@ class RunSpec:
     stagger: int | None = None
     fresh_noise: float | None = None
     context_timestep: str | None = None
+    context: str | None = None
     output_type: str | None = None
     vae_precision: str | None = None
     tiling: tuple[int, ...] | None = None

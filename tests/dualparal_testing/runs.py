@@ -34,12 +34,13 @@ class Case:
     guidance_scale_2: float | None = None
     expert_offload: bool = False
     context_timestep: str = "own"
+    cached: bool = False
 
     def config(self):
         """The DualParalConfig of the case."""
         return DualParalConfig(
             self.block, self.context, stage_layers=self.stage_layers, stagger=self.stagger, expert_offload=self.expert_offload,
-            context_timestep=self.context_timestep,
+            context_timestep=self.context_timestep, context="cached" if self.cached else "recomputed",
         )
 
     def arguments(self):
@@ -65,7 +66,7 @@ class Case:
         return sequential_latents(
             transformers, (SCHEDULERS | FEW_STEPS | STOCHASTIC)[self.scheduler], self.num_steps, noise, branches, scales,
             self.block, self.context, self.stagger, step_generator=self._step_generator(), boundary=boundary,
-            **dict(true_timesteps=self.context_timestep == "true") | broken,
+            **dict(true_timesteps=self.context_timestep == "true", cached=self.cached) | broken,
         )
 
     def _step_generator(self):
@@ -88,11 +89,19 @@ TRUE_TIMESTEPS = [
     Case("true timesteps, stagger 2, short last block", num_frames=61, num_steps=6, context=3, stagger=2, context_timestep="true"),
     Case("true timesteps, two experts", num_frames=77, num_steps=4, boundary_ratio=0.875, guidance_scale_2=3.0, context_timestep="true"),
 ]
+CACHED = [
+    Case("cached context", num_frames=120, num_steps=3, cached=True),
+    Case("cached context, more steps than blocks", num_frames=57, num_steps=8, cached=True, scheduler="dpm++"),
+    Case("cached context, stagger 2, last block shorter than the context", num_frames=61, num_steps=6, context=3, stagger=2, cached=True),
+    Case("cached context as long as a block, no guidance", num_frames=77, num_steps=4, block=3, context=3, guidance_scale=1.0, cached=True),
+    Case("cached context, two experts", num_frames=77, num_steps=4, boundary_ratio=0.875, guidance_scale_2=3.0, cached=True),
+]
 OFFLOADED = [replace(case, name=f"{case.name}, one at a time on the device", expert_offload=True) for case in EXPERTS]
 CASES = [
     *STOCHASTIC_CASES,
     *EXPERTS,
     *TRUE_TIMESTEPS,
+    *CACHED,
     Case("more blocks than steps", num_frames=120, num_steps=3),
     Case("more steps than blocks", num_frames=57, num_steps=8),
     Case("context as long as a block", num_frames=77, num_steps=4, block=3, context=3),

@@ -51,13 +51,14 @@ class ContextAttention:
 @torch.no_grad()
 def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, guidance_scale, block, context, stagger=1,
                        next_context=True, previous_context_after=True, step_generator=None, boundary=None,
-                       crossing=False, true_timesteps=False):
+                       crossing=False, true_timesteps=False, cached=False, of_step=0):
     """All latents of the video, (1, channels, latent frames, height, width).
 
     ``transformers``: one, or two, of which the first does the steps with timesteps of ``boundary`` or more; then
     ``guidance_scale`` is one for each. ``noise``: the blocks' initial latents. ``texts``: one embedding a branch. ``next_context``, ``previous_context_after``
     and ``crossing`` break a rule of the method, for tests of the tests: no next context; the previous context one step
     noisier; a next context of the other transformer. ``true_timesteps``: the previous context gets the timestep at which it stands.
+    ``cached``: the previous context is the K/V of the block before at the same step (``of_step`` breaks that: so many steps earlier).
     ``step_generator(block, step)``: of the noise that a scheduler adds in a step.
     """
     processors = [[ContextAttention() for _ in transformer.blocks] for transformer in transformers]
@@ -73,19 +74,20 @@ def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, gu
     timesteps, count = schedulers[0].timesteps, len(noise)
     per_frame = (noise[0].shape[3] // 2) * (noise[0].shape[4] // 2)
 
+    tails = {}  # (block, step): for each branch, for each layer, K and V of the last frames
     for wave in range((count - 1) * stagger + num_steps):
         kept, kept_by = None, None
         start = [x.clone() for x in latents]
         for i in reversed([n for n in range(count) if 0 <= wave - n * stagger < num_steps]):
             step = wave - i * stagger
             window = start[i]
-            if i > 0 and context > 0:
+            if i > 0 and context > 0 and not cached:
                 previous = start[i - 1] if previous_context_after else history[i - 1][step]
                 window = torch.cat([previous[:, :, -context:], window], dim=2)
             expert = 0 if boundary is None or timesteps[step] >= boundary else 1
             transformer, own_processors = transformers[expert], processors[expert]
             reads = kept and next_context and context and (crossing or kept_by == expert)
-            transformer.rope.start = i * block
+            transformer.rope.start = i * block + (context if cached and i else 0)
             at = timesteps[step].expand(1)
             if true_timesteps and window.shape[2] > start[i].shape[2]:
                 before = timesteps[step + stagger] if step + stagger < num_steps else torch.zeros_like(timesteps[0])
@@ -93,9 +95,16 @@ def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, gu
             predictions, keep = [], []
             for branch, text in enumerate(texts):
                 for n, processor in enumerate(own_processors):
-                    processor.extra = kept[branch][n] if reads else None
+                    parts = [kept[branch][n]] if reads else []
+                    if cached and i > 0 and context > 0:
+                        parts.append(tails[i - 1, max(0, step - of_step)][branch][n])
+                    processor.extra = [torch.cat(some, dim=1) for some in zip(*parts)] if parts else None
                 predictions.append(transformer(window, at, text, return_dict=False)[0])
-                first, last = context * per_frame, 2 * context * per_frame
+                if cached:
+                    tail = [tuple(x[:, x.shape[1] - context * per_frame:].clone() for x in processor.seen) for processor in own_processors]
+                    tails.setdefault((i, step), []).append(tail)
+                first = 0 if cached and i else context * per_frame
+                last = first + context * per_frame
                 keep.append([tuple(x[:, first:last] for x in processor.seen) for processor in own_processors])
             kept, kept_by = keep, expert
             prediction = predictions[0]

@@ -13,10 +13,10 @@ LAYER, OTHER = object(), object()
 NEWER, OLDER = KVKey(Pass(0, 2, 0), "head"), KVKey(Pass(0, 1, 1), "head")
 
 
-def spec(reads=(), keeps=(), drops=None):
+def spec(reads=(), keeps=(), drops=None, reads_before=0):
     """A spec of which only the K/V matter. ``keeps``: (key, first frame, frames)."""
     drops = reads if drops is None else drops
-    return PassSpec((), range(0), 0, (0,), (0,), reads, tuple(Kept(*one) for one in keeps), drops)
+    return PassSpec((), range(0), 0, (0,), (0,), reads, tuple(Kept(*one) for one in keeps), drops, reads_before=reads_before)
 
 
 def tokens(frames, per_frame, stretches=1):
@@ -81,6 +81,14 @@ def test_what_is_not_dropped_stays_and_several_are_read_in_order():
         with cache.during(spec(reads=(OLDER, NEWER), drops=drops), 0):
             assert seen(cache, tokens(3, 1))[0] == [0.0, 1.0, 2.0, 2.0, 0.0]
     assert not cache._kept
+
+
+def test_what_is_earlier_stands_before_the_window():
+    cache = ContextStore([LAYER], frame_tokens=1)
+    with cache.during(spec(keeps=[(NEWER, 0, 1), (OLDER, 2, 1)]), 0):
+        seen(cache, tokens(3, 1))
+    with cache.during(spec(reads=(OLDER, NEWER), reads_before=1), 0):
+        assert seen(cache, tokens(3, 1) + 10)[0] == [2.0, 10.0, 11.0, 12.0, 0.0]
 
 
 def joined_by(cache, layer, frames, reads):

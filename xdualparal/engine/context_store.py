@@ -28,13 +28,15 @@ class ContextStore:
     def __init__(self, layers, frame_tokens, ulysses_degree=1):
         self._layers, self._frame_tokens, self._ulysses_degree = list(layers), frame_tokens, ulysses_degree
         self._kept = {}  # (KVKey, branch): {layer: [K, V]}
-        self._reading, self._keeping = [], []  # of the pass under way: ({layer: [K, V]}, whether it is dropped), (Kept, ...)
+        # Of the pass under way: ({layer: [K, V]}, whether it is dropped), how many of those are before the window; (Kept, ...).
+        self._reading, self._before, self._keeping = [], 0, []
         self._joined = _Joined(), _Joined()
 
     @contextmanager
     def during(self, spec, branch):
         """While the pass of ``spec`` runs for ``branch``: append what it reads, and keep what it keeps."""
         self._reading = [(self._kept[key, branch], key in spec.drops) for key in spec.reads]
+        self._before = spec.reads_before
         self._keeping = [(kept, self._kept.setdefault((kept.key, branch), {})) for kept in spec.keeps]
         yield
         for key in spec.drops:
@@ -43,12 +45,12 @@ class ContextStore:
 
     def extend(self, layer, key, value):
         """What attention sees for K and V, (batch, tokens, heads, head_dim) each, of ``layer``: with the K/V that the pass
-        reads behind them. Their memory is the next layer's, too: attention must be done with it by then."""
+        reads before and behind them. Their memory is the next layer's, too: attention must be done with it by then."""
         seen = [key, value]
         if self._reading:
             read = [by_layer.pop(layer) if is_last else by_layer[layer] for by_layer, is_last in self._reading]
             seen = [
-                joined.fill([own, *(pair[n] for pair in read)])
+                joined.fill([*(pair[n] for pair in read[:self._before]), own, *(pair[n] for pair in read[self._before:])])
                 for n, (own, joined) in enumerate(zip(seen, self._joined))
             ]
         for kept, by_layer in self._keeping:  # after the reading: what was dropped makes room

@@ -61,7 +61,7 @@ class PipelinePlan:
 
         Half passes are for waves where whole ones leave stages waiting: a wave's first pass waits until the one of the block
         before, ``videos`` places behind it in the wave before, has left the last stage. A wave is split or not as a whole, so
-        that each half pass finds the K/V of its own branch.
+        that each half pass finds the K/V of its own branch of its wave.
         """
         if self.split_guidance and 1 < self.num_stages > len(self.passes(self.wave_of(one))) - self.videos:
             return (CONDITIONAL, UNCONDITIONAL)
@@ -148,7 +148,14 @@ class PipelinePlan:
         else:
             needs = [Action(last, STEP, frames.one) for frames in reversed(spec.window) if frames.one.step >= 0]
         loads = [Action(action.lane, LOAD, action.one)] if self.swaps_experts and self.begins_expert(action.one) else []
-        return needs + loads + [Action(action.lane, FORWARD, key.one, action.branch) for key in spec.reads]
+        return needs + loads + [
+            Action(action.lane, FORWARD, key.one, branch) for key in spec.reads for branch in self._branches_of_kv(key.one, action.branch)
+        ]
+
+    def _branches_of_kv(self, one, branch):
+        """The branches of the FORWARDs of ``one`` that leave the K/V for ``branch``: waves are split or not, each as a whole."""
+        theirs = self.branches_of(one)
+        return (branch,) if branch in theirs else theirs
 
     def _needs_of_load(self, action):
         before = self.pass_before(action.one)  # its layers make room
