@@ -16,7 +16,7 @@ SERIES = (
 TRACKED = (("x", "x, px"), ("y", "y, px"), ("area", "area, px"), ("hue_error", "hue error, degrees"), ("count", "objects"))
 
 
-def check_matplotlib():
+def check_can_draw():
     """Raises ValueError where matplotlib is not installed."""
     try:
         import matplotlib  # noqa: F401
