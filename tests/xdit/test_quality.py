@@ -28,6 +28,8 @@ def perfect(tmp_path_factory):
 
 
 def refused(capsys, *argv):
+    """The one line that the command ends with."""
+    capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
         quality_command.main(list(map(str, argv)))
     error = capsys.readouterr().err
