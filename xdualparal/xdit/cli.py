@@ -39,7 +39,7 @@ def start_runner(arguments, environment):
 def main(argv=None, start=start_runner):
     """Runs the command ``argv`` (by default the program's) and ends with its exit code; 2 when it cannot work.
 
-    ``decode FILE`` makes the video of latents that were kept, see commands.py. ``start(arguments, environment)`` starts a
+    ``decode FILE`` makes the video of latents that were kept, see commands.py; ``bench`` measures strategies, see bench/command.py. ``start(arguments, environment)`` starts a
     process, see launch/supervisor.py.
     """
     survive_closed_output()
@@ -54,6 +54,11 @@ def main(argv=None, start=start_runner):
 def _run(argv, start):
     if argv[:1] == ["decode"]:
         _decode(argv[1:])
+        return
+    if argv[:1] == ["bench"]:
+        from ..bench.command import main as bench
+
+        bench(argv[1:])
         return
     flags, arguments = split_arguments(argv)
     if flags.help:
