@@ -14,8 +14,9 @@ from ..output.files import check_regular
 from ..plan.timeline import check_matplotlib, picture_paths
 from ..strategies.table import STRATEGIES
 
+XDIT = "xdit"  # its own run, without this package's strategies
 FULL = "full"
-ALL = tuple(dict.fromkeys([*STRATEGIES, FULL]))
+ALL = (*STRATEGIES, XDIT)
 _FRAMES = Whole(1, 10_000_000, "video frames, of a video with an end")
 
 
@@ -23,7 +24,7 @@ _FRAMES = Whole(1, 10_000_000, "video frames, of a video with an end")
 class Bench:
     """What is run: each of ``strategies`` (names), with each number of ``processes`` and of ``num_frames``, ``runs`` times.
 
-    ``request``: launch flags that all runs have; ``flags``: those of all strategies but full attention. ``threads``: of torch, in each
+    ``request``: launch flags that all runs have; ``flags``: those of all but xDiT's own. ``threads``: of torch, in each
     process. ``timeout_s``: how long one command may take. ``keep``: the folder where videos stay, or None.
     """
 
@@ -50,14 +51,14 @@ def bench_parser():
     add("--model_path", help="the folder of the model's weights (default: that of the hub)")
     add("--num_frames", default="257,1025", help="video frames, numbers with commas between them (default: 257,1025)")
     add("--strategies", default=",".join(ALL), help=f"names with commas between them; ratios are to the first (default: {','.join(ALL)}); "
-        f"{FULL} is xDiT's own full attention with Ulysses")
+        f"{XDIT} is xDiT's own run, with full attention; it and full split the frames' tokens over the processes (Ulysses), the others as they do")
     add("--processes", default="2", help="numbers of processes, with commas between them (default: 2)")
     add("--runs", type=int, default=3, help="how often each is run, round after round (default: 3)")
     add("--prompt", default="a red circle on a dark background", help="of all runs")
     add("--seed", type=int, default=42, help="of all runs (default: 42)")
     for name, kind in (("num_inference_steps", int), ("guidance_scale", float), ("height", int), ("width", int)):
         add(f"--{name}", type=kind, help="of all runs (default: the model's)")
-    add("--flags", default="", help="more launch flags, as one text, for all strategies but full")
+    add("--flags", default="", help="more launch flags, as one text, for all but xdit")
     add("--threads", type=int, default=1, help="of torch in each process, where it computes on the CPU (default: 1)")
     add("--timeout_s", type=float, default=3600.0, help="seconds after which a command is ended and counts as failed (default: 3600)")
     add("--json", type=Path, help="write all that was measured to this file")

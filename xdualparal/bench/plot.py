@@ -29,9 +29,10 @@ def draw(summaries, file, about, overwrite=False):
             known = [s for s in mine if s.peak_bytes]
             memory.plot([s.case.num_frames for s in known], [max(s.peak_bytes) / 2**20 for s in known], **look)
         for axes, title, unit in ((time, "time until the video is finished", "seconds"), (memory, "peak memory of the largest rank", "MiB")):
-            axes.set(title=title, xlabel="video frames", ylabel=unit, ylim=(0, None), xlim=(0, None))
+            axes.set(title=title, xlabel="video frames", ylabel=unit, xlim=(0, None))
             axes.grid(color="#dddddd", linewidth=0.6)
             axes.spines[["top", "right"]].set_visible(False)
+            axes.set_ylim(0, 1.08 * max(axes.get_ylim()[1], 1e-9))
         time.legend(fontsize=8, frameon=False)
         for path in paths:
             figure.savefig(path, dpi=_DPI, metadata={"Date": None} if path.suffix == ".svg" else None)
@@ -39,7 +40,8 @@ def draw(summaries, file, about, overwrite=False):
 
 
 def _looks(summaries):
-    """{(strategy, processes): (colour, mark, line)}."""
+    """{(strategy, processes): (colour, mark, line)} of those that made a video."""
+    summaries = [summary for summary in summaries if summary.wall_s]
     strategies = list(dict.fromkeys(summary.case.strategy for summary in summaries))
     processes = sorted({summary.case.processes for summary in summaries}, reverse=True)
     return {

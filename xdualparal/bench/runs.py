@@ -16,11 +16,12 @@ from pathlib import Path
 from ..plan.recorded import read_trace
 from ..plan.steady import steady_pass_s, steady_s_per_frame
 from ..strategies.dualparal import DualParal
-from .flags import FULL
+from .flags import FULL, XDIT
 
 _POLL_S = 0.1
 _END_S = 15.0  # how long a command that is ended may close its files before it is killed
 TRACE, LOG = "trace.json", "log.txt"
+LAUNCHER = ("-P", "-m", "xdualparal.xdit.cli")  # -P: see xdit/cli.py
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Run:
     """What was measured of a Case; None: not known.
 
     ``command_s``: the whole command, with the start of the processes and loading. ``wall_s``: the video, from the first pass to the
-    finished file; of full attention xDiT's own timing of its pipeline, whose frames are not written yet. ``first_s``: when the first
+    finished file; of xDiT's own run its timing of the pipeline, whose frames are not written yet. ``first_s``: when the first
     frames are there. ``pass_s``: the mean duration of a forward, a pass or half of it, on the slowest rank. ``steady_s_per_frame``: see plan/steady.py.
     ``peak_bytes``: of each rank, the most memory the device had for it, on a CPU the most resident memory of its process.
     ``failed``: why there is no video.
@@ -65,9 +66,12 @@ class Run:
 def launch_flags(bench, case, folder):
     """The flags of xdit-dualparal for ``case``, whose files go into ``folder``."""
     flags = [*bench.request, "--num_frames", str(case.num_frames), "--output_directory", str(folder)]
-    if case.strategy == FULL:
+    if case.strategy == XDIT:
         return [*flags, "--ulysses_degree", str(case.processes)]
-    flags += ["--dualparal_degree", str(case.processes), "--dualparal_strategy", case.strategy, *bench.flags]
+    stages = 1 if case.strategy == FULL else case.processes  # with one block, stages would wait for each other
+    flags += ["--dualparal_degree", str(stages), "--dualparal_strategy", case.strategy, *bench.flags]
+    if case.strategy == FULL:
+        flags += ["--ulysses_degree", str(case.processes)]
     if case.strategy == DualParal.name:
         flags += ["--dualparal_trace", str(Path(folder, TRACE))]
     return flags
@@ -82,7 +86,7 @@ def run(bench, case, folder):
     command_s, command = time.monotonic() - start, ("xdit-dualparal", *flags)
     if code != 0:
         return Run(case, command, command_s, failed=_reason(code, Path(folder, LOG), bench.timeout_s))
-    read = _read_xdits if case.strategy == FULL else _read_report
+    read = _read_xdits if case.strategy == XDIT else _read_report
     try:
         return Run(case, command, command_s, **{"peak_bytes": peaks, **read(Path(folder))})
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -96,7 +100,7 @@ def _execute(flags, bench, log):
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": str(bench.threads)}
     with open(log, "wb") as file:
         launcher = subprocess.Popen(
-            [sys.executable, "-P", "-m", "xdualparal.xdit.cli", *flags], env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
+            [sys.executable, *LAUNCHER, *flags], env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
         )
     peaks, end = {}, time.monotonic() + bench.timeout_s
     try:

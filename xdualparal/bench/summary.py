@@ -71,6 +71,17 @@ def summarize(rounds):
     return [_summary(case, rounds, Case(first, case.processes, case.num_frames)) for case in cases]
 
 
+def read_summaries(known):
+    """The Summaries in ``known``, the JSON that a bench wrote, as a dict."""
+    return [
+        Summary(**{
+            name: Case(**value) if name == "case" else Range(**value) if isinstance(value, dict) else tuple(value) if isinstance(value, list) else value
+            for name, value in summary.items()
+        })
+        for summary in known["summary"]
+    ]
+
+
 def _summary(case, rounds, other):
     of_rounds = [{run.case: run for run in runs} for runs in rounds]
     runs = [by_case[case] for by_case in of_rounds if case in by_case]

@@ -9,7 +9,8 @@ _HEAD = ("strategy", "processes", "frames", "video s", "ratio", "first frames s"
 def as_text(summaries, frames_growth, processes_growth):
     """The tables: a line for each Case, then growth. What has no video has its reason below the table."""
     parts = [_aligned([_HEAD, *map(_row, summaries)])]
-    parts += [f"no video: {summary.case}: {summary.failed}" for summary in summaries if summary.failed]
+    failed = [f"no video: {summary.case}: {summary.failed}" for summary in summaries if summary.failed]
+    parts += ["\n".join(failed)] * bool(failed)
     if frames_growth:
         parts.append("\n".join(["Growth with frames:", *map(_frames_line, frames_growth)]))
     if processes_growth:
