@@ -57,6 +57,7 @@ class RunSpec:
     block_latents: int | None = None
     context_latents: int | None = None
     stagger: int | None = None
+    chunk_latents: int | None = None
     fresh_noise: float | None = None
     context_timestep: str | None = None
     context: str | None = None

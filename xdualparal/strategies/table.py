@@ -6,13 +6,15 @@ Knows: which strategies there are. Must not know: a strategy's rules, tensors, l
 from dataclasses import dataclass, fields
 
 from ..plan.settings import setting
+from .chunks import Chunks, ChunksSettings
 from .dualparal import DualParal, DualParalSettings
+from .full import Full, FullSettings
 
-STRATEGIES = {strategy.name: strategy for strategy in (DualParal(),)}
+STRATEGIES = {strategy.name: strategy for strategy in (DualParal(), Chunks(), Full())}
 
 
 @dataclass(frozen=True)
-class StrategySettings(DualParalSettings):
+class StrategySettings(FullSettings, ChunksSettings, DualParalSettings):
     """The strategy, and the settings of all strategies: each is one's own, and refused where another one is chosen."""
 
     strategy: str = setting(

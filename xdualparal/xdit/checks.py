@@ -106,9 +106,11 @@ def _check_dualparal(args, model):
 
 
 def _check_plan(args, model, config):
-    """Raises ValueError for settings of the strategy that do not suit the number of steps."""
+    """Raises ValueError for settings of the strategy that do not suit the numbers of steps and frames."""
     lanes = Lanes(args["dualparal_degree"], NO_DECODE, split_guidance=False)
-    strategy_of(config).plan(config, 1, value_of(args, model, "num_inference_steps"), lanes)
+    num_frames = value_of(args, model, "num_frames")
+    latent_frames = model.family.facts.latent_frames(num_frames) if num_frames else None
+    strategy_of(config).plan(config, latent_frames, value_of(args, model, "num_inference_steps"), lanes)
 
 
 def _check_texts(args):
