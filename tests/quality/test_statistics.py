@@ -13,10 +13,10 @@ def videos(values, **more):
 
 
 def test_signed_metrics_have_sizes_and_unknown_ones_are_left_out():
-    found = summary(videos({("a", 0): 1.0, ("b", 0): -1.0, ("c", 0): None}, other=None))
+    found = summary(videos({("a", 0): 1.0, ("b", 0): -1.0, ("c", 0): None}, other=None, seams=7))
     assert found["a_drift"]["mean"] == 0 and found["|a_drift|"]["mean"] == 1 and found["a_drift"]["videos"] == 2
     assert found["other"] == dict(mean=None, low=None, high=None, videos=0)
-    assert "|a_drift|" in table(found)
+    assert "seams" not in found and "|a_drift|" in table(found)
 
 
 def test_the_interval_holds_the_truth_in_about_95_of_100():
@@ -52,12 +52,12 @@ def test_pairs_are_of_the_same_prompt_and_seed():
 def test_results_grow_and_other_settings_are_refused(tmp_path):
     path, settings = tmp_path / "a.json", dict(model="tiny-wan", num_frames=65, flags=["--x", "1"])
     results = Results(path, settings)
-    results.add("a", 0, dict(frames=65))
+    results.add("a", 0, dict(prompt=1.0))
     again = Results(path, settings)
     assert again.has("a", 0) and not again.has("a", 1) and not again.has("b", 0)
-    again.add("b", 0, dict(frames=65))
+    again.add("b", 0, dict(prompt=1.0))
     assert [video["prompt"] for video in read_results(path)["videos"]] == ["a", "b"]
-    assert read_results(path)["summary"]["frames"]["mean"] == 65
+    assert read_results(path)["summary"]["prompt"]["mean"] == 1
     before = path.read_bytes()
     with pytest.raises(ValueError, match=r"num_frames was 65 and is 129\)"):
         Results(path, settings | dict(num_frames=129))

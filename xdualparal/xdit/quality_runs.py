@@ -42,6 +42,7 @@ def measure_model(flags, passed_on):
     wanted = [(prompt, first + seed) for seed in range(flags.seeds or SEEDS) for prompt, first in first_seeds(prompts)]
     missing = [pair for pair in wanted if not results.has(*pair)]
     with ProgressBar(len(wanted)) as bar:
+        bar.show(len(wanted) - len(missing), f"{len(wanted) - len(missing)} of {len(wanted)} videos measured")
         for seed, batch in batches(missing):
             _make_and_measure(results, [sys.executable, "-P", "-m", "xdualparal.xdit.cli", "--model", flags.model], seed, batch, frames, passed_on)
             done = sum(results.has(*pair) for pair in wanted)
@@ -83,16 +84,24 @@ def read_prompts(given):
 
 def _make_and_measure(results, command, seed, prompts, frames, passed_on):
     with TemporaryDirectory(prefix="xdualparal-quality-") as folder:
-        made = subprocess.run(
-            [*command, "--num_frames", str(frames), "--seed", str(seed), "--output_directory", folder, *passed_on, "--prompt", *prompts],
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        )
-        if made.returncode:
-            last = (made.stderr.strip().splitlines() or ["nothing was said"])[-1]
-            raise ValueError(f"the videos could not be made, exit code {made.returncode}: {last.removeprefix('xdit-dualparal: error: ')}")
+        _make([
+            *command, "--num_frames", str(frames), "--seed", str(seed), "--output_directory", folder, *passed_on, "--prompt", *prompts,
+        ])
         for path in sorted(Path(folder).rglob("*.mp4")):
             spec = spec_in_video(path)
             if spec is None:
                 raise ValueError("the videos do not say their prompts: only those of a long-video strategy do, give its flags after --")
-            prompt = spec.prompt
-            results.add(prompt, seed, measure_video(frames_of(path), facts_of(path), scene_of(prompt)))
+            results.add(spec.prompt, seed, measure_video(frames_of(path), facts_of(path), scene_of(spec.prompt)))
+
+
+def _make(command):
+    """Runs ``command``; when this process is interrupted, it is ended with all its processes. Raises ValueError when it fails."""
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as launcher:
+        try:
+            _, errors = launcher.communicate()
+        except BaseException:
+            launcher.terminate()
+            raise
+    if launcher.returncode:
+        last = (errors.strip().splitlines() or ["nothing was said"])[-1].removeprefix("xdit-dualparal: error: ")
+        raise ValueError(f"the videos could not be made, exit code {launcher.returncode}: {last}")
