@@ -35,7 +35,7 @@ def main(argv):
     print(as_text(summaries, *growths))
     try:
         if arguments.json is not None:
-            write_whole(arguments.json, json.dumps(_as_json(bench, here, rounds, summaries, growths), indent=2, default=str).encode())
+            write_whole(arguments.json, json.dumps(as_json(bench, here, rounds, summaries, growths), indent=2, default=str).encode())
         if arguments.plot is not None:
             draw(summaries, arguments.plot, f"{arguments.model}, {machine_line(here)}", arguments.overwrite)
     except (OSError, ValueError) as error:
@@ -68,7 +68,8 @@ def _run_in_folder(bench, case, run, keep):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _as_json(bench, here, rounds, summaries, growths):
+def as_json(bench, here, rounds, summaries, growths):
+    """What --json gets, as plain values. ``here``: see machine.machine."""
     return dict(
         machine=here, bench=asdict(bench), runs=[run.as_json() | {"round": number} for number, runs in enumerate(rounds) for run in runs],
         summary=list(map(asdict, summaries)), growth_with_frames=list(map(asdict, growths[0])), growth_with_processes=list(map(asdict, growths[1])),
