@@ -15,8 +15,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from xdualparal.plan.actions import parse_action
-from xdualparal.plan.simulate import Span, make_trace
+from xdualparal.plan.recorded import read_trace
 
 
 def run_once(degree, num_frames, folder):
@@ -35,16 +34,6 @@ def run_once(degree, num_frames, folder):
     return seconds
 
 
-def recorded_trace(file, degree):
-    """The Trace (seconds) in a file that --dualparal_trace wrote for ``degree`` stages."""
-    rows = {}
-    for event in json.loads(Path(file).read_text())["traceEvents"]:
-        start = event["ts"] / 1e6
-        span = Span(parse_action(event["args"]["action"]), start, start + event["dur"] / 1e6)
-        rows.setdefault(event["tid"], []).append(span)
-    return make_trace([rows[stage] for stage in sorted(rows)], degree)
-
-
 def main():
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -55,7 +44,7 @@ def main():
     for _ in range(arguments.runs):
         one.append(run_once(1, arguments.num_frames, folder))
         two.append(run_once(2, arguments.num_frames, folder))
-        overlaps.append(recorded_trace(f"{folder}/trace.json", 2).overlap())
+        overlaps.append(read_trace(f"{folder}/trace.json").overlap())
         print(f"1 process {one[-1]:.2f} s   2 processes {two[-1]:.2f} s   ratio {one[-1] / two[-1]:.2f}", flush=True)
     shutil.rmtree(folder)
     ratios = [a / b for a, b in zip(one, two)]

@@ -8,11 +8,13 @@ import pytest
 
 from xdualparal import DualParalConfig
 from xdualparal.plan.layout import Layout
+from xdualparal.strategies.dualparal import DualParal
+from xdualparal.strategies.table import STRATEGIES
 
 
 def test_sizes():
     config = DualParalConfig(block_latents=8, context_latents=4)
-    assert config.layout == Layout(8, 4)
+    assert DualParal().layout(config, 30) == Layout(8, 4, 30)
 
 
 def test_the_sizes_come_first():
@@ -25,6 +27,13 @@ def test_the_sizes_come_first():
     (dict(context_latents=-1), "context_latents is -1"),
     (dict(block_latents=4, context_latents=5), "0 to 4"),
     (dict(stage_layers=(4, 0)), "stage_layers is 0"),
+    (dict(strategy="tiles"), f"strategy is 'tiles': give one of {', '.join(STRATEGIES)}"),
+    (dict(context_timestep="false"), "context_timestep is 'false': give one of own, true"),
+    (dict(context="kept"), "context is 'kept': give one of recomputed, cached"),
+    (dict(context_store="disk"), "context_store is 'disk': give one of device, host"),
+    (dict(context="cached", context_dtype="int8"), "context_dtype is 'int8': give one of model, float8"),
+    (dict(context_dtype="float8"), "context_dtype is float8 and context is recomputed, which keeps nothing: leave it out"),
+    *((dict(fresh_noise=bad), f"fresh_noise is {bad}: give a number from 0 to 1") for bad in (-0.1, 1.1, float("nan"))),
     (dict(stagger=0), "stagger is 0"), (dict(checkpoint_waves=True), "checkpoint_waves is True"),
     (dict(decode="here"), "decode is 'here': give one of thread, inline, end"),
     (dict(end_costs=(0, -1)), "end_costs is -1: give a number from 0 to 1000"),

@@ -24,10 +24,10 @@ from .output.segments import join_segments, stack_videos
 from .plan.partition import layer_ranges
 from .plan.schedule import AT_END, NO_DECODE
 from .request import Request
-from .run_files import check_trace, checkpoint_of, latents_file, write_trace
+from .run_files import check_space, check_trace, checkpoint_of, latents_file, write_trace
 from .run_spec import RunSpec
 from .strategies.base import Lanes
-from .strategies.dualparal import DualParal
+from .strategies.table import strategy_of
 from .texts import LiveEncoder
 
 logger = logging.getLogger(__name__)
@@ -47,15 +47,13 @@ class DualParalPipeline:
     attention heads that Ulysses cannot split, or a weight that is a NaN or an infinity.
     """
 
-    strategy = DualParal()
-
     def __init__(self, wan_pipeline, engine_config, config=DualParalConfig(), *, texts=None, check_weights=True):
         complete_xfuser()
         # These import xfuser, which must wait: ``enable_host_platform`` may be called after this module is imported.
         from .engine.mesh import Mesh
         from .engine.stage import Stage
 
-        self.pipe, self.config = wan_pipeline, config
+        self.pipe, self.config, self.strategy = wan_pipeline, config, strategy_of(config)
         self.family = family_of(wan_pipeline)
         parallel, runtime = engine_config.parallel_config, engine_config.runtime_config
         check_degrees(parallel)
@@ -262,6 +260,7 @@ class DualParalPipeline:
         """A VideoRun or GroupRun of ``videos``."""
         self._check_free()
         check_trace(self.mesh, self.config, videos[0].spec)
+        check_space(self.mesh, self.config, sum(video.kept_bytes for video in videos if video.is_to_make))
         self._warn_of_length(videos[0].plan)
         meter = Meter(self.mesh.synchronize, self.config.trace is not None, self.tell)
         run = kind(self, videos, meter, self._stop_sign(videos[0].plan))

@@ -57,6 +57,11 @@ class RunSpec:
     block_latents: int | None = None
     context_latents: int | None = None
     stagger: int | None = None
+    chunk_latents: int | None = None
+    fresh_noise: float | None = None
+    context_timestep: str | None = None
+    context: str | None = None
+    context_dtype: str | None = None
     output_type: str | None = None
     vae_precision: str | None = None
     tiling: tuple[int, ...] | None = None

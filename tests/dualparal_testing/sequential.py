@@ -1,5 +1,7 @@
 """DESIGN section 2 as a plain sequential program on diffusers' stock modules. Shares no code with the executor."""
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -48,16 +50,27 @@ class ContextAttention:
         return torch.stack([even * c - odd * s, even * s + odd * c], dim=-1).flatten(-2)
 
 
+def as_float8(x):
+    """(1, tokens, heads, dim) rounded to e4m3: each head over the power of two above its largest number's 432nd part."""
+    heads = []
+    for head in x.unbind(2):
+        scale = 2.0 ** (math.floor(math.log2(head.abs().max().item() / 432)) + 1)
+        heads.append((head / scale).to(torch.float8_e4m3fn).float() * scale)
+    return torch.stack(heads, dim=2)
+
+
 @torch.no_grad()
 def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, guidance_scale, block, context, stagger=1,
                        next_context=True, previous_context_after=True, step_generator=None, boundary=None,
-                       crossing=False):
+                       crossing=False, true_timesteps=False, cached=False, of_step=0, in_float8=False):
     """All latents of the video, (1, channels, latent frames, height, width).
 
     ``transformers``: one, or two, of which the first does the steps with timesteps of ``boundary`` or more; then
     ``guidance_scale`` is one for each. ``noise``: the blocks' initial latents. ``texts``: one embedding a branch. ``next_context``, ``previous_context_after``
     and ``crossing`` break a rule of the method, for tests of the tests: no next context; the previous context one step
-    noisier; a next context of the other transformer.
+    noisier; a next context of the other transformer. ``true_timesteps``: the previous context gets the timestep at which it stands.
+    ``cached``: the previous context is the K/V of the block before at the same step (``of_step`` breaks that: so many steps earlier), in
+    float8 where ``in_float8``.
     ``step_generator(block, step)``: of the noise that a scheduler adds in a step.
     """
     processors = [[ContextAttention() for _ in transformer.blocks] for transformer in transformers]
@@ -73,25 +86,38 @@ def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, gu
     timesteps, count = schedulers[0].timesteps, len(noise)
     per_frame = (noise[0].shape[3] // 2) * (noise[0].shape[4] // 2)
 
+    tails = {}  # (block, step): for each branch, for each layer, K and V of the last frames
     for wave in range((count - 1) * stagger + num_steps):
         kept, kept_by = None, None
         start = [x.clone() for x in latents]
         for i in reversed([n for n in range(count) if 0 <= wave - n * stagger < num_steps]):
             step = wave - i * stagger
             window = start[i]
-            if i > 0 and context > 0:
+            if i > 0 and context > 0 and not cached:
                 previous = start[i - 1] if previous_context_after else history[i - 1][step]
                 window = torch.cat([previous[:, :, -context:], window], dim=2)
             expert = 0 if boundary is None or timesteps[step] >= boundary else 1
             transformer, own_processors = transformers[expert], processors[expert]
             reads = kept and next_context and context and (crossing or kept_by == expert)
-            transformer.rope.start = i * block
+            transformer.rope.start = i * block + (context if cached and i else 0)
+            at = timesteps[step].expand(1)
+            if true_timesteps and window.shape[2] > start[i].shape[2]:
+                before = timesteps[step + stagger] if step + stagger < num_steps else torch.zeros_like(timesteps[0])
+                at = torch.stack([before] * context + [timesteps[step]] * start[i].shape[2]).repeat_interleave(per_frame)[None]
             predictions, keep = [], []
             for branch, text in enumerate(texts):
                 for n, processor in enumerate(own_processors):
-                    processor.extra = kept[branch][n] if reads else None
-                predictions.append(transformer(window, timesteps[step].expand(1), text, return_dict=False)[0])
-                first, last = context * per_frame, 2 * context * per_frame
+                    parts = [kept[branch][n]] if reads else []
+                    if cached and i > 0 and context > 0:
+                        parts.append(tails[i - 1, max(0, step - of_step)][branch][n])
+                    processor.extra = [torch.cat(some, dim=1) for some in zip(*parts)] if parts else None
+                predictions.append(transformer(window, at, text, return_dict=False)[0])
+                if cached:
+                    tail = [tuple(x[:, x.shape[1] - context * per_frame:].clone() for x in processor.seen) for processor in own_processors]
+                    tail = [tuple(map(as_float8, pair)) for pair in tail] if in_float8 else tail
+                    tails.setdefault((i, step), []).append(tail)
+                first = 0 if cached and i else context * per_frame
+                last = first + context * per_frame
                 keep.append([tuple(x[:, first:last] for x in processor.seen) for processor in own_processors])
             kept, kept_by = keep, expert
             prediction = predictions[0]

@@ -13,10 +13,10 @@ LAYER, OTHER = object(), object()
 NEWER, OLDER = KVKey(Pass(0, 2, 0), "head"), KVKey(Pass(0, 1, 1), "head")
 
 
-def spec(reads=(), keeps=(), drops=None):
+def spec(reads=(), keeps=(), drops=None, reads_before=0):
     """A spec of which only the K/V matter. ``keeps``: (key, first frame, frames)."""
     drops = reads if drops is None else drops
-    return PassSpec((), range(0), 0, (0,), (0,), reads, tuple(Kept(*one) for one in keeps), drops)
+    return PassSpec((), range(0), 0, (0,), (0,), reads, tuple(Kept(*one) for one in keeps), drops, reads_before=reads_before)
 
 
 def tokens(frames, per_frame, stretches=1):
@@ -83,12 +83,20 @@ def test_what_is_not_dropped_stays_and_several_are_read_in_order():
     assert not cache._kept
 
 
+def test_what_is_earlier_stands_before_the_window():
+    cache = ContextStore([LAYER], frame_tokens=1)
+    with cache.during(spec(keeps=[(NEWER, 0, 1), (OLDER, 2, 1)]), 0):
+        seen(cache, tokens(3, 1))
+    with cache.during(spec(reads=(OLDER, NEWER), reads_before=1), 0):
+        assert seen(cache, tokens(3, 1) + 10)[0] == [2.0, 10.0, 11.0, 12.0, 0.0]
+
+
 def joined_by(cache, layer, frames, reads):
     """What USP would hand to attention for random K and V of ``layer``, and the concatenation that it must be."""
     generator = torch.Generator().manual_seed(frames)
     key, value = (torch.randn(1, frames, 3, 5, generator=generator) for _ in range(2))
     read = [cache._kept[name, 0][layer] for name in reads]
-    wanted = [torch.cat([own, *(pair[n] for pair in read)], dim=1) for n, own in enumerate((key, value))]
+    wanted = [torch.cat([own, *(pair[n].packed()[0] for pair in read)], dim=1) for n, own in enumerate((key, value))]
     with cache.during(spec(reads=reads, drops=()), 0):
         return cache.extend(layer, key, value), wanted
 
@@ -135,7 +143,7 @@ def test_what_is_kept_holds_no_more_memory_than_its_frames():
     cache = ContextStore([LAYER], frame_tokens=2, ulysses_degree=2)
     with cache.during(spec(keeps=[(NEWER, 1, 1)]), 0):
         cache.extend(LAYER, *torch.randn(2, 1, 16, 3, 5))
-    assert [one.untyped_storage().nbytes() for one in cache._kept[NEWER, 0][LAYER]] == [4 * 3 * 5 * 4] * 2
+    assert [one.packed()[0].untyped_storage().nbytes() for one in cache._kept[NEWER, 0][LAYER]] == [4 * 3 * 5 * 4] * 2
 
 
 def test_serves_its_own_layers_and_leaves_as_it_came():

@@ -35,6 +35,14 @@ class Run:
     guidance_scale: float = 5.0
     dtype: torch.dtype = torch.float32
     ffn_dim: int = 512
+    context_timestep: str = "own"
+    context: str = "recomputed"
+    context_dtype: str = "model"
+
+    @property
+    def config(self):
+        """The settings."""
+        return replace(CONFIG, context_timestep=self.context_timestep, context=self.context, context_dtype=self.context_dtype)
 
     def predicted(self):
         """A RankMemory for each rank."""
@@ -45,7 +53,8 @@ class Run:
         layers = tuple(len(one) for one in layer_ranges(4, CONFIG, self.stages))
         run = RunNumbers(
             SIZE, SIZE, 2 if self.guidance_scale > 1 else 1, Layout(4, 2, 1 + (FRAMES - 1) // 4), STEPS, layers,
-            text_tokens=8, decode=NO_DECODE, on_host=True,
+            text_tokens=8, decode=NO_DECODE, on_host=True, frame_timesteps=self.context_timestep == "true",
+            kept_bytes=(1 if self.context_dtype == "float8" else self.dtype.itemsize) if self.context == "cached" else 0,
         )
         return memory_of_ranks(model, run)
 
@@ -55,7 +64,7 @@ def allocated(rank, run):
     positive, negative = texts()
     pipe = small_pipeline()
     pipe.register_modules(transformer=small_transformer(attention_head_dim=HEAD_DIM, ffn_dim=run.ffn_dim).to(run.dtype))
-    pipeline = DualParalPipeline(pipe, engine_config(run.stages), CONFIG)
+    pipeline = DualParalPipeline(pipe, engine_config(run.stages), run.config)
     arguments = dict(
         prompt_embeds=positive, negative_prompt_embeds=negative, height=SIZE, width=SIZE, num_frames=FRAMES,
         num_inference_steps=STEPS, guidance_scale=run.guidance_scale, generator=torch.Generator().manual_seed(1),
@@ -71,6 +80,11 @@ RUNS = {
     "one stage, no guidance": Run(guidance_scale=1.0),
     "one stage, bfloat16": Run(dtype=torch.bfloat16),
     "one stage, wide feed-forward": Run(ffn_dim=1600),
+    "one stage, true timesteps": Run(context_timestep="true"),
+    "one stage, true timesteps, bfloat16": Run(dtype=torch.bfloat16, context_timestep="true"),
+    "one stage, cached context": Run(context="cached"),
+    "one stage, cached context, float8": Run(context="cached", context_dtype="float8"),
+    "two stages, cached context": Run(2, context="cached"),
     "two stages": Run(2),
     "two stages, bfloat16": Run(2, dtype=torch.bfloat16),
     "two stages, no guidance": Run(2, guidance_scale=1.0),
@@ -84,4 +98,6 @@ def test_a_run_takes_what_was_predicted(name):
     measured = run_ranks(allocated, run.stages, run)
     for memory, bytes_taken in zip(run.predicted(), measured, strict=True):
         expected = replace(memory, weights=0, vae=0, text_encoder=0, loading=0).total
-        assert bytes_taken == pytest.approx(expected, rel=0.05)
+        # Block 0's window, messages of its size and all kept entries meet only for a moment, on one stage: else a bound.
+        least = 0.85 if run.context == "cached" and run.stages > 1 else 0.95
+        assert least * expected <= bytes_taken <= 1.05 * expected

@@ -1,5 +1,6 @@
 """The shared noise pool against its rule in DESIGN section 2."""
 
+import math
 from itertools import islice
 
 import pytest
@@ -42,6 +43,31 @@ def test_rule_step_by_step():
         pool = torch.cat([pool[:, :, -2:], permuted], dim=2)
         expected.append(pool if n == 0 else pool[:, :, -4:])
     assert all(map(torch.equal, noise(4, 4, 2, seed=3), expected))
+
+
+@pytest.mark.parametrize("fresh", [0.25, 0.7, 1.0])
+def test_a_share_of_fresh_noise_stays_in_the_pool(fresh):
+    made = list(noise_blocks(Layout(4, 2, 14), SHAPE, torch.Generator().manual_seed(3), fresh))
+    generator = torch.Generator().manual_seed(3)
+    pool, expected = torch.randn(1, *SHAPE[:1], 6, *SHAPE[1:], generator=generator), []
+    for n in range(3):
+        new = pool[:, :, :4][:, :, torch.randperm(4, generator=generator)]
+        if n:
+            new = math.sqrt(1 - fresh) * new + math.sqrt(fresh) * torch.randn(1, *SHAPE[:1], 4, *SHAPE[1:], generator=generator)
+        pool = torch.cat([pool[:, :, -2:], new], dim=2)
+        expected.append(pool if n == 0 else pool[:, :, -4:])
+    assert all(map(torch.equal, made, expected))
+
+
+@pytest.mark.parametrize("fresh", [0, 0.5, 1.0])
+def test_mixed_noise_is_as_strong_as_any_and_with_1_blocks_share_none(fresh):
+    shape = (4, 16, 16)
+    blocks = list(noise_blocks(Layout(4, 2, 22), shape, torch.Generator().manual_seed(0), fresh))
+    assert all(abs(block.var().item() - 1) < 0.1 for block in blocks)
+    first, last = blocks[0].flatten(3).transpose(1, 2).flatten(2), blocks[-1].flatten(3).transpose(1, 2).flatten(2)
+    likeness = torch.corrcoef(torch.cat([first[0], last[0]]))[:6, 6:].max().item()
+    least, most = {0: (0.9, 1.01), 0.5: (0.2, 0.9), 1.0: (-1, 0.2)}[fresh]
+    assert least < likeness < most
 
 
 def test_same_seed_same_noise_and_lazily_too():

@@ -33,9 +33,20 @@ def test_the_shortest_video_with_windows_of_the_same_sizes(latent_frames, shorte
         assert window_sizes(alike) == window_sizes(layout)
 
 
+@pytest.mark.parametrize("latent_frames, shortest", [(None, 20), (5, 5), (12, 12), (13, 13), (20, 20), (28, 20), (65, 25), (67, 27)])
+def test_the_shortest_video_where_windows_are_the_own_frames(latent_frames, shortest):
+    """Cached context: 12, 8 and a short last one."""
+    layout = replace(LAYOUT, latent_frames=latent_frames, equal_windows=False)
+    alike = layout.shortest_alike()
+    assert alike.latent_frames == shortest and alike.shortest_alike() == alike
+    if latent_frames is not None:
+        assert window_sizes(alike) == window_sizes(layout)
+
+
 def window_sizes(layout):
-    """Latent frames of the windows: every block but the first sees the last C of the one before it."""
-    return {layout.own_latents(block) + (layout.context_latents if block else 0) for block in range(layout.num_blocks)}
+    """Latent frames of the windows: every block but the first sees the last C of the one before it, or none of them."""
+    context = layout.context_latents if layout.equal_windows else 0
+    return {layout.own_latents(block) + (context if block else 0) for block in range(layout.num_blocks)}
 
 
 @pytest.mark.parametrize("latent_frames, seen", [(None, 16), (65, 16), (16, 16), (14, 14), (12, 12), (3, 3)])

@@ -13,7 +13,7 @@ from xdualparal.plan.messages import Messages, schedule_with_messages
 from xdualparal.plan.progress import Progress
 from xdualparal.plan.schedule import Schedule, whole_schedule
 from xdualparal.plan.simulate import simulate
-from xdualparal.strategies.dualparal import DualParalPlan, parse_schedule
+from xdualparal.strategies.dualparal import CONTEXTS, DualParalPlan, parse_schedule
 
 
 def test_a_small_one():
@@ -39,7 +39,7 @@ def random_plan(numbers):
     plan = DualParalPlan(
         blocks, steps, numbers.randint(1, 4), numbers.randint(1, min(5, steps)), numbers.random() < 0.5,
         numbers.choice(["none", "inline", "thread", "end"]), layout=random_layout(numbers, blocks), expert_starts=random_expert_starts(numbers, steps),
-        swaps_experts=numbers.random() < 0.5,
+        swaps_experts=numbers.random() < 0.5, context=numbers.choice(CONTEXTS),
     )
     return with_videos(numbers, plan)
 

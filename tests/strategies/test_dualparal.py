@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 from dualparal_testing.layouts import random_expert_starts, random_layout, with_videos
 
-from xdualparal.plan.actions import FORWARD, STEP, Pass
+from xdualparal.plan.actions import FORWARD, STEP, Pass, parse_action
 from xdualparal.plan.layout import Layout
 from xdualparal.plan.passes import Frames, Kept, KVKey, PassSpec
 from xdualparal.plan.progress import Progress
 from xdualparal.plan.schedule import whole_schedule
 from xdualparal.plan.simulate import replay
 from xdualparal.strategies.base import Lanes
-from xdualparal.strategies.dualparal import DEFAULT_LAYOUT, DualParal, DualParalPlan, DualParalSettings, parse_schedule
+from xdualparal.strategies.dualparal import CACHED, CONTEXTS, DEFAULT_LAYOUT, DualParal, DualParalPlan, DualParalSettings, parse_schedule
 
 LAYOUT = Layout(block_latents=8, context_latents=4)
 
@@ -46,6 +46,41 @@ def test_with_a_stagger_neighbours_are_further_apart():
     spec = spec_of(1, 2, stagger=2)
     assert spec.window[0].one == Pass(0, 0, 3) and spec.reads == (KVKey(Pass(0, 2, 0), "head"),)
     assert spec_of(1, 1, stagger=2).reads == ()  # block 2 has not begun
+
+
+def test_cached_context_is_of_the_same_step():
+    """The window is the own frames, at their own position; the last C are kept for the next block, but not of the last one."""
+    spec, tail, head = spec_of(1, 2, context=CACHED), KVKey(Pass(0, 0, 2), "tail"), KVKey(Pass(0, 2, 1), "head")
+    assert spec.window == (Frames(Pass(0, 1, 1), 0, 8),)
+    assert (spec.predicted, spec.position) == (range(8), 12)
+    assert spec.reads == spec.drops == (tail, head) and spec.reads_before == 1
+    assert spec.keeps == (Kept(KVKey(Pass(0, 1, 2), "head"), 0, 4), Kept(KVKey(Pass(0, 1, 2), "tail"), 4, 4, lasts=True))
+    assert spec.frees == (Pass(0, 1, 1),)
+    first, last = spec_of(0, 0, context=CACHED), spec_of(3, 4, context=CACHED)
+    assert first.reads == () and first.keeps == (Kept(KVKey(Pass(0, 0, 0), "tail"), 8, 4, lasts=True),)
+    assert last.keeps == () and last.reads == (KVKey(Pass(0, 2, 4), "tail"),) and last.frees == (Pass(0, 3, 3),)
+
+
+@pytest.mark.parametrize("blocks, steps, stagger, videos", [(40, 8, 1, 1), (40, 8, 3, 2), (3, 8, 2, 3), (1, 8, 1, 1)])
+def test_as_many_entries_of_cached_context_live_as_designed(blocks, steps, stagger, videos):
+    """DESIGN section 2: W * min(T, (K - 1) * D)."""
+    plan = DualParalPlan(blocks, steps, 2, stagger, layout=LAYOUT, context=CACHED).side_by_side((0,) * videos)
+    most = max(len(plan.live(wave).keys) for wave in range(plan.num_waves))
+    assert most == videos * min(steps, (blocks - 1) * stagger) == videos * plan.most_kept
+
+
+def test_half_passes_need_the_whole_pass_that_left_their_cached_context():
+    """5 blocks in flight on 3 stages: waves 3 to 5 are whole, those before and after are split."""
+    plan = DualParalPlan(5, 5, 3, split_guidance=True, layout=LAYOUT, context=CACHED)
+    assert parse_action("1F1.2") in plan.needs(parse_action("1F2.2")) and parse_action("0F3.2") in plan.needs(parse_action("0F4.2c"))
+    assert {parse_action("2F0.2c"), parse_action("2F0.2u")} <= set(plan.needs(parse_action("2F1.2")))
+
+
+def test_cached_context_prints_and_parses_back():
+    schedule = whole_schedule(DualParalPlan(4, 5, 2, context=CACHED, expert_starts=(0, 2), swaps_experts=True))
+    assert parse_schedule(str(schedule)) == schedule
+    with pytest.raises(ValueError, match="context_timestep is true and context is cached.*leave one of them out"):
+        DualParalSettings(context=CACHED, context_timestep="true")
 
 
 def test_kv_never_cross_experts():
@@ -104,7 +139,7 @@ def test_the_strategy_makes_a_plan():
     assert plan == DualParalPlan(5, 5, 3, 2, True, "thread", layout=Layout(4, 2, 21))
     assert DualParal().plan(DualParalSettings(), None, 5, Lanes(1, "none", False)).num_blocks is None
     assert DualParal().identity(DualParalSettings(4, 2)) == dict(
-        strategy="dualparal", block_latents=4, context_latents=2, stagger=1,
+        strategy="dualparal", block_latents=4, context_latents=2, stagger=1, fresh_noise=0.0, context_timestep="own", context="recomputed", context_dtype="model",
     )
 
 
@@ -115,7 +150,7 @@ def random_plan(numbers):
     plan = DualParalPlan(
         blocks, steps, numbers.randint(1, 4), numbers.randint(1, min(5, steps)), numbers.random() < 0.5,
         "none", layout=random_layout(numbers, blocks), expert_starts=random_expert_starts(numbers, steps),
-        swaps_experts=numbers.random() < 0.5,
+        swaps_experts=numbers.random() < 0.5, context=numbers.choice(CONTEXTS),
     )
     return with_videos(numbers, plan)
 
@@ -132,8 +167,10 @@ def test_stores_that_believe_the_specs_always_have_what_is_read(seed):
             progress = Progress(plan, numbers.randrange(progress.first, plan.num_waves))
         first = progress.first
         live = plan.live(first)
-        assert all(plan.wave_of(one) < max(first, plan.first_wave(one.video)) for one in live.latents) and live.keys == ()
-        carry_out(plan, whole_schedule(plan, progress), set(live.latents))
+        assert all(plan.wave_of(one) < max(first, plan.first_wave(one.video)) for one in live.latents) 
+        assert all(plan.wave_of(key.one) < max(first, plan.first_wave(key.one.video)) for key in live.keys)
+        assert live.keys == () or plan.context == CACHED
+        carry_out(plan, whole_schedule(plan, progress), live)
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -145,9 +182,10 @@ def test_in_a_wave_the_passes_of_an_expert_stand_together(seed):
             assert experts == sorted(experts)
 
 
-def carry_out(plan, schedule, latents):
-    """``latents``: what the first stage's store has at the start."""
-    kept, given, used = [set() for _ in range(plan.num_stages)], set(latents), set()
+def carry_out(plan, schedule, live):
+    """``live``: what the stores have at the start. K/V are of a guidance branch each, "c" or "u"."""
+    latents, given, used = set(live.latents), set(live.latents), set()
+    kept = [set(itertools.product(live.keys, "cu")) for _ in range(plan.num_stages)]
     for span in replay(schedule):
         action = span.action
         if action.kind == STEP:
@@ -155,9 +193,9 @@ def carry_out(plan, schedule, latents):
         if action.kind != FORWARD:
             continue
         spec, branches = plan.spec(action.one), plan.branches_of(action.one)
-        assert set(spec.drops) <= set(spec.reads) and {(key, action.branch) for key in spec.reads} <= kept[action.lane]
-        kept[action.lane] -= {(key, action.branch) for key in spec.drops}
-        kept[action.lane] |= {(one.key, action.branch) for one in spec.keeps}
+        assert set(spec.drops) <= set(spec.reads) and set(itertools.product(spec.reads, action.branch or "cu")) <= kept[action.lane]
+        kept[action.lane] -= set(itertools.product(spec.drops, action.branch or "cu"))
+        kept[action.lane] |= set(itertools.product((one.key for one in spec.keeps), action.branch or "cu"))
         assert all(0 <= one.first and one.first + one.count <= spec.window_latents for one in spec.keeps)
         if action.lane == 0:
             read = {frames.one for frames in spec.window if frames.one.step >= 0}
@@ -170,7 +208,7 @@ def carry_out(plan, schedule, latents):
     unread = {one for one in latents if one not in used}
     finished = {Pass(video, block, plan.num_steps - 1) for video in range(plan.videos) for block in range(plan.num_blocks)}
     newest = {one for one in finished if one.block == plan.num_blocks - 1}
-    assert latents == unread and unread <= (newest if plan.layout.context_latents else finished)
+    assert latents == unread and unread <= (newest if plan.layout.context_latents and plan.context != CACHED else finished)
 
 
 @pytest.mark.parametrize("seed", range(4))

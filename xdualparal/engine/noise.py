@@ -12,13 +12,16 @@ from ..plan.layout import Layout
 from ..limits import check_whole
 
 
-def noise_blocks(layout, latent_shape, generator):
+def noise_blocks(layout, latent_shape, generator, fresh=0.0):
     """Yields the initial noise of the blocks of ``layout`` (plan.layout.Layout), without end where it has none; see
     ``initial_noise`` for the form.
 
     Paper section 3.3 and DESIGN section 2: the first B frames of the pool, which exclude the previous block's
     last C, are permuted behind the others, so every window's noise is a permutation of the same pool, and a short last
     block's a part of it. A video of one block is no long video: its noise is drawn as diffusers' pipeline draws it.
+
+    ``fresh``: the share, 0 to 1, of the variance of each block's noise that is new. With 0, the paper's, the pool is only permuted:
+    nothing new comes in. Else what is permuted is mixed with new noise, and the pool keeps it; with 1 blocks share nothing.
     """
     if layout.num_blocks == 1:
         yield _normal(layout.latent_frames, latent_shape, generator)
@@ -27,7 +30,10 @@ def noise_blocks(layout, latent_shape, generator):
     pool = _normal(layout.window_latents, latent_shape, generator)
     for block in count() if layout.num_blocks is None else range(layout.num_blocks):
         order = torch.randperm(block_latents, generator=generator)
-        pool = torch.cat([pool[:, :, block_latents:], pool[:, :, order]], dim=2)
+        permuted = pool[:, :, order]
+        if fresh and block:
+            permuted = (1 - fresh) ** 0.5 * permuted + fresh**0.5 * _normal(block_latents, latent_shape, generator)
+        pool = torch.cat([pool[:, :, block_latents:], permuted], dim=2)
         first = layout.context_latents if block else 0
         yield pool[:, :, first:first + layout.own_latents(block)].clone()
 

@@ -80,18 +80,20 @@ class Stage:
 class Expert:
     """One expert of a stage while it makes a video: what all its passes share.
 
-    ``timesteps``: of the steps from ``first_step`` on that it does, maybe none. ``text``: prompt embeddings, (rows, length, dim): of
-    all branches of all videos.
+    ``timesteps``: of all steps, since a frame of a window may stand at one that another expert does. ``text``: prompt embeddings,
+    (rows, length, dim): of all branches of all videos.
     """
 
-    def __init__(self, family, transformer, first_step, timesteps, text):
-        self.transformer, self._first_step = transformer, first_step
+    def __init__(self, family, transformer, timesteps, text):
+        self.transformer, self._family = transformer, family
+        timesteps = torch.cat([timesteps, timesteps.new_zeros(1)])  # the last one is a finished frame's
         self._conditioning, self._text = family.condition(transformer, timesteps, text)
         self._text_kv = family.project_text(transformer.blocks, self._text)
 
-    def conditioning(self, step):
-        """The Conditioning of ``step``."""
-        return self._conditioning[step - self._first_step]
+    def conditioning(self, steps, frame_tokens):
+        """The Conditioning of a window whose frames, of ``frame_tokens`` tokens, stand at ``steps``: see PassSpec.steps."""
+        conditionings = [self._conditioning[step] for step in steps]
+        return conditionings[0] if len(steps) == 1 else self._family.by_frame(conditionings, frame_tokens)
 
     def text(self, row):
         """The text of ``row``, (1, length, dim), which all cross-attentions then see."""
@@ -108,26 +110,30 @@ class StageRun:
 
     ``timesteps``: (steps,). ``expert_starts``: for each expert the first of the steps that it does. ``texts``: by their numbers
     in PassSpec.texts, prompt embeddings (branches, length, dim), all of one shape. ``shard``: this rank's part of every latent
-    frame, a sharding.SpatialShard.
+    frame, a sharding.SpatialShard. ``lasting``: see ContextStore.
     """
 
-    def __init__(self, stage, timesteps, expert_starts, texts, shard):
+    def __init__(self, stage, timesteps, expert_starts, texts, shard, lasting=None):
         self._stage, self._shard, self._family = stage, shard, stage.family
         text = torch.cat(list(texts.values()))
         self._branches, self.dtype = len(text) // len(texts), stage.dtype  # what travels between stages has the transformers'
         self._first_row = {number: n * self._branches for n, number in enumerate(texts)}
         self._residency = stage.residency
-        self._residency.begin(text.device)
-        self._experts = self._make_experts(timesteps, expert_starts, text)
+        self._device = text.device
+        self._residency.begin(self._device)
+        self._experts = [self._make_expert(number, timesteps, text) for number in range(len(expert_starts))]
         self._residency.narrow([one for transformer in stage.transformers for one in self._family.used_once(transformer)])
-        self.context = ContextStore(stage.attentions, shard.frame_tokens, get_ulysses_parallel_world_size())
+        self.context = ContextStore(stage.attentions, shard.frame_tokens, get_ulysses_parallel_world_size(), lasting)
 
-    def _make_experts(self, timesteps, starts, text):
-        experts = []
-        for number, (start, end) in enumerate(zip(starts, (*starts[1:], len(timesteps)))):
-            self._residency.load(number)
-            experts.append(Expert(self._family, self._stage.transformers[number], start, timesteps[start:end], text))
-        return experts
+    def _make_expert(self, number, timesteps, text):
+        self._residency.load(number)
+        return Expert(self._family, self._stage.transformers[number], timesteps, text)
+
+    def restore(self, spec, key, branch, packed):
+        """Keeps K/V that an earlier run's pass of ``spec`` left, see ContextStore.restore."""
+        count = len(self._stage.layers)
+        layers = self._stage.attentions[spec.expert * count:(spec.expert + 1) * count]
+        self.context.restore(key, branch, layers, packed, self._device)
 
     def load(self, spec):
         """Brings the expert of a PassSpec to the device."""
@@ -158,9 +164,10 @@ class StageRun:
             one_each = [self._family.embed(expert.transformer, inputs.to(self.dtype))] * len(branches)
         else:
             one_each = inputs.split(1)
+        conditioning = expert.conditioning(spec.steps, self._shard.frame_tokens)
         rotary, before_layer = self._rotary(spec), _at_number(len(branches) * len(expert.transformer.blocks) // 2, at_half)
         results = [
-            self._one_branch(spec, branch, one, rotary, before_layer, then if branch == branches[-1] else None)
+            self._one_branch(spec, branch, one, conditioning, rotary, before_layer, then if branch == branches[-1] else None)
             for branch, one in zip(branches, one_each)
         ]
         result = results[0] if len(results) == 1 else torch.cat(results)
@@ -172,11 +179,10 @@ class StageRun:
         grid = (spec.window_latents, *self._shard.whole_grid)
         return self._family.rotary(self._experts[spec.expert].transformer, spec.position, grid, self._shard.tokens)
 
-    def _one_branch(self, spec, branch, hidden, rotary, before_layer, then):
-        [step] = spec.steps
+    def _one_branch(self, spec, branch, hidden, conditioning, rotary, before_layer, then):
         [text_number] = spec.texts
         expert = self._experts[spec.expert]
-        conditioning, text = expert.conditioning(step), expert.text(self._first_row[text_number] + branch)
+        text = expert.text(self._first_row[text_number] + branch)
         with self.context.during(spec, branch):
             for number, block in enumerate(expert.transformer.blocks):
                 before_layer()
@@ -187,8 +193,9 @@ class StageRun:
 
     def _predict(self, spec, hidden, conditioning):
         first, last = (frame * self._shard.frame_tokens for frame in (spec.predicted.start, spec.predicted.stop))
-        grid = (len(spec.predicted), *self._shard.grid)
-        return self._family.head(self._experts[spec.expert].transformer, hidden[:, first:last], conditioning, grid)
+        grid, tokens = (len(spec.predicted), *self._shard.grid), slice(first, last)
+        own = self._family.part(conditioning, tokens)
+        return self._family.head(self._experts[spec.expert].transformer, hidden[:, tokens], own, grid)
 
     def end(self):
         """Gives the transformers back as they were before the run."""

@@ -44,7 +44,8 @@ class Sizes(NamedTuple):
 
 
 class Conditioning(NamedTuple):
-    """What the passes of one step share. ``head``: for the head; ``blocks``: for every transformer block."""
+    """What the passes of one step share, or what the frames of a window with several timesteps have. ``head``: for the head;
+    ``blocks``: for every transformer block."""
 
     head: torch.Tensor
     blocks: torch.Tensor
@@ -97,6 +98,9 @@ class Family(Protocol):
         Conditioning of each step, and the projected text, (branches, length, dim).
         """
 
+    def by_frame(self, conditionings, frame_tokens):
+        """Joins the Conditioning of each frame of a window, ``frame_tokens`` tokens each, to that of the window."""
+
     def used_once(self, transformer):
         """Returns the modules of ``transformer`` that only ``condition`` uses."""
 
@@ -124,7 +128,13 @@ class Family(Protocol):
         """
 
     def head(self, transformer, hidden, conditioning, grid):
-        """Turns tokens (branches, tokens, dim) into a prediction (branches, channels, frames, height, width)."""
+        """Turns tokens (branches, tokens, dim) into a prediction (branches, channels, frames, height, width).
+
+        ``conditioning``: of all of these tokens, or one step's.
+        """
+
+    def part(self, conditioning, tokens):
+        """Returns the Conditioning of the ``tokens`` (a slice) of a window; one step's is that of all."""
 
     # The VAE.
 

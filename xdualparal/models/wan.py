@@ -165,6 +165,16 @@ class WanFamily:
             steps.append(Conditioning(head, blocks.unflatten(1, (6, -1))))
         return steps, torch.cat([embedder.text_embedder(one) for one in text.split(1)])
 
+    def by_frame(self, conditionings, frame_tokens):
+        """As Wan2.2-TI2V's forward has it: one embedding a token, (1, tokens, dim) and (1, tokens, 6, dim)."""
+        return Conditioning(*(torch.stack(parts, dim=1).repeat_interleave(frame_tokens, dim=1) for parts in zip(*conditionings)))
+
+    def part(self, conditioning, tokens):
+        """Cuts the embeddings of tokens."""
+        if conditioning.head.dim() == 2:
+            return conditioning
+        return Conditioning(conditioning.head[:, tokens], conditioning.blocks[:, tokens])
+
     def used_once(self, transformer):
         """The condition embedder."""
         return [transformer.condition_embedder]
@@ -194,8 +204,10 @@ class WanFamily:
 
     def head(self, transformer, hidden, conditioning, grid):
         """Applies the output norm and projection, and puts the patches together."""
-        table = transformer.scale_shift_table.to(hidden.device)
-        shift, scale = (table + conditioning.head.unsqueeze(1)).chunk(2, dim=1)
+        table, embedding = transformer.scale_shift_table.to(hidden.device), conditioning.head.unsqueeze(-2)
+        shift, scale = (table + embedding).chunk(2, dim=-2)  # (1, 1, dim), or (1, tokens, 1, dim)
+        if embedding.dim() == 4:
+            shift, scale = shift.squeeze(-2), scale.squeeze(-2)
         hidden = (transformer.norm_out(hidden.float()) * (1 + scale) + shift).type_as(hidden)
         patches = transformer.proj_out(hidden).unflatten(1, grid).unflatten(-1, (*transformer.config.patch_size, -1))
         # (branches, frames, rows, columns, p_t, p_h, p_w, channels)

@@ -11,11 +11,13 @@ class Layout:
     """A video cut into blocks: block 0 owns B + C latent frames, every other block B, and the last one what is left.
 
     ``block_latents``: B. ``context_latents``: C, 0 to B. ``latent_frames``: of the video, at least 1; None: it has no end.
+    ``equal_windows``: whether the windows of block 0 and the other whole blocks have one size, B + C; else the others' have B.
     """
 
     block_latents: int
     context_latents: int
     latent_frames: int | None = None
+    equal_windows: bool = True
 
     @property
     def window_latents(self):
@@ -50,7 +52,9 @@ class Layout:
         if self.num_blocks == 1:
             return self
         last = self.block_latents if self.num_blocks is None else self.own_latents(self.num_blocks - 1)
-        return replace(self, latent_frames=self.window_latents + last)
+        whole = last == self.block_latents or self.equal_windows or self.num_blocks == 2
+        before = 1 if whole else 2
+        return replace(self, latent_frames=self.first_latent(before) + last)
 
     def of_blocks(self, count):
         """The Layout of the first ``count`` blocks as a video of their own: whole ones, up to this video's end."""

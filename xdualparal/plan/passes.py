@@ -18,7 +18,8 @@ class Frames(NamedTuple):
 
 
 class KVKey(NamedTuple):
-    """The self-attention K/V of a part of a pass's window, on every layer. ``part``: "head", the block's own first frames.
+    """The self-attention K/V of a part of a pass's window, on every layer. ``part``: "head", the block's own first frames, or "tail",
+    its last ones.
     A store keeps one entry for each guidance branch."""
 
     one: Pass
@@ -26,11 +27,13 @@ class KVKey(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """Under ``key`` a pass keeps the K/V of its window's frames ``first`` to ``first + count``."""
+    """Under ``key`` a pass keeps the K/V of its window's frames ``first`` to ``first + count``. ``lasts``: a later wave's pass reads
+    them, so that many wait at a time."""
 
     key: KVKey
     first: int
     count: int
+    lasts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +42,9 @@ class PassSpec:
 
     ``window``: what is embedded, in order. ``predicted``: the window frames whose prediction is kept. ``position``: the
     absolute latent position of the window's first frame. ``steps``: the step whose timestep the window's frames get, one for
-    all. ``texts``: the number of the window's text in the run's table of texts, one for all: the video's. ``expert``: the number
-    of the transformer that computes the pass. ``reads``: the K/V, of the same expert, that every self-attention sees behind
-    the window's own. ``keeps``: the K/V that stay when the pass is done. ``drops``, of ``reads``, and ``frees``, of the
+    all or one a frame; as many as there are steps stands for a finished frame. ``texts``: the number of the window's text in the run's table of texts, one for all: the video's. ``expert``: the number
+    of the transformer that computes the pass. ``reads``: the K/V, of the same expert, that every self-attention sees beside
+    the window's own: the first ``reads_before`` of them before those, the others behind, in the order of time. ``keeps``: the K/V that stay when the pass is done. ``drops``, of ``reads``, and ``frees``, of the
     window's passes: what no later pass reads.
     """
 
@@ -55,6 +58,7 @@ class PassSpec:
     drops: tuple[KVKey, ...] = ()
     frees: tuple[Pass, ...] = ()
     expert: int = 0
+    reads_before: int = 0
 
     @property
     def window_latents(self):

@@ -23,10 +23,13 @@ class PipelinePlan:
     ``split_guidance`` (whether the two branches may run as two half passes, see ``branches_of``) and ``decode``: where
     blocks are decoded: by the last stage as soon as they are finished (INLINE), behind it in a lane of its own (THREAD), by
     the last stage when all are finished (AT_END), or not at all (NO_DECODE). ``layout``: which latent frames a block owns.
-    ``swaps_experts``: whether a stage has the layers of one expert at a time on its device, and changes them.
+    ``swaps_experts``: whether a stage has the layers of one expert at a time on its device, and changes them. ``fresh_noise``: the
+    share, 0 to 1, of a block's noise that no other block has (engine/noise.py).
     """
 
     swaps_experts = False
+    fresh_noise = 1.0
+    most_kept = 0  # passes of a video whose K/V wait for a later wave, at most at a time
 
     def first_wave(self, video):
         """The wave with which ``video`` begins: above 0 where it is resumed, and what earlier waves gave is there."""
@@ -59,7 +62,7 @@ class PipelinePlan:
 
         Half passes are for waves where whole ones leave stages waiting: a wave's first pass waits until the one of the block
         before, ``videos`` places behind it in the wave before, has left the last stage. A wave is split or not as a whole, so
-        that each half pass finds the K/V of its own branch.
+        that each half pass finds the K/V of its own branch of its wave.
         """
         if self.split_guidance and 1 < self.num_stages > len(self.passes(self.wave_of(one))) - self.videos:
             return (CONDITIONAL, UNCONDITIONAL)
@@ -146,7 +149,14 @@ class PipelinePlan:
         else:
             needs = [Action(last, STEP, frames.one) for frames in reversed(spec.window) if frames.one.step >= 0]
         loads = [Action(action.lane, LOAD, action.one)] if self.swaps_experts and self.begins_expert(action.one) else []
-        return needs + loads + [Action(action.lane, FORWARD, key.one, action.branch) for key in spec.reads]
+        return needs + loads + [
+            Action(action.lane, FORWARD, key.one, branch) for key in spec.reads for branch in self._branches_of_kv(key.one, action.branch)
+        ]
+
+    def _branches_of_kv(self, one, branch):
+        """The branches of the FORWARDs of ``one`` that leave the K/V for ``branch``: waves are split or not, each as a whole."""
+        theirs = self.branches_of(one)
+        return (branch,) if branch in theirs else theirs
 
     def _needs_of_load(self, action):
         before = self.pass_before(action.one)  # its layers make room

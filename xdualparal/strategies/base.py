@@ -31,5 +31,8 @@ class Strategy(Protocol):
         """The plan of a video of ``latent_frames`` (None: endless) in ``num_steps`` denoising steps, of which each expert does
         those from one of ``expert_starts`` on. Raises ValueError for settings that do not suit."""
 
+    def layout(self, settings: Any, latent_frames: int | None) -> Any:
+        """The plan's plan.layout.Layout."""
+
     def identity(self, settings: Any) -> dict:
         """The fields of a RunSpec that the settings decide."""

@@ -11,14 +11,18 @@ from ..plan.actions import Pass
 from ..plan.layout import Layout
 from ..plan.passes import Frames, Kept, KVKey, PassSpec
 from ..plan.schedule import DECODE_PLACES, NO_DECODE, PipelinePlan, parse_rows, whole_schedule
-from ..limits import POSITIONS, STEPS, check_whole
+from ..limits import POSITIONS, SHARE, STEPS, check_whole
 from ..plan.settings import Settings, setting
+from ..plan.waiting import FLOAT8, MODEL
 
 HEAD = "head"  # a block's own first C latent frames: the next context of the block before it
+TAIL = "tail"  # its last C, kept for the previous context of the block behind it at the same step
+CONTEXTS = RECOMPUTED, CACHED = "recomputed", "cached"  # the previous one
+OWN, TRUE = "own", "true"  # timesteps
 DEFAULT_LAYOUT = Layout(block_latents=8, context_latents=4)
 _HEADER = re.compile(
     r"blocks (\d+), steps (\d+), stages (\d+)(?:, stagger (\d+))?(?:, videos (\d+))?(?:, first waves ([\d ]+\d))?(, split guidance)?(?:, decode (\w+))?"
-    r"(?:, experts from step ([\d ]+\d))?(, swapped)?"
+    r"(?:, experts from step ([\d ]+\d))?(, swapped)?(, cached context)?"
 )
 
 
@@ -34,12 +38,43 @@ class DualParalSettings(Settings):
         1, "waves from the start of one block to the start of the next (D): with more, first frames come sooner and "
         "fewer blocks are in flight"
     )
+    fresh_noise: float = setting(
+        0.0, "share of each block's initial noise that is its own, 0 to 1; the rest is the same for all blocks, in another order (0: "
+        "as in the paper; 1: blocks share no noise)"
+    )
+
+    context_timestep: str = setting(
+        OWN, "the timestep that the previous block's latent frames get in a window, where they are stagger steps cleaner than its own: "
+        "'own', the window's, as in the paper, or 'true', theirs, which few models were trained for", "WHICH"
+    )
+    context: str = setting(
+        RECOMPUTED, "how a block sees the previous one's last latent frames: 'recomputed' in its window, stagger steps cleaner, as in the "
+        "paper, or 'cached', as keys and values kept from when they were at the block's own step: less work, for memory", "HOW"
+    )
+    context_dtype: str = setting(
+        MODEL, "numbers of cached keys and values while they wait: the model's ('model'), or 'float8' (e4m3, a scale for each head), in half the "
+        "memory of bfloat16; those of the next block, which wait for a pass or two, are always the model's", "P"
+    )
 
     def check(self):
         """Raises ValueError for numbers outside their limits."""
+        if self.context_timestep not in (OWN, TRUE):
+            raise ValueError(f"context_timestep is {self.context_timestep!r}: give one of {OWN}, {TRUE}")
+        if self.context not in CONTEXTS:
+            raise ValueError(f"context is {self.context!r}: give one of {RECOMPUTED}, {CACHED}")
+        if self.context_dtype not in (MODEL, FLOAT8):
+            raise ValueError(f"context_dtype is {self.context_dtype!r}: give one of {MODEL}, {FLOAT8}")
+        if self.context_dtype != MODEL and self.context != CACHED:
+            raise ValueError(f"context_dtype is {self.context_dtype} and context is {self.context}, which keeps nothing: leave it out")
+        if self.context == CACHED and self.context_timestep != OWN:
+            raise ValueError(
+                f"context_timestep is {self.context_timestep} and context is {CACHED}, where neighbours have the same timestep: leave "
+                "one of them out"
+            )
         check_whole("block_latents", self.block_latents, at_least=1)
         check_whole("context_latents", self.context_latents, at_least=0)
         STEPS.of("stagger", self.stagger)
+        SHARE.of("fresh_noise", self.fresh_noise)
         if self.context_latents > self.block_latents:
             raise ValueError(
                 f"context_latents is {self.context_latents} and block_latents is {self.block_latents}: "
@@ -52,11 +87,6 @@ class DualParalSettings(Settings):
                 "of positions ends"
             )
 
-    @property
-    def layout(self):
-        """Which latent frames a block owns."""
-        return Layout(self.block_latents, self.context_latents)
-
 
 @dataclass(frozen=True)
 class DualParalPlan(PipelinePlan):
@@ -65,7 +95,8 @@ class DualParalPlan(PipelinePlan):
     ``videos``: how many run side by side, all of ``num_blocks`` blocks. ``first_waves``: the wave with which each of them
     begins, where some are resumed; (): 0 for all. ``layout``: B, C and the length of the videos, which where it is not given
     is that of ``num_blocks`` whole blocks. ``expert_starts``: for each expert (transformer) the first of the steps that it
-    does. The other fields: see PipelinePlan. Raises ValueError for numbers and places that cannot be.
+    does. ``context_timestep``: OWN or TRUE, ``context``: RECOMPUTED or CACHED, see DualParalSettings.
+    ``fresh_noise``: decides nothing here. The other fields: see PipelinePlan. Raises ValueError for numbers and places that cannot be.
     """
 
     num_blocks: int | None
@@ -79,6 +110,9 @@ class DualParalPlan(PipelinePlan):
     first_waves: tuple[int, ...] = ()
     expert_starts: tuple[int, ...] = (0,)
     swaps_experts: bool = False
+    fresh_noise: float = 0.0
+    context_timestep: str = OWN
+    context: str = RECOMPUTED
 
     def __post_init__(self):
         for name in ("num_blocks", "num_steps", "num_stages", "videos"):
@@ -98,6 +132,13 @@ class DualParalPlan(PipelinePlan):
                 f"num_blocks is {self.num_blocks} and {self.layout.latent_frames} latent frames make "
                 f"{self.layout.num_blocks} blocks: give this number"
             )
+
+    @property
+    def most_kept(self):
+        """Passes of a video whose cached context waits, at most at a time: those of D waves."""
+        if self.context != CACHED or not self.layout.context_latents:
+            return 0
+        return self.num_steps if self.num_blocks is None else min(self.num_steps, (self.num_blocks - 1) * self.stagger)
 
     def first_blocks(self, count):
         """The plan of the first ``count`` blocks alone."""
@@ -135,24 +176,37 @@ class DualParalPlan(PipelinePlan):
         return begun if self.num_blocks is None else min(begun, self.num_blocks)
 
     def spec(self, one):
-        """The window is the previous block's last C latent frames and the own ones; the next context is read as K/V."""
-        reads = self._next_context(one)
+        """The window is the own latent frames, and before them, where they are recomputed, the previous block's last C. The other
+        context is read as K/V."""
+        before, reads = self._cached_context(one), self._cached_context(one) + self._next_context(one)
         window = self._previous_context(one) + (Frames(one._replace(step=one.step - 1), 0, self.layout.own_latents(one.block)),)
         own_first = sum(frames.count for frames in window[:-1])
         return PassSpec(
             window=window, predicted=range(own_first, own_first + window[-1].count),
-            position=one.block * self.layout.block_latents, steps=(one.step,),
+            position=self.layout.first_latent(one.block) - own_first, steps=self._steps(one, own_first, window[-1].count),
             texts=(one.video,), expert=self.expert_of(one.step),
-            reads=reads, keeps=self._keeps(one, own_first), drops=reads, frees=self._frees(one, window),
+            reads=reads, keeps=self._keeps(one, own_first), drops=reads, frees=self._frees(one, window), reads_before=len(before),
         )
+
+    def _steps(self, one, previous, own):
+        """One for all, or the previous context's own: as many as there are steps for a finished block's."""
+        if self.context_timestep == OWN or not previous:
+            return (one.step,)
+        return (min(one.step + self.stagger, self.num_steps),) * previous + (one.step,) * own
 
     def _previous_context(self, one):
         """As the block before stands at the start of the wave: it is D steps ahead, or finished."""
         count = self.layout.context_latents
-        if not one.block or not count:
+        if not one.block or not count or self.context == CACHED:
             return ()
         before = Pass(one.video, one.block - 1, min(one.step + self.stagger, self.num_steps) - 1)
         return (Frames(before, self.layout.own_latents(before.block) - count, count),)
+
+    def _cached_context(self, one):
+        """Of the block before at the same step, D waves ago: never of another expert."""
+        if not one.block or not self.layout.context_latents or self.context != CACHED:
+            return ()
+        return (KVKey(one._replace(block=one.block - 1), TAIL),)
 
     def _next_context(self, one):
         """The next block's pass in the same wave, just before. The newest block has none, and none that is on another expert, whose
@@ -165,6 +219,15 @@ class DualParalPlan(PipelinePlan):
         return (KVKey(Pass(one.video, one.block + 1, one.step - self.stagger), HEAD),)
 
     def _keeps(self, one, own_first):
+        return (*self._keeps_head(one, own_first), *self._keeps_tail(one))
+
+    def _keeps_tail(self, one):
+        count = self.layout.context_latents
+        if not count or self.context != CACHED or one.block + 1 == self.num_blocks:
+            return ()
+        return (Kept(KVKey(one, TAIL), self.layout.own_latents(one.block) - count, count, lasts=True),)
+
+    def _keeps_head(self, one, own_first):
         count = min(self.layout.context_latents, self.layout.own_latents(one.block))
         if not count or not one.block or one.step + self.stagger >= self.num_steps:
             return ()
@@ -185,7 +248,8 @@ class DualParalPlan(PipelinePlan):
         head += ", split guidance" if self.split_guidance else ""
         head += f", decode {self.decode}" if self.decode != NO_DECODE else ""
         head += f", experts from step {' '.join(map(str, self.expert_starts))}" if len(self.expert_starts) > 1 else ""
-        return head + (", swapped" if self.swaps_experts else "")
+        head += ", swapped" if self.swaps_experts else ""
+        return head + (", cached context" if self.context == CACHED else "")
 
 
 class DualParal:
@@ -196,11 +260,16 @@ class DualParal:
 
     def plan(self, settings, latent_frames, num_steps, lanes, expert_starts=(0,)):
         """The blocks that hold the latent frames, on the stages of ``lanes``."""
-        layout = replace(settings.layout, latent_frames=latent_frames)
+        layout = self.layout(settings, latent_frames)
         return DualParalPlan(
             layout.num_blocks, num_steps, lanes.stages, settings.stagger, lanes.split_guidance, lanes.decode, layout=layout,
-            expert_starts=expert_starts, swaps_experts=lanes.swaps_experts,
+            expert_starts=expert_starts, swaps_experts=lanes.swaps_experts, fresh_noise=settings.fresh_noise,
+            context_timestep=settings.context_timestep, context=settings.context,
         )
+
+    def layout(self, settings, latent_frames):
+        """Which latent frames a block owns."""
+        return Layout(settings.block_latents, settings.context_latents, latent_frames, equal_windows=settings.context == RECOMPUTED)
 
     def identity(self, settings):
         """The fields of a RunSpec that are the strategy's."""
@@ -221,10 +290,10 @@ def parse_schedule(text):
     match = _HEADER.fullmatch(head.strip())
     if not match:
         raise ValueError(f"{head!r} is not a schedule's first line: write 'blocks K, steps T, stages N'")
-    *sizes, stagger, videos, first_waves, split, decode, expert_starts, swapped = match.groups()
+    *sizes, stagger, videos, first_waves, split, decode, expert_starts, swapped, cached = match.groups()
     plan = DualParalPlan(
         *map(int, sizes), int(stagger or 1), split is not None, decode or NO_DECODE, int(videos or 1),
         first_waves=tuple(map(int, (first_waves or "").split())), expert_starts=tuple(map(int, (expert_starts or "0").split())),
-        swaps_experts=swapped is not None,
+        swaps_experts=swapped is not None, context=CACHED if cached else RECOMPUTED,
     )
     return parse_rows(plan, rows)

@@ -3,12 +3,11 @@
 Knows: the flags of degrees. Must not know: how waiting (plan/advice.py) and memory (memory_check.py) are computed.
 """
 
-from dataclasses import replace
-
 from ..plan.advice import WORTH_SAYING, Degrees, Job
 from ..plan.schedule import NO_DECODE
 from ..strategies.base import Lanes
 from ..strategies.dualparal import DualParal
+from ..strategies.table import strategy_of
 from .flags import dualparal_config, value_of
 from .memory_check import fits
 from .prompts import prompts_of
@@ -17,8 +16,9 @@ MOST_VIDEOS = 4  # side by side that are advised: each needs memory of its own
 
 
 def waiting_line(args, model):
-    """A line, or "" where stages wait too little to say so. ``args``: checked flags. ``model``: their model class."""
-    if args["dualparal_degree"] is None:
+    """A line, or "" where stages wait too little to say so, or another strategy's do. ``args``: checked flags. ``model``: their
+    model class."""
+    if args["dualparal_degree"] is None or args["dualparal_strategy"] != DualParal.name:
         return ""
     given, job = _degrees(args), _job(args, model)
     share = job.waiting(given)
@@ -48,7 +48,7 @@ def _job(args, model):
 
     def plan_of(stages, split_guidance, videos):
         lanes = Lanes(stages, NO_DECODE, split_guidance)
-        return replace(DualParal().plan(config, latent_frames, num_steps, lanes), videos=videos)
+        return strategy_of(config).plan(config, latent_frames, num_steps, lanes).side_by_side((0,) * videos)
 
     return Job(
         plan_of, prompts=len(prompts_of(args)), guided=value_of(args, model, "guidance_scale") > 1,

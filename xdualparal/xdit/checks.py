@@ -17,7 +17,9 @@ from ..request import check_size
 from ..models.checkpoint_files import Weights
 from ..models.weights import check_reachable
 from ..output.files import is_printable
-from ..strategies.dualparal import DualParalPlan
+from ..plan.schedule import NO_DECODE
+from ..strategies.base import Lanes
+from ..strategies.table import strategy_of
 from ..engine.sharding import check_even_split, check_heads
 from ..plan.partition import layer_ranges
 from .degrees import DEGREES, num_processes
@@ -90,7 +92,7 @@ def _check_dualparal(args, model):
         _check_compiler()
     for name in ("attention_backend", "cross_attention_backend"):
         check_backend(args[name], on_cpu=not torch.accelerator.is_available())
-    DualParalPlan(1, value_of(args, model, "num_inference_steps"), args["dualparal_degree"], config.stagger)  # checks the stagger
+    _check_plan(args, model, config)
     _check_endless(args, config)
     _check_videos_in_flight(args, config)
     if config.latents_out and len(prompts_of(args)) > 1:
@@ -101,6 +103,14 @@ def _check_dualparal(args, model):
         raise ValueError(
             "--use_parallel_vae decodes at the end and --dualparal_checkpoint saves what was decoded: leave one out"
         )
+
+
+def _check_plan(args, model, config):
+    """Raises ValueError for settings of the strategy that do not suit the numbers of steps and frames."""
+    lanes = Lanes(args["dualparal_degree"], NO_DECODE, split_guidance=False)
+    num_frames = value_of(args, model, "num_frames")
+    latent_frames = model.family.facts.latent_frames(num_frames) if num_frames else None
+    strategy_of(config).plan(config, latent_frames, value_of(args, model, "num_inference_steps"), lanes)
 
 
 def _check_texts(args):

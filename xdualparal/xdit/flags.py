@@ -39,6 +39,9 @@ def make_parser():
     parser.add_argument(
         "--vae_dtype", dest="dualparal_vae_precision", metavar="P", help="the same as --dualparal_vae_precision"
     )
+    parser.add_argument(
+        "--long_video_strategy", dest="dualparal_strategy", metavar="NAME", help="the same as --dualparal_strategy"
+    )
     for name in ("lora", "lora_2"):
         parser.add_argument(
             f"--{name}", dest=f"dualparal_{name}", action="append", metavar="PATH[:WEIGHT]", help=f"the same as --dualparal_{name}"
@@ -82,6 +85,7 @@ _whole_numbers.__name__, _two_numbers.__name__ = "list of whole numbers", "pair 
 _FLAG_TYPES = {  # a field's type: how a flag's text becomes one, and what the help calls it
     int: (int, "N"),
     str: (str, "PLACE"),
+    float: (float, "X"),
     float | None: (float, "S"),
     str | None: (str, "PATH"),
     tuple[float, float]: (_two_numbers, "A,B"),

@@ -26,6 +26,7 @@ from ..limits import RANDOM_SEED
 from ..output.report import resident_bytes
 from ..plan.partition import layer_ranges
 from ..request import shared_seed
+from ..strategies.table import strategy_of
 from ..launch.errors import Refused, refuse
 from .encoding import encode_prompts
 from .experts import files_of_experts
@@ -177,7 +178,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
 
     def _warm_up_frames(self, input_args):
         latent_frames = self.family.facts.latent_frames(input_args["num_frames"]) if input_args["num_frames"] else None
-        layout = replace(self.dualparal_config.layout, latent_frames=latent_frames).shortest_alike()
+        layout = strategy_of(self.dualparal_config).layout(self.dualparal_config, latent_frames).shortest_alike()
         return layout.frames_of(layout.num_blocks, 0, self.family.facts.frames_per_latent)
 
     def _warm_up_steps(self, input_args):

@@ -9,7 +9,7 @@ import torch
 
 from ..compat.backends import same_backend
 from ..output.checkpoint import check_same, is_finished, read_manifest
-from ..strategies.dualparal import DualParal
+from ..strategies.table import strategy_of
 from ..texts import place_in_spec
 from .flags import value_of
 from .loras import loras_identity
@@ -46,7 +46,7 @@ def _common_values(args, model, config, command):
     on_cpu = not torch.accelerator.is_available()
     backends = {name: args.get(name) for name in ("attention_backend", "cross_attention_backend")}
     values = dict(
-        {name: value_of(args, model, name) for name in names}, **DualParal().identity(config),
+        {name: value_of(args, model, name) for name in names}, **strategy_of(config).identity(config),
         precision=precision_of(args, model.dtype), compiled=bool(args.get("use_torch_compile")),
         vae_precision=config.vae_precision or str(model.family.facts.vae_dtype).removeprefix("torch."),
         quality=command.quality, fps=model.settings.fps, loras=list(loras_identity(model, command)),

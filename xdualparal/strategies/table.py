@@ -1,0 +1,40 @@
+"""The strategies by name, and what a user chooses among and about them.
+
+Knows: which strategies there are. Must not know: a strategy's rules, tensors, launch flags.
+"""
+
+from dataclasses import dataclass, fields
+
+from ..plan.settings import setting
+from .chunks import Chunks, ChunksSettings
+from .dualparal import DualParal, DualParalSettings
+from .full import Full, FullSettings
+
+STRATEGIES = {strategy.name: strategy for strategy in (DualParal(), Chunks(), Full())}
+
+
+@dataclass(frozen=True)
+class StrategySettings(FullSettings, ChunksSettings, DualParalSettings):
+    """The strategy, and the settings of all strategies: each is one's own, and refused where another one is chosen."""
+
+    strategy: str = setting(
+        DualParal.name, f"how the work on a long video is cut: {', '.join(STRATEGIES)}", "NAME"
+    )
+
+    def check(self):
+        """Raises ValueError for an unknown strategy, and for a setting of another one."""
+        if self.strategy not in STRATEGIES:
+            raise ValueError(f"strategy is {self.strategy!r}: give one of {', '.join(STRATEGIES)}")
+        own = {field.name for field in fields(STRATEGIES[self.strategy].Settings)}
+        for other in STRATEGIES.values():
+            for field in fields(other.Settings):
+                if field.name not in own and getattr(self, field.name) != field.default:
+                    raise ValueError(
+                        f"{field.name} is {getattr(self, field.name)} and strategy is {self.strategy}, which has no {field.name}: "
+                        f"leave it out, or choose {other.name}"
+                    )
+
+
+def strategy_of(settings):
+    """The Strategy that ``settings`` (StrategySettings) choose."""
+    return STRATEGIES[settings.strategy]
