@@ -108,7 +108,7 @@ def test_prompts_that_come_again_have_other_seeds():
 
 def test_batches_are_of_one_seed():
     pairs = [(str(prompt), seed) for seed in (0, 1) for prompt in range(12)]
-    found = list(quality_runs.batches(pairs))
+    found = list(quality_runs.batches(pairs, 10))
     assert [(seed, prompt) for seed, prompts in found for prompt in prompts] == [(seed, prompt) for prompt, seed in pairs]
     assert [len(prompts) for _, prompts in found] == [10, 2, 10, 2]
 

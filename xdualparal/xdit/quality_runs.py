@@ -18,7 +18,7 @@ from ..quality.statistics import summary
 from ..engine.progress_bar import ProgressBar
 
 PROMPTS, SEEDS, NUM_FRAMES = 50, 2, 257
-A_COMMAND = 10  # videos of one command: what is lost when it is ended
+A_COMMAND_FRAMES = 10 * NUM_FRAMES  # of the videos of one command: what is lost when it is ended. Its start takes as long as some 100
 _OWN = ("model", "prompt", "seed", "num_frames", "output_directory", "output", "dataset_path", "dualparal_output", "dualparal_checkpoint")
 QUALITY, DEGREE = "--dualparal_quality", "--dualparal_degree"
 OTHER_SEEDS = 1000
@@ -43,7 +43,7 @@ def measure_model(flags, passed_on):
     missing = [pair for pair in wanted if not results.has(*pair)]
     with ProgressBar(len(wanted)) as bar:
         bar.show(len(wanted) - len(missing), f"{len(wanted) - len(missing)} of {len(wanted)} videos measured")
-        for seed, batch in batches(missing):
+        for seed, batch in batches(missing, max(1, A_COMMAND_FRAMES // frames)):
             _make_and_measure(results, [sys.executable, "-P", "-m", "xdualparal.xdit.cli", "--model", flags.model], seed, batch, frames, passed_on)
             done = sum(results.has(*pair) for pair in wanted)
             bar.show(done, f"{done} of {len(wanted)} videos measured")
@@ -56,12 +56,12 @@ def first_seeds(prompts):
         yield prompt, OTHER_SEEDS * prompts[:number].count(prompt)
 
 
-def batches(pairs):
-    """Yields (seed, prompts): at most A_COMMAND prompts of a seed, in order."""
+def batches(pairs, most):
+    """Yields (seed, prompts): at most ``most`` prompts of a seed, in order."""
     for seed in dict.fromkeys(seed for _, seed in pairs):
         prompts = [prompt for prompt, of in pairs if of == seed]
-        for first in range(0, len(prompts), A_COMMAND):
-            yield seed, prompts[first:first + A_COMMAND]
+        for first in range(0, len(prompts), most):
+            yield seed, prompts[first:first + most]
 
 
 def read_prompts(given):
