@@ -24,7 +24,7 @@ from .output.segments import join_segments, stack_videos
 from .plan.partition import layer_ranges
 from .plan.schedule import AT_END, NO_DECODE
 from .request import Request
-from .run_files import check_trace, checkpoint_of, latents_file, write_trace
+from .run_files import check_space, check_trace, checkpoint_of, latents_file, write_trace
 from .run_spec import RunSpec
 from .strategies.base import Lanes
 from .strategies.table import strategy_of
@@ -260,6 +260,7 @@ class DualParalPipeline:
         """A VideoRun or GroupRun of ``videos``."""
         self._check_free()
         check_trace(self.mesh, self.config, videos[0].spec)
+        check_space(self.mesh, self.config, sum(video.kept_bytes for video in videos if video.is_to_make))
         self._warn_of_length(videos[0].plan)
         meter = Meter(self.mesh.synchronize, self.config.trace is not None, self.tell)
         run = kind(self, videos, meter, self._stop_sign(videos[0].plan))

@@ -62,6 +62,7 @@ class RunSpec:
     fresh_noise: float | None = None
     context_timestep: str | None = None
     context: str | None = None
+    context_dtype: str | None = None
     output_type: str | None = None
     vae_precision: str | None = None
     tiling: tuple[int, ...] | None = None

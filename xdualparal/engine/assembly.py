@@ -7,8 +7,11 @@ run ends.
 import torch
 
 from ..plan.messages import Messages
+from ..plan.waiting import FLOAT8, HOST
 from .blocks import BlockStore, Denoiser, apply_guidance
 from .executor import Edges, Executor, Work
+from .kept_kv import DeviceShelf, HostShelf, exact, float8
+from .kept_state import KeptState, Place
 from .p2p import Receiver, Sender
 from .stage import StageRun
 
@@ -18,7 +21,10 @@ def make_executor(run, cleanup):
     a_request, videos = run.videos[0].request, run.videos_to_make
     timesteps = a_request.make_scheduler(run.device).timesteps
     texts = {video.number: _text(run, video.request) for video in videos}
-    stage_run = StageRun(run.stage, timesteps, run.plan.expert_starts, texts, run.videos[0].shard)
+    stage_run = StageRun(run.stage, timesteps, run.plan.expert_starts, texts, run.videos[0].shard, _lasting(run))
+    if run.saves:
+        run.stage_run, run.kept_state = stage_run, KeptState(run.mesh, _place(run))
+        _restore_kept(run)
     cleanup.callback(stage_run.end)
     cleanup.enter_context(stage_run.context.installed())
     run.edges = _make_edges(run)
@@ -35,6 +41,26 @@ def make_executor(run, cleanup):
         work.finish = lambda one, latents: run.finish(one, run.denoiser.blended(one, latents, run.plan.layout))
     messages = Messages(run.plan, run.progress)
     return Executor(run.plan, run.progress, messages, run.stage.index, work, run.meter, run.at_wave)
+
+
+def _lasting(run):
+    """How K/V that last for waves are kept, see ContextStore."""
+    format = float8(run.mesh.largest_of_ring) if run.config.context_dtype == FLOAT8 else exact()
+    return format, HostShelf(run.device) if run.config.context_store == HOST else DeviceShelf()
+
+
+def _place(run):
+    """What this rank has of K/V, a kept_state.Place."""
+    branch, ranks = run.mesh.branch
+    branches = tuple(range(run.videos[0].request.branches)) if ranks == 1 else (branch,)
+    return Place(len(run.stage.layers), run.videos[0].shard.frame_tokens, run.mesh.ulysses, run.mesh.ring, branches)
+
+
+def _restore_kept(run):
+    """Gives this rank its part of the kept K/V of videos that are resumed."""
+    for video in run.videos_to_make:
+        keys = video.live_keys(video.first_wave)
+        run.kept_state.spread(keys, video.kept(), lambda key, number, packed: run.stage_run.restore(run.plan.spec(key.one), key, number, packed))
 
 
 def _noises(videos):

@@ -16,8 +16,9 @@ from ..plan.memory import fullest, memory_of_ranks
 from ..plan.memory_numbers import ModelNumbers, RunNumbers
 from ..plan.partition import layer_ranges
 from ..plan.schedule import AT_END
-from ..strategies.dualparal import TRUE
+from ..plan.waiting import FLOAT8, HOST
 from ..strategies.base import Lanes
+from ..strategies.dualparal import CACHED, TRUE
 from ..strategies.table import strategy_of
 from ..text_settings import DEVICE
 from .flags import dualparal_config, value_of
@@ -66,8 +67,16 @@ def _run_numbers(args, model):
         decode=AT_END if args["use_parallel_vae"] else config.decode, parallel_vae=bool(args["use_parallel_vae"]),
         tile=size and size[0], tile_stride=size and size[1], encoder_on_device=on_host or config.text_encoder == DEVICE,
         expert_offload=config.expert_offload, on_host=on_host,
+        kept_bytes=_kept_bytes(model, config), kept_on_host=config.context_store == HOST and not on_host,
         layer_share=_FLOAT8_SHARE if quantization_of(args) else 1.0, frame_timesteps=config.context_timestep == TRUE,
     )
+
+
+def _kept_bytes(model, config):
+    """Of a number of cached context K/V."""
+    if config.context != CACHED:
+        return 0
+    return 1 if config.context_dtype == FLOAT8 else model.dtype.itemsize
 
 
 def _tile(args):
