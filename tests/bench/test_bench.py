@@ -86,15 +86,21 @@ def test_growth():
         ("a", 100, 1, 10.0, {}), ("a", 100, 2, 6.0, dict(steady_s_per_frame=0.05)), ("a", 400, 2, 20.0, dict(steady_s_per_frame=0.051)),
         ("b", 100, 2, 2.0, dict(peak_bytes=(MIB, 2 * MIB))), ("b", 400, 2, 32.0, dict(peak_bytes=(4 * MIB, MIB))),
     )]
-    summaries = summarize([one])
-    a, b = growth_with_frames(summaries)
-    assert (b.time, b.exponent, b.memory, b.steady_per_frame) == (16.0, pytest.approx(2.0), 2.0, None)
-    assert (a.first.processes, a.steady_per_frame) == (2, pytest.approx(1.02)) and a.memory is None
-    [processes] = growth_with_processes(summaries)
-    assert processes.time == pytest.approx(0.6) and processes.first == Case("a", 1, 100) and processes.last == Case("a", 2, 100)
-    text = as_text(summaries, [a, b], [processes])
+    a, b = growth_with_frames([one])
+    assert (b.time.median, b.exponent, b.memory, b.steady_per_frame) == (16.0, pytest.approx(2.0), 2.0, None)
+    assert (a.first.processes, a.steady_per_frame.median) == (2, pytest.approx(1.02)) and a.memory is None
+    [processes] = growth_with_processes([one])
+    assert processes.time.median == pytest.approx(0.6) and processes.first == Case("a", 1, 100) and processes.last == Case("a", 2, 100)
+    text = as_text(summarize([one]), [a, b], [processes])
     assert "4.00 times the frames (100 to 400) take 16.00 times the time (frames to the power of 2.00), 2.00 times the memory" in text
     assert "2 processes are 1.67 times as fast as 1" in text
+
+
+def test_growth_is_of_pairs_in_one_round():
+    """A machine that is three times as slow in the second round, and what was not run in both."""
+    rounds = [[made("a", 100, slow * 1.0), made("a", 200, slow * seconds)] for slow, seconds in ((1.0, 2.0), (3.0, 2.2))]
+    [growth] = growth_with_frames([*rounds, [made("a", 100, 50.0)]])
+    assert (growth.time.median, growth.time.least, growth.time.greatest) == pytest.approx((2.1, 2.0, 2.2))
 
 
 def test_a_command_that_takes_too_long_is_ended(tmp_path, monkeypatch):

@@ -31,7 +31,7 @@ def main(argv):
     print(machine_line(here), flush=True)
     rounds = run_all(bench, run)
     summaries = summarize(rounds)
-    growths = growth_with_frames(summaries), growth_with_processes(summaries)
+    growths = growth_with_frames(rounds), growth_with_processes(rounds)
     print(as_text(summaries, *growths))
     try:
         if arguments.json is not None:
