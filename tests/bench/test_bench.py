@@ -1,10 +1,12 @@
 """The command ``bench``: command lines, figures, tables; and a real one."""
 
 import json
+import subprocess
 import sys
 import time
 
 import pytest
+from dualparal_testing.commands import is_running
 
 from xdualparal.bench import runs
 from xdualparal.bench.command import main, run_all
@@ -108,6 +110,25 @@ def test_a_command_that_takes_too_long_is_ended(tmp_path, monkeypatch):
     start = time.monotonic()
     done = runs.run(bench("--timeout_s", "0.5"), Case("dualparal", 2, 65), tmp_path / "run")
     assert done.failed == "it took more than 0.5 s" and time.monotonic() - start < 60
+
+
+def test_a_bench_that_is_ended_ends_its_command(tmp_path):
+    pid = tmp_path / "pid"
+    (tmp_path / "sleeps.py").write_text(f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(600)")
+    script = (
+        f"from xdualparal.bench import command, runs; runs.LAUNCHER = ({str(tmp_path / 'sleeps.py')!r},); "
+        "command.main(['--model', 'tiny-wan'])"
+    )
+    bench = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + 60
+        while not pid.exists() or not pid.read_text():
+            assert bench.poll() is None and time.monotonic() < end
+            time.sleep(0.05)
+        bench.terminate()
+        assert bench.wait(60) == 130 and not is_running(int(pid.read_text()))
+    finally:
+        bench.kill()
 
 
 def test_the_reason_is_the_launchers_line(tmp_path, monkeypatch):
