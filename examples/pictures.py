@@ -2,10 +2,10 @@
 
     python examples/pictures.py strip [--video FILE.mp4]
     python examples/pictures.py timeline
-    python examples/pictures.py growth BENCH.json
+    python examples/pictures.py growth BENCH.json ...
 
 strip: frames of a demo video, which is made first where none is given (its report must be beside it); timeline: a simulated
-schedule; growth: time and memory against frames, from what ``xdit-dualparal bench --json`` wrote. --folder DIR: another folder.
+schedule; growth: time and memory against frames, from what ``xdit-dualparal bench --json`` wrote, one file or several of one machine. --folder DIR: another folder.
 """
 
 import argparse
@@ -66,12 +66,16 @@ def draw_schedule(file):
     draw_timeline({"8 blocks, 6 steps, one second a pass": trace}, file, overwrite=True)
 
 
-def draw_growth(bench, file):
-    """``bench``: what a bench wrote."""
-    known = json.loads(bench.read_text())
-    request = known["bench"]["request"]
-    model = request[request.index("--model") + 1]
-    draw(read_summaries(known), file, f"{model}, {machine_line(known['machine'])}", overwrite=True)
+def draw_growth(benches, file):
+    """``benches``: what benches of one request on one machine wrote, with different numbers of frames."""
+    known = [json.loads(bench.read_text()) for bench in benches]
+    machine, request = known[0]["machine"], known[0]["bench"]["request"]
+    if any((each["machine"], each["bench"]["request"]) != (machine, request) for each in known):
+        raise SystemExit("these benches are not of one machine and request")
+    asked = dict(zip(request[::2], request[1::2]))
+    steps = f", {asked['--num_inference_steps']} steps" if "--num_inference_steps" in asked else ""
+    summaries = sorted((summary for each in known for summary in read_summaries(each)), key=lambda summary: summary.case.num_frames)
+    draw(summaries, file, f"{asked['--model']}{steps}; {machine_line(machine)}", overwrite=True)
 
 
 def main():
@@ -81,11 +85,11 @@ def main():
     pictures = parser.add_subparsers(dest="picture", required=True)
     pictures.add_parser("strip").add_argument("--video", type=Path)
     pictures.add_parser("timeline")
-    pictures.add_parser("growth").add_argument("bench", type=Path)
+    pictures.add_parser("growth").add_argument("benches", type=Path, nargs="+")
     arguments = parser.parse_args()
     file = arguments.folder / f"{arguments.picture}.png"
     if arguments.picture == "growth":
-        draw_growth(arguments.bench, file)
+        draw_growth(arguments.benches, file)
     elif arguments.picture == "timeline":
         draw_schedule(file)
     elif arguments.video is not None:

@@ -58,6 +58,7 @@ class RunSpec:
     context_latents: int | None = None
     stagger: int | None = None
     chunk_latents: int | None = None
+    chunk_overlap_latents: int | None = None
     fresh_noise: float | None = None
     context_timestep: str | None = None
     context: str | None = None

@@ -1,10 +1,12 @@
 """The command ``bench``: command lines, figures, tables; and a real one."""
 
 import json
+import subprocess
 import sys
 import time
 
 import pytest
+from dualparal_testing.commands import is_running
 
 from xdualparal.bench import runs
 from xdualparal.bench.command import main, run_all
@@ -86,15 +88,21 @@ def test_growth():
         ("a", 100, 1, 10.0, {}), ("a", 100, 2, 6.0, dict(steady_s_per_frame=0.05)), ("a", 400, 2, 20.0, dict(steady_s_per_frame=0.051)),
         ("b", 100, 2, 2.0, dict(peak_bytes=(MIB, 2 * MIB))), ("b", 400, 2, 32.0, dict(peak_bytes=(4 * MIB, MIB))),
     )]
-    summaries = summarize([one])
-    a, b = growth_with_frames(summaries)
-    assert (b.time, b.exponent, b.memory, b.steady_per_frame) == (16.0, pytest.approx(2.0), 2.0, None)
-    assert (a.first.processes, a.steady_per_frame) == (2, pytest.approx(1.02)) and a.memory is None
-    [processes] = growth_with_processes(summaries)
-    assert processes.time == pytest.approx(0.6) and processes.first == Case("a", 1, 100) and processes.last == Case("a", 2, 100)
-    text = as_text(summaries, [a, b], [processes])
+    a, b = growth_with_frames([one])
+    assert (b.time.median, b.exponent, b.memory, b.steady_per_frame) == (16.0, pytest.approx(2.0), 2.0, None)
+    assert (a.first.processes, a.steady_per_frame.median) == (2, pytest.approx(1.02)) and a.memory is None
+    [processes] = growth_with_processes([one])
+    assert processes.time.median == pytest.approx(0.6) and processes.first == Case("a", 1, 100) and processes.last == Case("a", 2, 100)
+    text = as_text(summarize([one]), [a, b], [processes])
     assert "4.00 times the frames (100 to 400) take 16.00 times the time (frames to the power of 2.00), 2.00 times the memory" in text
     assert "2 processes are 1.67 times as fast as 1" in text
+
+
+def test_growth_is_of_pairs_in_one_round():
+    """A machine that is three times as slow in the second round, and what was not run in both."""
+    rounds = [[made("a", 100, slow * 1.0), made("a", 200, slow * seconds)] for slow, seconds in ((1.0, 2.0), (3.0, 2.2))]
+    [growth] = growth_with_frames([*rounds, [made("a", 100, 50.0)]])
+    assert (growth.time.median, growth.time.least, growth.time.greatest) == pytest.approx((2.1, 2.0, 2.2))
 
 
 def test_a_command_that_takes_too_long_is_ended(tmp_path, monkeypatch):
@@ -102,6 +110,25 @@ def test_a_command_that_takes_too_long_is_ended(tmp_path, monkeypatch):
     start = time.monotonic()
     done = runs.run(bench("--timeout_s", "0.5"), Case("dualparal", 2, 65), tmp_path / "run")
     assert done.failed == "it took more than 0.5 s" and time.monotonic() - start < 60
+
+
+def test_a_bench_that_is_ended_ends_its_command(tmp_path):
+    pid = tmp_path / "pid"
+    (tmp_path / "sleeps.py").write_text(f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(600)")
+    script = (
+        f"from xdualparal.bench import command, runs; runs.LAUNCHER = ({str(tmp_path / 'sleeps.py')!r},); "
+        "command.main(['--model', 'tiny-wan'])"
+    )
+    bench = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + 60
+        while not pid.exists() or not pid.read_text():
+            assert bench.poll() is None and time.monotonic() < end
+            time.sleep(0.05)
+        bench.terminate()
+        assert bench.wait(60) == 130 and not is_running(int(pid.read_text()))
+    finally:
+        bench.kill()
 
 
 def test_the_reason_is_the_launchers_line(tmp_path, monkeypatch):

@@ -34,6 +34,13 @@ def test_chunks_see_themselves_only(latent_frames, own):
     check_schedule(schedule_with_messages(plan))
 
 
+def test_chunks_overlap():
+    config = DualParalConfig(strategy="chunks", chunk_latents=5, chunk_overlap_latents=2)
+    plan = strategy_of(config).plan(config, 10, 20, LANES)
+    assert [(plan.spec(one).position, plan.spec(one).window_latents) for one in (Pass(0, n, 3) for n in range(3))] == [(0, 5), (3, 5), (6, 4)]
+    check_schedule(schedule_with_messages(plan))
+
+
 @pytest.mark.parametrize("steps, most", [(50, 9), (4, 4), (1, 1)])
 def test_memory_does_not_grow_with_the_number_of_chunks(steps, most):
     config = DualParalConfig(strategy="chunks", chunk_latents=4)
@@ -46,6 +53,8 @@ def test_memory_does_not_grow_with_the_number_of_chunks(steps, most):
     (dict(strategy="full", stagger=2), "stagger is 2 and strategy is full"),
     (dict(chunk_latents=4), "chunk_latents is 4 and strategy is dualparal, .* choose chunks"),
     (dict(strategy="chunks", chunk_latents=0), "chunk_latents is 0: give a whole number from 1 to 1024"),
+    (dict(strategy="chunks", chunk_latents=5, chunk_overlap_latents=3), "chunk_overlap_latents is 3: give a whole number from 0 to 2"),
+    (dict(chunk_overlap_latents=3), "chunk_overlap_latents is 3 and strategy is dualparal"),
 ])
 def test_settings_of_another_strategy_are_refused(given, part):
     with pytest.raises(ValueError, match=part):

@@ -64,6 +64,15 @@ def test_the_report_beside_a_file_says_it_too(tmp_path, capsys):
     assert "seams                 4" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("facts, words", [
+    (dict(strategy="chunks", chunk_latents=11), "seams                 2"), (dict(strategy="full"), "no seams"),
+])
+def test_the_other_strategies_are_cut_otherwise(tmp_path, capsys, facts, words):
+    """Chunks of 11 latent frames: of 33, the second and third one begin at seams."""
+    quality_command.main([mp4(tmp_path / "v.mp4", drawn(SCENE, 129), **facts)])
+    assert words in capsys.readouterr().out
+
+
 def test_any_video(tmp_path, capsys):
     noise = np.random.default_rng(0).integers(0, 255, (40, 48, 64, 3), np.uint8)
     quality_command.main([mp4(tmp_path / "v.mp4", noise, prompt=SCENE.prompt)])  # the demo's prompt, and not its size

@@ -5,12 +5,13 @@ Knows: the order of a bench. Must not know: how a run is measured, how figures a
 
 import json
 import shutil
+import signal
 import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from ..launch.errors import FAILED, refuse
+from ..launch.errors import FAILED, STOPPED, refuse
 from ..output.files import reason_of, write_whole
 from .flags import bench_of, bench_parser
 from .machine import machine, machine_line
@@ -29,9 +30,13 @@ def main(argv):
         refuse(error)
     here = machine()
     print(machine_line(here), flush=True)
-    rounds = run_all(bench, run)
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))  # so that the command under way is ended, too
+    try:
+        rounds = run_all(bench, run)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     summaries = summarize(rounds)
-    growths = growth_with_frames(summaries), growth_with_processes(summaries)
+    growths = growth_with_frames(rounds), growth_with_processes(rounds)
     print(as_text(summaries, *growths))
     try:
         if arguments.json is not None:

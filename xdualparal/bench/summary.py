@@ -49,18 +49,18 @@ class Summary:
 
 @dataclass(frozen=True)
 class Growth:
-    """What becomes of a strategy's medians from one number, of frames or of processes, to the next one that was run.
+    """What becomes of a strategy's figures from one number, of frames or of processes, to another that was run.
 
-    ``first``, ``last``: Cases. ``time``: ``wall_s`` of the last over that of the first; ``exponent``: of the number in the time: 1 is
-    linear growth with frames, -1 a perfect speedup by processes. ``steady_per_frame``: ratio of ``steady_s_per_frame``: 1 where time is
+    ``first``, ``last``: Cases; ratios are of the last to the first one in the same round, as Ranges. ``time``: ratio of ``wall_s``;
+    ``exponent``: of the number in the median of that: 1 is linear growth with frames, -1 a perfect speedup by processes. ``steady_per_frame``: ratio of ``steady_s_per_frame``: 1 where time is
     linear once fill and drain are left out. ``memory``: ratio of the largest rank's peak.
     """
 
     first: Case
     last: Case
-    time: float
+    time: Range
     exponent: float
-    steady_per_frame: float | None
+    steady_per_frame: Range | None
     memory: float | None
 
 
@@ -83,45 +83,55 @@ def read_summaries(known):
 
 
 def _summary(case, rounds, other):
-    of_rounds = [{run.case: run for run in runs} for runs in rounds]
-    runs = [by_case[case] for by_case in of_rounds if case in by_case]
-    pairs = [(by_case[case].wall_s, by_case[other].wall_s) for by_case in of_rounds if case in by_case and other in by_case]
+    runs = [run for by_case in map(_by_case, rounds) for run in by_case.values() if run.case == case]
     peaks = [run.peak_bytes for run in runs if run.peak_bytes]
     return Summary(
         case, *(Range.of([getattr(run, name) for run in runs if run.failed is None]) for name in FIGURES),
-        ratio=Range.of([mine / its for mine, its in pairs if mine and its]),
-        peak_bytes=tuple(map(max, zip(*peaks))) or None, failed=next((run.failed for run in runs if run.failed), None),
+        ratio=_ratio(rounds, "wall_s", other, case), peak_bytes=tuple(map(max, zip(*peaks))) or None,
+        failed=next((run.failed for run in runs if run.failed), None),
     )
 
 
-def growth_with_frames(summaries):
+def _by_case(runs):
+    return {run.case: run for run in runs}
+
+
+def _ratio(rounds, name, first, last):
+    """The Range of a figure of the Case ``last`` over that of ``first``, round by round; None where no round has both."""
+    pairs = [
+        (getattr(by_case[first], name), getattr(by_case[last], name)) for by_case in map(_by_case, rounds) if {first, last} <= by_case.keys()
+    ]
+    return Range.of([its / mine for mine, its in pairs if mine and its])
+
+
+def growth_with_frames(rounds):
     """A Growth for each strategy and number of processes that was run with several numbers of frames: first to last."""
-    return _growths(summaries, "num_frames", lambda case: (case.strategy, case.processes), ends_only=True)
+    return _growths(rounds, "num_frames", lambda case: (case.strategy, case.processes), ends_only=True)
 
 
-def growth_with_processes(summaries):
+def growth_with_processes(rounds):
     """A Growth for each strategy and number of frames, from each number of processes to the next one."""
-    return _growths(summaries, "processes", lambda case: (case.strategy, case.num_frames), ends_only=False)
+    return _growths(rounds, "processes", lambda case: (case.strategy, case.num_frames), ends_only=False)
 
 
-def _growths(summaries, name, group_of, ends_only):
+def _growths(rounds, name, group_of, ends_only):
     groups = {}
-    for summary in summaries:
+    for summary in summarize(rounds):
         if summary.wall_s is not None:
             groups.setdefault(group_of(summary.case), []).append(summary)
     found = []
     for group in groups.values():
         group.sort(key=lambda summary: getattr(summary.case, name))
         chosen = [(group[0], group[-1])] if ends_only else list(pairwise(group))
-        found += [_growth(first, last, name) for first, last in chosen if first is not last]
-    return found
+        found += [_growth(rounds, *pair, name) for pair in chosen if pair[0] is not pair[1]]
+    return [growth for growth in found if growth is not None]
 
 
-def _growth(first, last, name):
-    time, more = last.wall_s.median / first.wall_s.median, getattr(last.case, name) / getattr(first.case, name)
-    steady, memory = None, None
-    if first.steady_s_per_frame and last.steady_s_per_frame:
-        steady = last.steady_s_per_frame.median / first.steady_s_per_frame.median
-    if first.peak_bytes and last.peak_bytes:
-        memory = max(last.peak_bytes) / max(first.peak_bytes)
-    return Growth(first.case, last.case, time, math.log(time) / math.log(more), steady, memory)
+def _growth(rounds, first, last, name):
+    time = _ratio(rounds, "wall_s", first.case, last.case)
+    if time is None:
+        return None
+    more = getattr(last.case, name) / getattr(first.case, name)
+    memory = max(last.peak_bytes) / max(first.peak_bytes) if first.peak_bytes and last.peak_bytes else None
+    steady = _ratio(rounds, "steady_s_per_frame", first.case, last.case)
+    return Growth(first.case, last.case, time, math.log(time.median) / math.log(more), steady, memory)

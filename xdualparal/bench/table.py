@@ -44,18 +44,18 @@ def _aligned(rows):
 def _frames_line(growth):
     first, last = growth.first, growth.last
     line = (
-        f"  {first.strategy}, {first.processes} processes: {last.num_frames / first.num_frames:.2f} times the frames ({first.num_frames} to "
-        f"{last.num_frames}) take {growth.time:.2f} times the time (frames to the power of {growth.exponent:.2f})"
+        f"  {first.strategy}, {first.processes} process{'es' * (first.processes > 1)}: {last.num_frames / first.num_frames:.2f} times the frames ({first.num_frames} to "
+        f"{last.num_frames}) take {_range(growth.time, 2)} times the time (frames to the power of {growth.exponent:.2f})"
     )
     if growth.steady_per_frame is not None:
-        line += f", a frame {growth.steady_per_frame:.2f} times without fill and drain"
+        line += f", a frame {_range(growth.steady_per_frame, 2)} times without fill and drain"
     return line + _memory(growth)
 
 
 def _processes_line(growth):
     first, last = growth.first, growth.last
     return (
-        f"  {first.strategy}, {first.num_frames} frames: {last.processes} processes are {1 / growth.time:.2f} times as fast as "
+        f"  {first.strategy}, {first.num_frames} frames: {last.processes} processes are {1 / growth.time.median:.2f} times as fast as "
         f"{first.processes}{_memory(growth)}"
     )
 

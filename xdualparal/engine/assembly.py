@@ -37,7 +37,8 @@ def make_executor(run, cleanup):
             _together(video.in_flight() for video in videos), {video.number: video.step_noise() for video in videos},
             run.videos[0].shard,
         )
-        work.guide, work.finish, work.decode = lambda one, prediction: _guide(run, one, prediction), run.finish, run.decoder.add
+        work.guide, work.decode = lambda one, prediction: _guide(run, one, prediction), run.decoder.add
+        work.finish = lambda one, latents: run.finish(one, run.denoiser.blended(one, latents, run.plan.layout))
     messages = Messages(run.plan, run.progress)
     return Executor(run.plan, run.progress, messages, run.stage.index, work, run.meter, run.at_wave)
 

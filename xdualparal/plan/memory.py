@@ -203,9 +203,10 @@ def _latents(model, run, is_first, is_last, gives):
     stepped, finished = whole + max(0, run.blocks_in_flight - 2) * others, MAX_PENDING_SENDS * others
     if run.layout.latent_frames and (run.decode == AT_END or run.parallel_vae):
         finished = frame * run.layout.latent_frames
+    overlap = frame * run.layout.overlap_latents if is_last else 0  # waits for the next block
     copies = (1 if is_first and not is_last else 0) + (1 + SCHEDULER_HISTORY if is_last else 0)
     beside = 2 * others // run.shards if is_first else 0
-    return copies * stepped // run.shards + beside + (is_first + is_last) * whole + (finished if gives else 0)
+    return (copies * stepped + overlap) // run.shards + beside + (is_first + is_last) * whole + (finished if gives else 0)
 
 
 def _remembered_pixels(run):

@@ -16,6 +16,9 @@ def steady_pass_s(trace, stagger=1):
     that have, like the wave before, at least as many passes as there are stages. So fill and drain are left out, and waits in
     between are not. The last block's passes are left out too: it may be shorter. None where the trace has no such part.
 
+    Decoding counts where it delays passes: in the last stage, or on a CPU by sharing its cores. Before the first block is finished there
+    is none, so compare lengths with decoding at the end (--dualparal_decode end).
+
     ``trace``: a Trace of one video. ``stagger``: waves from block to block.
     """
     steps = [span for span in trace.stages[-1] if span.action.kind == STEP]

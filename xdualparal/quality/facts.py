@@ -74,6 +74,11 @@ def facts_of(path, **given):
     known = {name: next((getattr(spec, of) for spec in specs if getattr(spec, of) is not None), None) for name, of in _READ.items()}
     given = {name: value for name, value in given.items() if value is not None}
     if not {"block_latents", "context_latents"} & set(given):
-        sizes = [(spec.block_latents, spec.context_latents) for spec in specs]
-        known |= next((dict(block_latents=b, context_latents=c) for b, c in sizes if isinstance(b, int) and isinstance(c, int)), {})
+        known |= next(filter(None, map(_sizes, specs)), {})
     return VideoFacts(**known | given)
+
+
+def _sizes(spec):
+    """The sizes of a run's blocks as VideoFacts has them, or {}: independent chunks have no context, full attention no blocks."""
+    block, context = (spec.chunk_latents, 0) if spec.strategy == "chunks" else (spec.block_latents, spec.context_latents)
+    return dict(block_latents=block, context_latents=context) if isinstance(block, int) and isinstance(context, int) else {}

@@ -2,7 +2,9 @@
 
 Knows: that blocks without context and with noise of their own are that. Must not know: tensors, processes, how a pass is computed.
 
-Every chunk is denoised alone, as a video of its own would be; the chunks' latents, one behind the other, are decoded as one video.
+Every chunk is denoised alone, as a video of its own would be; the chunks' latents, one behind the other, are decoded as one video. Where
+they overlap, the finished latents of two chunks are blended: from the older to the newer one, linearly. Gen-L-Video (arXiv 2305.18264)
+averages the predictions in every step instead; then chunks are no longer independent.
 """
 
 from dataclasses import dataclass, fields
@@ -24,9 +26,15 @@ class ChunksSettings(Settings):
 
     chunk_latents: int = setting(21, "latent frames of an independent chunk, of strategy chunks; Wan was trained on 21")
 
+    chunk_overlap_latents: int = setting(
+        0, "latent frames that a chunk has in common with the next one, at most half of them: there the two, when finished, are blended"
+    )
+
     def check(self):
-        """Raises ValueError for another number than a window can have."""
+        """Raises ValueError for another number than a window can have, and where a latent frame would be in three chunks."""
         _CHUNK.of("chunk_latents", self.chunk_latents)
+        most = Whole(0, self.chunk_latents // 2, f"half of chunk_latents, which is {self.chunk_latents}")
+        most.of("chunk_overlap_latents", self.chunk_overlap_latents)
 
 
 class Chunks:
@@ -45,7 +53,7 @@ class Chunks:
 
     def layout(self, settings, latent_frames):
         """Which latent frames a chunk owns."""
-        return Layout(settings.chunk_latents, 0, latent_frames)
+        return Layout(settings.chunk_latents, 0, latent_frames, overlap_latents=settings.chunk_overlap_latents)
 
     def identity(self, settings):
         """The fields of a RunSpec that are the strategy's."""
