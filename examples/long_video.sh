@@ -7,4 +7,4 @@ out="${OUT:-results/long}"
 prompt="a red circle on a dark background"
 xdit-dualparal --model tiny-wan --dualparal_degree 2 --num_frames 10001 --prompt "$prompt" --output_directory "$out" \
   --dualparal_checkpoint "$out/checkpoint" "$@"
-python -m xdualparal.demo.quality video "$out"/*.mp4 --prompt "$prompt"
+xdit-dualparal quality "$out"/*.mp4

@@ -230,9 +230,9 @@ PROMPT_TOKENS = 8  # seven words and the end
 PIPELINE_TOKENS = 512  # WanPipeline fills up to this with zeros, and nothing masks them
 
 
-def new_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per word that a prompt can have; case and punctuation do not matter."""
-    words = ["<pad>", "</s>", "<unk>", *demo.vocabulary()]
+def new_tokenizer(vocabulary: list[str] | None = None) -> PreTrainedTokenizerFast:
+    """One token per word of `vocabulary`, by default all that a prompt can have; case and punctuation do not matter."""
+    words = ["<pad>", "</s>", "<unk>", *(demo.vocabulary() if vocabulary is None else vocabulary)]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace(Regex("[^a-z ]"), " ")])
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -251,9 +251,9 @@ def new_text_encoder(vocabulary_size: int) -> UMT5EncoderModel:
     return UMT5EncoderModel(config)
 
 
-def embed_prompts(tokenizer, text_encoder: UMT5EncoderModel, prompts: list[str]) -> torch.Tensor:
-    """(batch, PROMPT_TOKENS + 1, 64): what WanPipeline makes, its last rows, all zeros, folded into one."""
-    tokens = tokenizer(prompts, padding="max_length", max_length=PROMPT_TOKENS, truncation=True, return_tensors="pt")
+def embed_prompts(tokenizer, text_encoder: UMT5EncoderModel, prompts: list[str], length: int = PROMPT_TOKENS) -> torch.Tensor:
+    """(batch, length + 1, 64): what WanPipeline makes, its last rows, all zeros, folded into one."""
+    tokens = tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     tokens = tokens.to(text_encoder.device)
     embeds = text_encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
     return F.pad(embeds * tokens.attention_mask[..., None], (0, 0, 0, 1))
@@ -262,10 +262,14 @@ def embed_prompts(tokenizer, text_encoder: UMT5EncoderModel, prompts: list[str])
 class FoldedPaddingProcessor(WanAttnProcessor):
     """Cross-attention to one zero token that counts for the 504 equal ones: n equal logits are one plus log n."""
 
+    def __init__(self, prompt_tokens: int = PROMPT_TOKENS):
+        super().__init__()
+        self._prompt_tokens = prompt_tokens
+
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, rotary_emb=None):
         if encoder_hidden_states is not None:
-            attention_mask = hidden_states.new_zeros(1, 1, 1, PROMPT_TOKENS + 1)
-            attention_mask[..., -1] = math.log(PIPELINE_TOKENS - PROMPT_TOKENS)
+            attention_mask = hidden_states.new_zeros(1, 1, 1, self._prompt_tokens + 1)
+            attention_mask[..., -1] = math.log(PIPELINE_TOKENS - self._prompt_tokens)
         return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
 
 
@@ -286,12 +290,17 @@ def latents_batch(vae: AutoencoderKLWan, index: int, device: str) -> tuple[torch
 @torch.no_grad()
 def make_latents(vae: AutoencoderKLWan, work_dir: Path, device: str, clips: int = CLIP_COUNT) -> dict:
     """Normalised float16 "latents" (clips, channels, 33, 8, 8), "prompts", "mean" and "std"; kept in a file."""
+    return kept_latents(lambda index: latents_batch(vae, index, device), work_dir, clips)
+
+
+def kept_latents(batch, work_dir: Path, clips: int) -> dict:
+    """What make_latents returns, of `batch(index)`, CLIPS_A_BATCH clips' latents and prompts as from latents_batch."""
     path = work_dir / "latents.pt"
     if done := load_state(path):
         return done
     progress, parts, prompts = Progress("latents", clips // CLIPS_A_BATCH, every=16), [], []
     for index in range(clips // CLIPS_A_BATCH):
-        latents, texts = latents_batch(vae, index, device)
+        latents, texts = batch(index)
         parts.append(latents)
         prompts += texts
         progress.report(index)
@@ -390,10 +399,10 @@ def new_denoiser(device: str) -> torch.nn.ModuleDict:
     return torch.nn.ModuleDict(parts).to(device)
 
 
-def resume_denoiser(work_dir: Path, device: str) -> tuple:
+def resumed(new_denoiser, rate: float, work_dir: Path, device: str) -> tuple:
     """Model, its average, optimizer and the first step to run; the state is work_dir/transformer.pt."""
     model, average = new_denoiser(device), new_denoiser(device).requires_grad_(False)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=TRANSFORMER_PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
     state = load_state(work_dir / "transformer.pt")
     if state is None:
         return model, average, optimizer, 0
@@ -403,9 +412,15 @@ def resume_denoiser(work_dir: Path, device: str) -> tuple:
     return model, average, optimizer, state["step"]
 
 
+def save_denoiser(work_dir: Path, step: int, model, average, optimizer) -> None:
+    """Writes the state that `resumed` reads."""
+    states = dict(model=model.state_dict(), average=average.state_dict(), optimizer=optimizer.state_dict())
+    save_state(work_dir / "transformer.pt", step=step, **states)
+
+
 def train_transformer(data: dict, work_dir: Path, device: str, steps: int) -> None:
     """Runs or resumes up to `steps`; the state is work_dir/transformer.pt."""
-    model, average, optimizer, first = resume_denoiser(work_dir, device)
+    model, average, optimizer, first = resumed(new_denoiser, TRANSFORMER_PEAK_RATE, work_dir, device)
     tokenizer, progress = new_tokenizer(), Progress("transformer", steps)
     for step in range(first, steps):
         windows, prompts, generator = window_batch(data, step)
@@ -416,15 +431,18 @@ def train_transformer(data: dict, work_dir: Path, device: str, steps: int) -> No
         update_average(average, model, step)
         progress.report(step, flow=loss.item())
         if (step + 1) % 250 == 0 or step + 1 == steps:
-            save_state(
-                work_dir / "transformer.pt", step=step + 1, model=model.state_dict(), average=average.state_dict(),
-                optimizer=optimizer.state_dict(),
-            )
+            save_denoiser(work_dir, step + 1, model, average, optimizer)
 
 
 # --------------------------------------------------------------------------------------------------------- the export
 
 FLOW_SHIFT = 6.0  # most steps at high noise, where the path of the object is decided
+
+
+def new_scheduler() -> UniPCMultistepScheduler:
+    return UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=FLOW_SHIFT, num_train_timesteps=1000
+    )
 
 
 def export_trained(work_dir: Path, output: Path) -> None:
@@ -435,14 +453,11 @@ def export_trained(work_dir: Path, output: Path) -> None:
     data, vae = load_state(work_dir / "latents.pt"), new_vae()
     vae.load_state_dict(load_state(work_dir / "vae.pt")["model"])
     vae.register_to_config(latents_mean=data["mean"], latents_std=data["std"])
-    scheduler = UniPCMultistepScheduler(
-        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=FLOW_SHIFT, num_train_timesteps=1000
-    )
     pipeline = WanPipeline(
         tokenizer=new_tokenizer(),
         text_encoder=trained["text_encoder"].eval(),
         vae=vae.eval(),
-        scheduler=scheduler,
+        scheduler=new_scheduler(),
         transformer=trained["transformer"].eval(),
     )
     export(pipeline, output)

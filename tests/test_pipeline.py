@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from dualparal_testing.processes import run_ranks
-from dualparal_testing.runs import BFLOAT16, CACHED, CASES, EXPERTS, OFFLOADED, SEED, SIZE, TRUE_TIMESTEPS, Case, engine_config, latents_of_cases
+from dualparal_testing.runs import BFLOAT16, CACHED, CASES, EXPERTS, OFFLOADED, ON_HOST, SEED, SIZE, TRUE_TIMESTEPS, Case, engine_config, latents_of_cases
 from dualparal_testing.small_wan import small_pipeline, texts
 
 from xdualparal import DualParalConfig, DualParalPipeline
@@ -22,7 +22,7 @@ def latents():
     """By number of stages, the executor's latents of every case, from the last rank."""
     by_stages = {}
     for stages in (1, 2, 4):
-        *others, last = run_ranks(latents_of_cases, stages, stages, [*CASES, *OFFLOADED, *BFLOAT16])
+        *others, last = run_ranks(latents_of_cases, stages, stages, [*CASES, *OFFLOADED, *ON_HOST, *BFLOAT16])
         assert all(value is None for other in others for value in other.values())
         by_stages[stages] = last
     return by_stages
@@ -57,13 +57,19 @@ def test_experts_that_change_places_change_no_bit(latents, stages):
         assert np.array_equal(latents[stages][offloaded.name], latents[1][case.name])
 
 
+@pytest.mark.parametrize("stages", [1, 2, 4])
+def test_kept_context_that_waits_on_the_host_changes_no_bit(latents, stages):
+    for case, on_host in zip(CACHED, ON_HOST):
+        assert np.array_equal(latents[stages][on_host.name], latents[1][case.name])
+
+
 @pytest.mark.parametrize("case, broken", [
     (PLAIN, dict(next_context=False)), (PLAIN, dict(previous_context_after=False)), (EXPERTS[0], dict(crossing=True)), (TRUE_TIMESTEPS[0], dict(true_timesteps=False)),
-    (CACHED[0], dict(of_step=1)), (CACHED[0], dict(next_context=False)), (CACHED[0], dict(cached=False)),
+    (CACHED[0], dict(of_step=1)), (CACHED[0], dict(next_context=False)), (CACHED[0], dict(cached=False)), (CACHED[-1], dict(in_float8=False)),
     (replace(EXPERTS[0], guidance_scale_2=5.0), {}), (replace(EXPERTS[0], boundary_ratio=0.7), {}),
 ])
 def test_the_bar_would_see_a_broken_rule(case, broken):
-    right = EXPERTS[0] if case.boundary_ratio else PLAIN if case == PLAIN else case
+    right = EXPERTS[0] if case.boundary_ratio else case
     assert difference(case.sequential(**broken).numpy(), right.sequential().numpy()) > 100 * BAR
 
 

@@ -8,14 +8,15 @@ from dataclasses import dataclass, fields
 from .output.settings import CheckpointSettings, OutputSettings
 from .plan.partition import PartitionSettings
 from .plan.videos import VideosSettings
+from .plan.waiting import WaitingSettings
 from .strategies.table import StrategySettings, check_refused
 from .text_settings import TextSettings
 
 
 @dataclass(frozen=True)
-class DualParalConfig(TextSettings, CheckpointSettings, OutputSettings, VideosSettings, PartitionSettings, StrategySettings):
+class DualParalConfig(TextSettings, CheckpointSettings, OutputSettings, WaitingSettings, VideosSettings, PartitionSettings, StrategySettings):
     """The settings of a run, each declared and checked by its owner: the method (strategies/table.py), the partition of
-    layers (plan/partition.py), videos side by side (plan/videos.py), the output and the checkpoint (output/settings.py), the
+    layers (plan/partition.py), videos side by side (plan/videos.py), what waits (plan/waiting.py), the output and the checkpoint (output/settings.py), the
     text encoder (text_settings.py). Every field is also a launch flag, ``--dualparal_<field>``.
 
     Raises ValueError when a field is outside its limits.

@@ -23,7 +23,7 @@ from .models.identity import dtype_name, tiling_of
 from .output.segments import join_segments, stack_videos
 from .plan.schedule import AT_END, NO_DECODE
 from .request import Request
-from .run_files import check_trace, checkpoint_of, latents_file, write_trace
+from .run_files import check_space, check_trace, checkpoint_of, latents_file, write_trace
 from .run_spec import RunSpec
 from .strategies.base import Lanes
 from .strategies.table import check_refused, lane_layers, strategy_of
@@ -266,6 +266,7 @@ class DualParalPipeline:
         """A VideoRun or GroupRun of ``videos``."""
         self._check_free()
         check_trace(self.mesh, self.config, videos[0].spec)
+        check_space(self.mesh, self.config, sum(video.kept_bytes for video in videos if video.is_to_make))
         self._warn_of_length(videos[0].plan)
         meter = Meter(self.mesh.synchronize, self.config.trace is not None, self.tell)
         run = kind(self, videos, meter, self._stop_sign(videos[0].plan))

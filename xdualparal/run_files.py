@@ -4,6 +4,7 @@ Knows: which of them a DualParalConfig asks for, whose they may be, and which ra
 """
 
 import logging
+import shutil
 from pathlib import Path
 
 from .output.checkpoint import Checkpoint
@@ -19,6 +20,28 @@ logger = logging.getLogger(__name__)
 def checkpoint_of(config, spec):
     """The Checkpoint of the run with the identity ``spec``, or None."""
     return None if config.checkpoint is None else Checkpoint(config.checkpoint, spec)
+
+
+def check_space(mesh, config, kept_bytes):
+    """Says how much cached context is saved, and when. Raises ValueError on every rank of the replica, which must all call it, where
+    the disk has not as much space: of two states, one of which takes the other's place, or of the one at a stop."""
+    if config.checkpoint is None or not kept_bytes:
+        return
+    is_often = kept_bytes <= config.checkpoint_context_gb * 1e9
+    if mesh.decides:
+        when = f"every {config.checkpoint_waves} waves" if is_often else "only when the run is stopped (see checkpoint_context_gb)"
+        logger.info("the checkpoint saves up to %.3g GB of cached context, %s", kept_bytes / 1e9, when)
+    mesh.on_output_rank(lambda: _check_space(config.checkpoint, kept_bytes * (2 if is_often else 1)))
+
+
+def _check_space(folder, needed):
+    there = next(place for place in (Path(folder).absolute(), *Path(folder).absolute().parents) if place.exists())
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        raise ValueError(
+            f"the checkpoint saves {needed / 1e9:.3g} GB of cached context and {there} has {free / 1e9:.3g} GB free: give another folder, "
+            "context_dtype float8, fewer context_latents, context recomputed, or no checkpoint"
+        )
 
 
 def latents_file(mesh, config, video):

@@ -57,9 +57,12 @@ class RunSpec:
     block_latents: int | None = None
     context_latents: int | None = None
     stagger: int | None = None
+    chunk_latents: int | None = None
+    chunk_overlap_latents: int | None = None
     fresh_noise: float | None = None
     context_timestep: str | None = None
     context: str | None = None
+    context_dtype: str | None = None
     clips: int | None = None
     halo_latents: int | None = None
     global_latents: int | None = None

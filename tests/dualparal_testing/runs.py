@@ -35,12 +35,15 @@ class Case:
     expert_offload: bool = False
     context_timestep: str = "own"
     cached: bool = False
+    context_dtype: str = "model"
+    context_store: str = "device"
 
     def config(self):
         """The DualParalConfig of the case."""
         return DualParalConfig(
             self.block, self.context, stage_layers=self.stage_layers, stagger=self.stagger, expert_offload=self.expert_offload,
             context_timestep=self.context_timestep, context="cached" if self.cached else "recomputed",
+            context_dtype=self.context_dtype, context_store=self.context_store,
         )
 
     def arguments(self):
@@ -66,7 +69,8 @@ class Case:
         return sequential_latents(
             transformers, (SCHEDULERS | FEW_STEPS | STOCHASTIC)[self.scheduler], self.num_steps, noise, branches, scales,
             self.block, self.context, self.stagger, step_generator=self._step_generator(), boundary=boundary,
-            **dict(true_timesteps=self.context_timestep == "true", cached=self.cached) | broken,
+            **dict(true_timesteps=self.context_timestep == "true", cached=self.cached, in_float8=self.context_dtype == "float8")
+            | broken,
         )
 
     def _step_generator(self):
@@ -95,7 +99,9 @@ CACHED = [
     Case("cached context, stagger 2, last block shorter than the context", num_frames=61, num_steps=6, context=3, stagger=2, cached=True),
     Case("cached context as long as a block, no guidance", num_frames=77, num_steps=4, block=3, context=3, guidance_scale=1.0, cached=True),
     Case("cached context, two experts", num_frames=77, num_steps=4, boundary_ratio=0.875, guidance_scale_2=3.0, cached=True),
+    Case("cached context in float8, stagger 2", num_frames=77, num_steps=4, stagger=2, cached=True, context_dtype="float8"),
 ]
+ON_HOST = [replace(case, name=f"{case.name}, on the host", context_store="host") for case in CACHED]
 OFFLOADED = [replace(case, name=f"{case.name}, one at a time on the device", expert_offload=True) for case in EXPERTS]
 CASES = [
     *STOCHASTIC_CASES,

@@ -1,5 +1,7 @@
 """DESIGN section 2 as a plain sequential program on diffusers' stock modules. Shares no code with the executor."""
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -48,17 +50,27 @@ class ContextAttention:
         return torch.stack([even * c - odd * s, even * s + odd * c], dim=-1).flatten(-2)
 
 
+def as_float8(x):
+    """(1, tokens, heads, dim) rounded to e4m3: each head over the power of two above its largest number's 432nd part."""
+    heads = []
+    for head in x.unbind(2):
+        scale = 2.0 ** (math.floor(math.log2(head.abs().max().item() / 432)) + 1)
+        heads.append((head / scale).to(torch.float8_e4m3fn).float() * scale)
+    return torch.stack(heads, dim=2)
+
+
 @torch.no_grad()
 def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, guidance_scale, block, context, stagger=1,
                        next_context=True, previous_context_after=True, step_generator=None, boundary=None,
-                       crossing=False, true_timesteps=False, cached=False, of_step=0):
+                       crossing=False, true_timesteps=False, cached=False, of_step=0, in_float8=False):
     """All latents of the video, (1, channels, latent frames, height, width).
 
     ``transformers``: one, or two, of which the first does the steps with timesteps of ``boundary`` or more; then
     ``guidance_scale`` is one for each. ``noise``: the blocks' initial latents. ``texts``: one embedding a branch. ``next_context``, ``previous_context_after``
     and ``crossing`` break a rule of the method, for tests of the tests: no next context; the previous context one step
     noisier; a next context of the other transformer. ``true_timesteps``: the previous context gets the timestep at which it stands.
-    ``cached``: the previous context is the K/V of the block before at the same step (``of_step`` breaks that: so many steps earlier).
+    ``cached``: the previous context is the K/V of the block before at the same step (``of_step`` breaks that: so many steps earlier), in
+    float8 where ``in_float8``.
     ``step_generator(block, step)``: of the noise that a scheduler adds in a step.
     """
     processors = [[ContextAttention() for _ in transformer.blocks] for transformer in transformers]
@@ -102,6 +114,7 @@ def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, gu
                 predictions.append(transformer(window, at, text, return_dict=False)[0])
                 if cached:
                     tail = [tuple(x[:, x.shape[1] - context * per_frame:].clone() for x in processor.seen) for processor in own_processors]
+                    tail = [tuple(map(as_float8, pair)) for pair in tail] if in_float8 else tail
                     tails.setdefault((i, step), []).append(tail)
                 first = 0 if cached and i else context * per_frame
                 last = first + context * per_frame

@@ -116,6 +116,22 @@ def test_a_denoiser_goes_on_from_its_state_to_the_same_bits(kind):
         assert torch.equal(again.advance(Pass(0, 0, step), predictions[step]), store.advance(Pass(0, 0, step), predictions[step]))
 
 
+def test_blocks_that_overlap_are_blended_and_a_resumed_denoiser_does_the_same():
+    """Blocks of 4, 4 and 3 frames, of which 2 are common; the state goes through a file after the second block."""
+    make, layout = scheduler_maker("unipc", 5), Layout(4, 0, 7, overlap_latents=2)
+    store = Denoiser(make, make().timesteps, [], CPU)
+    assert torch.equal(store.blended(Pass(0, 0, 4), numbered(1, 2, 30, 60), layout), numbered(1, 2))
+    second = store.blended(Pass(0, 1, 4), numbered(0, 0, 90, 120), layout)
+    assert torch.allclose(second, numbered(20, 20))  # 2/3 of 30 and of 0; 1/3 of 60 and 2/3 of 0
+    file = BytesIO()
+    torch.save(store.state(), file)
+    file.seek(0)
+    again = Denoiser(make, make().timesteps, [], CPU, torch.load(file, weights_only=True))
+    for one in (store, again):
+        assert torch.allclose(one.blended(Pass(0, 2, 4), numbered(0, 0, 7), layout), numbered(60, 40, 7))
+        assert not one._blocks  # nothing of a finished video is kept
+
+
 def test_videos_draw_from_their_own_noise_and_share_nothing():
     """Two videos with the same predictions and other noise, side by side, are what each is alone."""
     make, noises = scheduler_maker("unipc", 3), torch.randn(2, 1, 2, 3, 2, 2)

@@ -96,7 +96,7 @@ def joined_by(cache, layer, frames, reads):
     generator = torch.Generator().manual_seed(frames)
     key, value = (torch.randn(1, frames, 3, 5, generator=generator) for _ in range(2))
     read = [cache._kept[name, 0][layer] for name in reads]
-    wanted = [torch.cat([own, *(pair[n] for pair in read)], dim=1) for n, own in enumerate((key, value))]
+    wanted = [torch.cat([own, *(pair[n].packed()[0] for pair in read)], dim=1) for n, own in enumerate((key, value))]
     with cache.during(spec(reads=reads, drops=()), 0):
         return cache.extend(layer, key, value), wanted
 
@@ -143,7 +143,7 @@ def test_what_is_kept_holds_no_more_memory_than_its_frames():
     cache = ContextStore([LAYER], frame_tokens=2, ulysses_degree=2)
     with cache.during(spec(keeps=[(NEWER, 1, 1)]), 0):
         cache.extend(LAYER, *torch.randn(2, 1, 16, 3, 5))
-    assert [one.untyped_storage().nbytes() for one in cache._kept[NEWER, 0][LAYER]] == [4 * 3 * 5 * 4] * 2
+    assert [one.packed()[0].untyped_storage().nbytes() for one in cache._kept[NEWER, 0][LAYER]] == [4 * 3 * 5 * 4] * 2
 
 
 def test_serves_its_own_layers_and_leaves_as_it_came():

@@ -36,11 +36,13 @@ class Run:
     dtype: torch.dtype = torch.float32
     ffn_dim: int = 512
     context_timestep: str = "own"
+    context: str = "recomputed"
+    context_dtype: str = "model"
 
     @property
     def config(self):
         """The settings."""
-        return replace(CONFIG, context_timestep=self.context_timestep)
+        return replace(CONFIG, context_timestep=self.context_timestep, context=self.context, context_dtype=self.context_dtype)
 
     def predicted(self):
         """A RankMemory for each rank."""
@@ -52,6 +54,7 @@ class Run:
         run = RunNumbers(
             SIZE, SIZE, 2 if self.guidance_scale > 1 else 1, Layout(4, 2, 1 + (FRAMES - 1) // 4), STEPS, layers,
             text_tokens=8, decode=NO_DECODE, on_host=True, frame_timesteps=self.context_timestep == "true",
+            kept_bytes=(1 if self.context_dtype == "float8" else self.dtype.itemsize) if self.context == "cached" else 0,
         )
         return memory_of_ranks(model, run)
 
@@ -79,6 +82,9 @@ RUNS = {
     "one stage, wide feed-forward": Run(ffn_dim=1600),
     "one stage, true timesteps": Run(context_timestep="true"),
     "one stage, true timesteps, bfloat16": Run(dtype=torch.bfloat16, context_timestep="true"),
+    "one stage, cached context": Run(context="cached"),
+    "one stage, cached context, float8": Run(context="cached", context_dtype="float8"),
+    "two stages, cached context": Run(2, context="cached"),
     "two stages": Run(2),
     "two stages, bfloat16": Run(2, dtype=torch.bfloat16),
     "two stages, no guidance": Run(2, guidance_scale=1.0),
@@ -92,4 +98,6 @@ def test_a_run_takes_what_was_predicted(name):
     measured = run_ranks(allocated, run.stages, run)
     for memory, bytes_taken in zip(run.predicted(), measured, strict=True):
         expected = replace(memory, weights=0, vae=0, text_encoder=0, loading=0).total
-        assert bytes_taken == pytest.approx(expected, rel=0.05)
+        # Block 0's window, messages of its size and all kept entries meet only for a moment, on one stage: else a bound.
+        least = 0.85 if run.context == "cached" and run.stages > 1 else 0.95
+        assert least * expected <= bytes_taken <= 1.05 * expected

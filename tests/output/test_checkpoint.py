@@ -70,15 +70,15 @@ def test_a_missing_state_and_another_format_are_refused(tmp_path):
     with pytest.raises(ValueError, match="is damaged"):
         Checkpoint(tmp_path, SPEC).load()
     (tmp_path / "checkpoint.json").write_text(json.dumps(read_manifest(tmp_path) | {"format": 7}))
-    with pytest.raises(ValueError, match="has format 7, this is 4"):
+    with pytest.raises(ValueError, match="has format 7, this is 5"):
         Checkpoint(tmp_path, SPEC).load()
 
 
 @pytest.mark.parametrize("content", [
-    b"", b"null", b"[]", b"[[[[", b"7", b'"text"', b"{}", b'{"format": 4}', b'{"format": 4, "spec": 3, "finished": true}', b"[" * 99999,
-    b'{"format": 4, "spec": {}, "wave": 3, "file": "../../secret", "sha256": "00"}', b'{"format": 4, "spec": {}, "wave": 3}',
-    b'{"format": 4, "spec": {}, "wave": "x", "file": "state-x.pt", "sha256": "0"}', b'{"format": 4, "spec": {}, "wave": 3, "file": "state-3.pt"}',
-    b"\xff\xfe", b'{"format": 4, "spec": {}, "wave": null, "file": "state-3.pt", "sha256": "0"}',
+    b"", b"null", b"[]", b"[[[[", b"7", b'"text"', b"{}", b'{"format": 5}', b'{"format": 5, "spec": 3, "finished": true}', b"[" * 99999,
+    b'{"format": 5, "spec": {}, "wave": 3, "file": "../../secret", "sha256": "00"}', b'{"format": 5, "spec": {}, "wave": 3}',
+    b'{"format": 5, "spec": {}, "wave": "x", "file": "state-x.pt", "sha256": "0"}', b'{"format": 5, "spec": {}, "wave": 3, "file": "state-3.pt"}',
+    b"\xff\xfe", b'{"format": 5, "spec": {}, "wave": null, "file": "state-3.pt", "sha256": "0"}',
 ])
 def test_a_foreign_manifest_is_refused(tmp_path, content):
     (tmp_path / "checkpoint.json").write_bytes(content)
@@ -112,6 +112,7 @@ def test_what_cannot_be_saved_is_said(tmp_path):
 
 
 LONG = Case("", num_frames=400, num_steps=5)
+CACHED = replace(LONG, cached=True)
 
 
 def segments(rank, folder, degrees, case, output_type="np", stop_after=None, blocks_kept=0, num_frames=None):
@@ -129,7 +130,7 @@ def segments(rank, folder, degrees, case, output_type="np", stop_after=None, blo
 
 def processes(degrees):
     """How many ``degrees`` make."""
-    return int(np.prod([int(n) + (name == "use_cfg_parallel") for name, n in degrees.items()]))
+    return int(np.prod([int(n) + (name == "use_cfg_parallel") for name, n in degrees.items() if name != "attention_backend"]))
 
 
 def run(folder, degrees, case=LONG, **options):
@@ -142,6 +143,8 @@ def run(folder, degrees, case=LONG, **options):
     (dict(stages=2), dict(stages=2), LONG),
     (dict(stages=1), dict(stages=4), replace(LONG, stagger=2)),
     (dict(stages=2), dict(stages=2, use_cfg_parallel=True), replace(LONG, scheduler="dpm++")),
+    (dict(stages=2), dict(stages=4), CACHED),
+    (dict(stages=2, use_cfg_parallel=True), dict(stages=1), replace(CACHED, stagger=2, context_dtype="float8", context_store="host")),
 ])
 def test_a_run_goes_on_to_the_same_bits(tmp_path, before, after, case):
     """Also on another number of stages, and with guidance on two ranks."""
@@ -162,6 +165,16 @@ def test_shards_are_saved_as_one(tmp_path):
     first, _ = run(tmp_path, dict(stages=2, ulysses_degree=2), stop_after=1)
     rest, _ = run(tmp_path, dict(stages=1), blocks_kept=len(first))
     assert np.abs(np.concatenate(first + rest) - np.concatenate(whole)).max() < 1e-4
+
+
+@pytest.mark.processes
+def test_kept_context_of_shards_is_saved_as_one(tmp_path):
+    """From Ulysses to ring, and on one rank; both cut heads and tokens."""
+    whole, _ = run(None, dict(stages=1), CACHED)
+    first, _ = run(tmp_path, dict(stages=2, ulysses_degree=2), CACHED, stop_after=1)
+    more, _ = run(tmp_path, dict(stages=1, ring_degree=2, ulysses_degree=2, attention_backend="SDPA_FLASH"), CACHED, stop_after=1, blocks_kept=len(first))
+    rest, _ = run(tmp_path, dict(stages=1), CACHED, blocks_kept=len(first + more))
+    assert more and np.abs(np.concatenate(first + more + rest) - np.concatenate(whole)).max() < 1e-4
 
 
 @pytest.mark.processes

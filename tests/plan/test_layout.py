@@ -67,3 +67,17 @@ def test_frames_and_blocks_are_each_others_inverse(num_frames):
     for blocks, count in enumerate(frames):
         if count < num_frames or not num_frames:
             assert LAYOUT.whole_blocks(count, num_frames, 4) == blocks == LAYOUT.whole_blocks(count + 1, num_frames, 4)
+
+
+@pytest.mark.parametrize("overlap", [0, 1, 2])
+@pytest.mark.parametrize("latent_frames", range(1, 20))
+def test_blocks_that_overlap(latent_frames, overlap):
+    """Each begins where the one before has its last frames, all have their whole size but the last one, and none is needless."""
+    layout = Layout(5, 0, latent_frames, overlap_latents=overlap)
+    blocks = [range(layout.first_latent(n), layout.first_latent(n) + layout.own_latents(n)) for n in range(layout.num_blocks)]
+    assert blocks[0].start == 0 and blocks[-1].stop == latent_frames and all(len(block) == 5 for block in blocks[:-1])
+    for before, block in zip(blocks, blocks[1:]):
+        assert before.stop - block.start == overlap and block.stop > before.stop
+    assert sum(map(layout.given_latents, range(layout.num_blocks))) == latent_frames
+    assert [layout.of_blocks(n + 1).num_blocks for n in range(layout.num_blocks)] == [n + 1 for n in range(layout.num_blocks)]
+    assert window_sizes(layout.shortest_alike()) == window_sizes(layout)

@@ -152,3 +152,27 @@ def test_the_fullest_rank():
 def test_the_parts_that_are_shown_are_not_empty():
     parts = memory_of_ranks(MODEL, RUN)[1].parts()
     assert set(parts) == {"weights", "loading", "text", "activations", "context", "messages"} and all(parts.values())
+
+
+def test_cached_context_waits_as_often_as_designed():
+    """4 blocks, 4 steps: min(4, 3 * 1) entries of 2 branches, 3 layers, K and V, of 100 tokens of 10 numbers; block 0's window is as before."""
+    plain, cached, float8, host = (
+        memory_of_ranks(MODEL, replace(RUN, **more))[2]
+        for more in ({}, dict(kept_bytes=2), dict(kept_bytes=1), dict(kept_bytes=2, kept_on_host=True))
+    )
+    entry = 2 * 3 * 2 * 100 * 10 * 2
+    assert cached.context - plain.context == 3 * entry and float8.context - plain.context == 3 * entry / 2
+    assert (host.kept_on_host, host.host, host.context - plain.context) == (3 * entry, 3 * entry, 5 * entry / 6)
+    assert cached.host == 0 and host.total < cached.total
+    two = memory_of_ranks(MODEL, replace(RUN, kept_bytes=2, stagger=2, videos=2))[2]
+    assert two.context == 2 * plain.context - 2 * (4 / 3) * WINDOW_TOKENS * 20 + 2 * 4 * entry
+
+
+def test_designs_figures_of_cached_context():
+    """DESIGN section 2: Wan 14B at 480p in bfloat16, C = 4, 5 layers a stage: 2.6 GB with 4 steps and no guidance, 64 GB with 50 and two
+    branches."""
+    wan = replace(MODEL, heads=40, head_dim=128, pixels_per_token=16, pixels_per_latent=8)
+    for steps, branches, expected in ((4, 1, 2.6e9), (50, 2, 64e9)):
+        sizes = dict(height=480, width=832, layout=Layout(8, 4), stage_layers=(5,) * 8, steps=steps, branches=branches)
+        plain, cached = (memory_of_ranks(wan, replace(RUN, **sizes, kept_bytes=kept))[2].context for kept in (0, 2))
+        assert cached - plain == pytest.approx(expected, rel=0.02)

@@ -54,10 +54,10 @@ def test_cached_context_is_of_the_same_step():
     assert spec.window == (Frames(Pass(0, 1, 1), 0, 8),)
     assert (spec.predicted, spec.position) == (range(8), 12)
     assert spec.reads == spec.drops == (tail, head) and spec.reads_before == 1
-    assert spec.keeps == (Kept(KVKey(Pass(0, 1, 2), "head"), 0, 4), Kept(KVKey(Pass(0, 1, 2), "tail"), 4, 4))
+    assert spec.keeps == (Kept(KVKey(Pass(0, 1, 2), "head"), 0, 4), Kept(KVKey(Pass(0, 1, 2), "tail"), 4, 4, lasts=True))
     assert spec.frees == (Pass(0, 1, 1),)
     first, last = spec_of(0, 0, context=CACHED), spec_of(3, 4, context=CACHED)
-    assert first.reads == () and first.keeps == (Kept(KVKey(Pass(0, 0, 0), "tail"), 8, 4),)
+    assert first.reads == () and first.keeps == (Kept(KVKey(Pass(0, 0, 0), "tail"), 8, 4, lasts=True),)
     assert last.keeps == () and last.reads == (KVKey(Pass(0, 2, 4), "tail"),) and last.frees == (Pass(0, 3, 3),)
 
 
@@ -66,7 +66,7 @@ def test_as_many_entries_of_cached_context_live_as_designed(blocks, steps, stagg
     """DESIGN section 2: W * min(T, (K - 1) * D)."""
     plan = DualParalPlan(blocks, steps, 2, stagger, layout=LAYOUT, context=CACHED).side_by_side((0,) * videos)
     most = max(len(plan.live(wave).keys) for wave in range(plan.num_waves))
-    assert most == videos * min(steps, (blocks - 1) * stagger)
+    assert most == videos * min(steps, (blocks - 1) * stagger) == videos * plan.most_kept
 
 
 def test_half_passes_need_the_whole_pass_that_left_their_cached_context():
@@ -139,7 +139,7 @@ def test_the_strategy_makes_a_plan():
     assert plan == DualParalPlan(5, 5, 3, 2, True, "thread", layout=Layout(4, 2, 21))
     assert DualParal().plan(DualParalSettings(), None, 5, Lanes(1, "none", False)).num_blocks is None
     assert DualParal().identity(DualParalSettings(4, 2)) == dict(
-        strategy="dualparal", block_latents=4, context_latents=2, stagger=1, fresh_noise=0.0, context_timestep="own", context="recomputed",
+        strategy="dualparal", block_latents=4, context_latents=2, stagger=1, fresh_noise=0.0, context_timestep="own", context="recomputed", context_dtype="model",
     )
 
 

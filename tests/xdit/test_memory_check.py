@@ -28,6 +28,7 @@ def card(monkeypatch):
         place = Place("this machine" if is_host else "device 3", free_bytes, ranks, is_host)
         monkeypatch.setattr(memory_check, "place_of_this_rank", lambda world_size: place)
         monkeypatch.setattr(torch.accelerator, "is_available", lambda: not is_host)
+        monkeypatch.setattr(memory_check, "available_on_host", lambda: 10**15)  # beside the device
 
     return set_to
 
@@ -203,3 +204,39 @@ def test_another_value_is_refused():
 
     with pytest.raises(ValueError, match="memory_check is 'off': give one of refuse, warn"):
         CommandSettings(memory_check="off")
+
+
+CACHED = "--height 480 --width 832 --num_frames 801 --dualparal_context cached --dualparal_decode inline --dualparal_text_encoder cpu --enable_tiling "
+
+
+@pytest.mark.parametrize("more, free, proposed", [
+    ("--num_inference_steps 20", 40, "--dualparal_context_store host"),
+    ("--num_inference_steps 4 --dualparal_context_dtype float8 --dualparal_context_store host", 15, "--dualparal_degree"),
+])
+def test_ways_out_of_cached_contexts_memory(card, more, free, proposed):
+    card(free * 10**9)
+    with pytest.raises(ValueError, match=f"free: {proposed}"):
+        check(parsed(CACHED + more, degree=4, model="Wan2.1-T2V"))
+
+
+def test_on_a_machine_without_accelerator_cached_context_gets_smaller_or_recomputed(card):
+    """Its host is where it computes."""
+    args = parsed(CACHED + "--num_inference_steps 50", degree=1, model="Wan2.1-T2V")
+    card(10**15, is_host=True, ranks=(0,), world=1)
+    changes = {change.text: change for change in memory_check._flags(args, model_class("Wan2.1-T2V", 1))}
+    assert "--dualparal_context_store host" not in changes
+    needs = {text: predicted(args | change.values, model_class("Wan2.1-T2V", 1))[0].context for text, change in changes.items()}
+    before = predicted(args, model_class("Wan2.1-T2V", 1))[0].context
+    half = [needs[f"--dualparal_context_{text}"] for text in ("dtype float8", "latents 2")]
+    assert all(0.45 * before < need < 0.55 * before for need in half) and needs["--dualparal_context recomputed"] < before / 20
+
+
+def test_what_waits_on_the_host_must_fit_there(card, monkeypatch):
+    card(10**15)
+    args = parsed(CACHED + "--num_inference_steps 20 --dualparal_context_store host", model="Wan2.1-T2V")
+    needed = sum(memory.host for memory in predicted(args, model_class("Wan2.1-T2V", 4)))
+    monkeypatch.setattr(memory_check, "available_on_host", lambda: needed)
+    assert check(args) == ""
+    monkeypatch.setattr(memory_check, "available_on_host", lambda: needed - 1)
+    with pytest.raises(ValueError, match="cached context wait in this machine's memory, and .* are free: give --dualparal_context_dtype"):
+        check(args)

@@ -1,4 +1,4 @@
-"""Measures demo clips against their prompts; `python -m xdualparal.demo.quality model | video FILE --prompt TEXT`.
+"""Measures demo clips against their prompts; `python -m xdualparal.demo.quality` measures the demo model alone.
 
 Knows: what demo clips show, and diffusers' stock pipeline. Must not know: DualParal.
 
@@ -34,7 +34,7 @@ ONE_OBJECT_SHARE = 0.95
 
 @dataclass(frozen=True)
 class Measures:
-    """One clip, or one segment of a video, against its prompt. All but `_px`, pixels a frame, are shares of frames, 0 to 1."""
+    """One clip against its prompt. All but `_px`, pixels a frame, are shares of frames, 0 to 1."""
 
     prompt: str
     one_object: float
@@ -173,12 +173,6 @@ def measure(video: np.ndarray, prompt: str) -> Measures:
     )
 
 
-def measure_segments(video: np.ndarray, prompt: str, segment_frames: int = 81) -> list[Measures]:
-    """Measures consecutive segments, so that a long video's end can be compared with its start."""
-    starts = range(0, max(1, len(video) - segment_frames // 2), segment_frames)
-    return [measure(video[start : start + segment_frames], prompt) for start in starts]
-
-
 def summary(measured: list[Measures]) -> dict[str, float]:
     """Averages over clips; an accuracy is the share of clips that are right in most frames."""
 
@@ -199,15 +193,6 @@ def table(rows: list[dict], names: list[str]) -> str:
     lines = [" " * 22 + "".join(f"{name:>16}" for name in names)]
     lines += [f"{key:<22}" + "".join(f"{row[key]:>16.3f}" for row in rows) for key in rows[0]]
     return "\n".join(lines)
-
-
-def read_video(path: Path) -> np.ndarray:
-    """Reads a video file as (frames, 32, 32, 3) float32 in 0..1; averages larger frames. Raises as `to_demo_size`."""
-    import av
-
-    with av.open(str(path)) as container:
-        frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
-    return to_demo_size(frames.astype(np.float32) / 255)
 
 
 def to_demo_size(video: np.ndarray) -> np.ndarray:
@@ -269,32 +254,18 @@ def model_command(args: argparse.Namespace) -> dict:
     return {"settings": settings, "vae_psnr_db": psnr, **groups, "clips": [asdict(m) for m in measured]}
 
 
-def video_command(args: argparse.Namespace) -> dict:
-    """Measures a file segment by segment."""
-    measured = measure_segments(read_video(args.file), args.prompt, args.segment_frames)
-    rows = [{name: value for name, value in asdict(m).items() if name != "prompt"} for m in measured]
-    print(table(rows, [f"{i * args.segment_frames}.." for i in range(len(rows))]))
-    return {"prompt": args.prompt, "segment_frames": args.segment_frames, "segments": rows}
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command in `arguments`, by default the process's own."""
-    parser = argparse.ArgumentParser(prog="python -m xdualparal.demo.quality", description=__doc__.split("\n")[0])
-    commands = parser.add_subparsers(required=True)
-    model = commands.add_parser("model", help="generate with a stock WanPipeline, measure, and measure the VAE")
-    model.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
+    parser = argparse.ArgumentParser(
+        prog="python -m xdualparal.demo.quality",
+        description="Generates with a stock WanPipeline, measures, and measures the VAE. For a video file: xdit-dualparal quality FILE.",
+    )
+    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
     for name, default in (("prompts", 50), ("frames", 81), ("steps", 25), ("guidance", 1.5), ("seed", 0)):
-        model.add_argument(f"--{name}", type=type(default), default=default)
-    model.set_defaults(command=model_command)
-    video = commands.add_parser("video", help="measure a video file against its prompt, segment by segment")
-    video.add_argument("file", type=Path)
-    video.add_argument("--prompt", required=True)
-    video.add_argument("--segment-frames", type=int, default=81)
-    video.set_defaults(command=video_command)
-    for command in (model, video):
-        command.add_argument("--json", type=Path, help="also write everything measured to this file")
+        parser.add_argument(f"--{name}", type=type(default), default=default)
+    parser.add_argument("--json", type=Path, help="also write everything measured to this file")
     args = parser.parse_args(arguments)
-    result = args.command(args)
+    result = model_command(args)
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + "\n")
 

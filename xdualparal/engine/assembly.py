@@ -9,9 +9,12 @@ from itertools import islice
 import torch
 
 from ..plan.messages import messages_of
+from ..plan.waiting import FLOAT8, HOST
 from .blocks import BlockStore, Denoiser, apply_guidance
 from .clips import ClipLanes
 from .executor import Edges, Executor, Work
+from .kept_kv import DeviceShelf, HostShelf, exact, float8
+from .kept_state import KeptState, Place
 from .p2p import Receiver, Sender
 from .stage import StageRun
 
@@ -22,7 +25,12 @@ def make_executor(run, cleanup):
     timesteps = a_request.make_scheduler(run.device).timesteps
     texts = {video.number: _text(run, video.request) for video in videos}
     lanes = ClipLanes(run) if run.plan.exchanges else None
-    stage_run = StageRun(run.stage, timesteps, run.plan.expert_starts, texts, run.videos[0].shard, lanes and lanes.context)
+    stage_run = StageRun(
+        run.stage, timesteps, run.plan.expert_starts, texts, run.videos[0].shard, _lasting(run), lanes and lanes.context
+    )
+    if run.saves:
+        run.stage_run, run.kept_state = stage_run, KeptState(run.mesh, _place(run))
+        _restore_kept(run)
     cleanup.callback(stage_run.end)
     cleanup.enter_context(stage_run.context.installed())
     run.edges = lanes.edges if lanes else _make_edges(run)
@@ -35,11 +43,32 @@ def make_executor(run, cleanup):
             _together(video.in_flight() for video in videos), {video.number: video.step_noise() for video in videos},
             run.videos[0].shard,
         )
-        work.guide, work.finish, work.decode = lambda one, prediction: _guide(run, one, prediction), run.finish, run.decoder.add
+        work.guide, work.decode = lambda one, prediction: _guide(run, one, prediction), run.decoder.add
+        work.finish = lambda one, latents: run.finish(one, run.denoiser.blended(one, latents, run.plan.layout))
     if lanes:
         work.finish, work.decode = lanes.finish, lanes.decode
     messages = messages_of(run.plan, run.progress)
     return Executor(run.plan, run.progress, messages, run.stage.index, work, run.meter, run.at_wave)
+
+
+def _lasting(run):
+    """How K/V that last for waves are kept, see ContextStore."""
+    format = float8(run.mesh.largest_of_ring) if run.config.context_dtype == FLOAT8 else exact()
+    return format, HostShelf(run.device) if run.config.context_store == HOST else DeviceShelf()
+
+
+def _place(run):
+    """What this rank has of K/V, a kept_state.Place."""
+    branch, ranks = run.mesh.branch
+    branches = tuple(range(run.videos[0].request.branches)) if ranks == 1 else (branch,)
+    return Place(len(run.stage.layers), run.videos[0].shard.frame_tokens, run.mesh.ulysses, run.mesh.ring, branches)
+
+
+def _restore_kept(run):
+    """Gives this rank its part of the kept K/V of videos that are resumed."""
+    for video in run.videos_to_make:
+        keys = video.live_keys(video.first_wave)
+        run.kept_state.spread(keys, video.kept(), lambda key, number, packed: run.stage_run.restore(run.plan.spec(key.one), key, number, packed))
 
 
 def _noises(run):

@@ -79,6 +79,23 @@ class Denoiser:
             self._blocks[one] = latents, scheduler
         return latents
 
+    def blended(self, one, latents, layout):
+        """What the video has of the block that the pass ``one`` has finished, of its own ``latents``: where it overlaps the block before
+        (Layout.overlap_latents), both, and not what the next one has, too, which is remembered for that.
+
+        The first of V common frames is V / (V + 1) of the block before and 1 / (V + 1) of this one, the last one the reverse.
+        """
+        overlap, given = layout.overlap_latents, layout.given_latents(one.block)
+        if not overlap:
+            return latents
+        if given < latents.shape[2]:
+            self._blocks[one] = latents[:, :, given:].clone(), self._make_scheduler()
+        if not one.block:
+            return latents[:, :, :given].contiguous()
+        before, _ = self._blocks.pop(one._replace(block=one.block - 1))
+        share = (torch.arange(1, overlap + 1, device=latents.device) / (overlap + 1)).view(-1, 1, 1)
+        return torch.cat([(1 - share) * before + share * latents[:, :, :overlap], latents[:, :, overlap:given]], dim=2)
+
     def _step(self, scheduler, one, prediction, latents):
         timestep, step_noise = self.timesteps[one.step], self._step_noises.get(one.video)
         if step_noise is None:

@@ -9,8 +9,12 @@ from xfuser.core.distributed import (
     get_cfg_group,
     get_model_replica_group,
     get_pp_group,
+    get_ring_parallel_rank,
+    get_ring_parallel_world_size,
     get_runtime_state,
     get_sp_group,
+    get_ulysses_parallel_rank,
+    get_ulysses_parallel_world_size,
     get_world_group,
     initialize_runtime_state,
 )
@@ -52,6 +56,16 @@ class Mesh(Replica):
         return self._sequence.rank_in_group, self._sequence.world_size
 
     @property
+    def ulysses(self):
+        """(index of this rank's part of the attention heads, number of parts)."""
+        return get_ulysses_parallel_rank(), get_ulysses_parallel_world_size()
+
+    @property
+    def ring(self):
+        """(index of this rank's part of the tokens in attention, number of parts)."""
+        return get_ring_parallel_rank(), get_ring_parallel_world_size()
+
+    @property
     def branch(self):
         """(index of the guidance branch that this rank computes, number of ranks that share the branches)."""
         return self._guidance.rank_in_group, self._guidance.world_size
@@ -91,6 +105,12 @@ class Mesh(Replica):
     def join_shards(self, parts):
         """The parts of all ranks of the sequence parallel group side by side, along the last dimension."""
         return self._sequence.all_gather(parts.contiguous(), dim=-1)
+
+    def largest_of_ring(self, numbers):
+        """The largest of each of ``numbers`` on the ranks that share the tokens in attention."""
+        if self._sequence.ring_world_size > 1:
+            dist.all_reduce(numbers, op=dist.ReduceOp.MAX, group=self._sequence.ring_group)
+        return numbers
 
     def join_branches(self, prediction):
         """Both branches' predictions, (branches, ...), where they are computed on two ranks."""

@@ -4,6 +4,9 @@ Knows: which ranks are a replica, and a process group over gloo that waits as lo
 told. It needs no group of xDiT's, so that it can be there before a model is loaded.
 """
 
+from io import BytesIO
+
+import torch
 import torch.distributed as dist
 from xfuser.core.distributed import get_world_group, init_distributed_environment
 from xfuser.core.distributed.utils import RankGenerator
@@ -67,6 +70,22 @@ class Replica:
         result, error = self._as_on(self.ranks[0], _tried(function, ValueError) if self.decides else None)
         _raise(error)
         return result
+
+    def send(self, value, rank):
+        """Sends ``value``, whose tensors are on the CPU, to the global ``rank`` of the replica, which must ``receive`` it."""
+        buffer = BytesIO()
+        torch.save(value, buffer)  # send_object_list cannot take float8
+        content = torch.frombuffer(buffer.getbuffer(), dtype=torch.uint8)
+        dist.send(torch.tensor([len(content)]), dst=rank, group=self._patient)
+        dist.send(content, dst=rank, group=self._patient)
+
+    def receive(self, rank):
+        """What the global ``rank`` of the replica sends next."""
+        size = torch.empty(1, dtype=torch.int64)
+        dist.recv(size, src=rank, group=self._patient)
+        content = torch.empty(size.item(), dtype=torch.uint8)
+        dist.recv(content, src=rank, group=self._patient)
+        return torch.load(BytesIO(content.numpy()), weights_only=True)
 
     def gather_objects(self, value):
         """The ``value`` of every rank, in their order, on the output rank; None on the others."""

@@ -43,6 +43,8 @@ class GroupRun:
         self.progress = Progress(self.plan)
         self.outcome = Outcome.READY if self.videos_to_make else Outcome.ALREADY_FINISHED
         self.edges, self.decoder, self.denoiser, self.passes_done = Edges(), None, None, 0
+        self.stage_run = self.kept_state = None
+        self.kept_bytes = sum(video.kept_bytes for video in self.videos_to_make)  # of cached K/V in what is saved
         self.first_segment_s, self.started_s = None, time.monotonic()
         self.drain = lambda: None  # waits until the segments given are stored, before a snapshot says so
         self.at_start = self.at_end = lambda run: None  # called on every rank; what the first raises ends the run
@@ -187,22 +189,32 @@ class GroupRun:
         if last is not None:
             self.progress.stop_after(last)
         done = wave - self.progress.first
-        if self._saves and done and done % self.config.checkpoint_waves == 0:
+        if self.saves and self._saves_on_the_way and done and done % self.config.checkpoint_waves == 0:
             self.drain()
             self._save(wave)
 
     @property
-    def _saves(self):
-        return self.stage.is_last and any(video.snapshots.is_on for video in self.videos_to_make)
+    def saves(self):
+        """Whether states are saved."""
+        return any(video.snapshots.is_on for video in self.videos_to_make)
+
+    @property
+    def _saves_on_the_way(self):
+        return self.kept_bytes <= self.config.checkpoint_context_gb * 1e9
 
     def _save(self, wave, wait=False):
-        in_flight = self.denoiser.state()
-        for video in self.videos_to_make:
-            video.save(wave, in_flight, wait)
+        """Every rank of the replica gives its kept K/V, those of the last stage the latents."""
+        videos = [video for video in self.videos_to_make if video.is_saved_at(wave)]
+        keys = [key for video in videos for key in video.live_keys(wave)]
+        kept = self.kept_state.gather(keys, self.stage_run.context.kept) if keys else {}
+        if self.stage.is_last:
+            in_flight = self.denoiser.state()
+            for video in videos:
+                video.save(wave, in_flight, kept or {}, wait)
 
     def _end_snapshots(self):
         """Nothing is left to resume when the videos are finished; a run that was stopped can be resumed."""
-        if not self._saves:
+        if not self.saves:
             return
         self.drain()
         if self.progress.was_stopped:
@@ -210,6 +222,7 @@ class GroupRun:
         elif self.mesh.is_output and not self._was_left:  # else the caller has not got all segments
             for video in self.videos_to_make:
                 video.end_snapshots()
+        self.kept_state.finish()
 
 
 def _status_of(video):

@@ -7,6 +7,8 @@ Latents are saved whole, not sharded, so a run can be resumed with other degrees
 
 import torch
 
+from ..plan.actions import Pass
+from ..plan.passes import KVKey
 from .blocks import map_tensors
 
 
@@ -22,6 +24,7 @@ class Snapshots:
     def __init__(self, checkpoint, mesh, shard, plan, memory_latents, blocks_kept):
         self._checkpoint, self._mesh, self._shard, self._plan = checkpoint, mesh, shard, plan
         self._memory_latents = memory_latents
+        self._kept = None  # of the state, on the output rank: large, so that no other rank gets more of it than its own
         self._state, self.was_finished = self._load(blocks_kept) if checkpoint is not None else (None, False)
         # block: whole latents on the CPU, of finished blocks that a resumed run may need
         self._finished = dict(self._state["finished"]) if self._state else {}
@@ -44,6 +47,7 @@ class Snapshots:
         try:
             state = self._checkpoint.load()
             _check_kept(state, blocks_kept)
+            self._kept = state.pop("kept") if state else None
             return state, blocks_kept == self._plan.num_blocks and self._checkpoint.is_of_a_finished_run()
         except (ValueError, OSError):
             raise
@@ -75,6 +79,11 @@ class Snapshots:
             return {}
         return {one: self._own_part(self._latents(one)) for one in self._plan.live(self.first_wave).latents}
 
+    def kept(self):
+        """For KeptState.spread: the kept K/V that the first wave on needs, on the output rank; once."""
+        kept, self._kept = self._kept or {}, None
+        return {_as_key(key): whole for key, whole in kept.items()}
+
     def undecoded(self, segments_given):
         """[(block, latents)] of finished blocks whose segments the caller has not got."""
         return [(block, latents) for block, latents in sorted(self._finished.items()) if block >= segments_given]
@@ -97,19 +106,21 @@ class Snapshots:
         if self.is_on:
             self._finished[block] = latents.cpu()
 
-    def save(self, wave, in_flight, segments_given, wait=False):
+    def save(self, wave, in_flight, segments_given, kept=(), wait=False):
         """Saves the state before ``wave``; every rank of the last stage takes part, the output rank writes.
 
-        ``in_flight``: Denoiser.state(). ``segments_given``: how many blocks' segments the caller has got.
+        ``in_flight``: Denoiser.state(). ``segments_given``: how many blocks' segments the caller has got. ``kept``: on the output
+        rank {key: whole K/V} of what is live, see KeptState.gather.
         """
         live = self._plan.live(wave)
-        assert not live.keys, f"K/V that outlast a wave are not saved yet: {live.keys}"
         in_flight = map_tensors(in_flight, self._whole)
         if self._mesh.is_output:
             self._forget(segments_given, live)
             missing = [one for one in live.latents if tuple(one) not in in_flight and one.block not in self._finished]
             assert not missing, f"latents that the passes from wave {wave} on need are not here: {missing}"
             state = dict(wave=wave, in_flight=in_flight, finished=dict(self._finished), segments_given=segments_given)
+            assert set(dict(kept)) == set(live.keys), f"K/V {list(dict(kept))} are kept, and live are {live.keys}"
+            state["kept"] = {(*key.one, key.part): whole for key, whole in dict(kept).items()}
             self._checkpoint.save(state, wave, wait)
 
     def end(self):
@@ -134,6 +145,11 @@ def _check_kept(state, blocks_kept):
             f"{state['segments_given']} blocks of the video were written before the checkpoint and only {blocks_kept} are "
             "there: put the video's file back, or delete the checkpoint to start anew"
         )
+
+
+def _as_key(saved):
+    *one, part = saved
+    return KVKey(Pass(*one), part)
 
 
 def _is_latents(tensor):

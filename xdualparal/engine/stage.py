@@ -111,23 +111,31 @@ class StageRun:
 
     ``timesteps``: (steps,). ``expert_starts``: for each expert the first of the steps that it does. ``texts``: by their numbers
     in PassSpec.texts, prompt embeddings (branches, length, dim), all of one shape. ``shard``: this rank's part of every latent
-    frame, a sharding.SpatialShard. ``context``: where the K/V that a pass sees besides come from, by default a ContextStore.
+    frame, a sharding.SpatialShard. ``lasting``: see ContextStore. ``context``: where the K/V that a pass sees besides come from, by
+    default a ContextStore.
     """
 
-    def __init__(self, stage, timesteps, expert_starts, texts, shard, context=None):
+    def __init__(self, stage, timesteps, expert_starts, texts, shard, lasting=None, context=None):
         self._stage, self._shard, self._family = stage, shard, stage.family
         text = torch.cat(list(texts.values()))
         self._branches, self.dtype = len(text) // len(texts), stage.dtype  # what travels between stages has the transformers'
         self._first_row = {number: n * self._branches for n, number in enumerate(texts)}
         self._residency = stage.residency
-        self._residency.begin(text.device)
+        self._device = text.device
+        self._residency.begin(self._device)
         self._experts = [self._make_expert(number, timesteps, text) for number in range(len(expert_starts))]
         self._residency.narrow([one for transformer in stage.transformers for one in self._family.used_once(transformer)])
-        self.context = context or ContextStore(stage.attentions, shard.frame_tokens, get_ulysses_parallel_world_size())
+        self.context = context or ContextStore(stage.attentions, shard.frame_tokens, get_ulysses_parallel_world_size(), lasting)
 
     def _make_expert(self, number, timesteps, text):
         self._residency.load(number)
         return Expert(self._family, self._stage.transformers[number], timesteps, text)
+
+    def restore(self, spec, key, branch, packed):
+        """Keeps K/V that an earlier run's pass of ``spec`` left, see ContextStore.restore."""
+        count = len(self._stage.layers)
+        layers = self._stage.attentions[spec.expert * count:(spec.expert + 1) * count]
+        self.context.restore(key, branch, layers, packed, self._device)
 
     def load(self, spec):
         """Brings the expert of a PassSpec to the device."""

@@ -9,6 +9,7 @@ from enum import Enum
 from itertools import islice
 
 from ..plan.schedule import NO_DECODE
+from ..plan.waiting import FLOAT8
 from .noise import StepNoise, noise_blocks, whole_noise
 from .sharding import SpatialShard
 from .snapshot import Snapshots
@@ -46,6 +47,7 @@ class Video:
         self.segments_given = min(blocks_kept, self.blocks_finished)
         self.blocks_kept = self.segments_given  # how many come before those that are given now
         self.outcome = Outcome.ALREADY_FINISHED if self.snapshots.was_finished else Outcome.READY
+        self.kept_bytes = _kept_bytes(plan, request, pipeline.stage, pipeline.config)
         self.report = self.first_segment_s = self._generator = None
         self.latents_sink = None  # a context with ``append(block, latents)`` for finished blocks, on the output rank
 
@@ -110,16 +112,39 @@ class Video:
         """[(block, latents)] of blocks that an earlier run finished and whose segments the caller has not got."""
         return self.snapshots.undecoded(self.segments_given) if self.is_to_make else []
 
-    def save(self, wave, in_flight, wait=False):
-        """Saves the state before ``wave``, if that is later than what it began with. ``in_flight``: see Snapshots.save."""
-        if self.snapshots.is_on and self.is_to_make and wave > self.first_wave:
-            own = {(0, *one): rest for (video, *one), rest in in_flight.items() if video == self.number}
-            self.snapshots.save(wave, own, self.segments_given, wait)
+    def is_saved_at(self, wave):
+        """Whether its state before ``wave`` is to be saved: later than what it began with."""
+        return self.snapshots.is_on and self.is_to_make and wave > self.first_wave
+
+    def live_keys(self, wave):
+        """The K/V that its passes from ``wave`` on need of earlier waves, as the run numbers its videos."""
+        return [self._in_run(key) for key in self.plan.live(wave).keys]
+
+    def _in_run(self, key):
+        return key._replace(one=key.one._replace(video=self.number))
+
+    def kept(self):
+        """See Snapshots.kept."""
+        return {self._in_run(key): whole for key, whole in self.snapshots.kept().items()}
+
+    def save(self, wave, in_flight, kept, wait=False):
+        """Saves the state before ``wave``. ``in_flight``, ``kept``: see Snapshots.save, of all videos of the run."""
+        own = {(0, *one): rest for (video, *one), rest in in_flight.items() if video == self.number}
+        own_kept = {key._replace(one=key.one._replace(video=0)): whole for key, whole in kept.items() if key.one.video == self.number}
+        self.snapshots.save(wave, own, self.segments_given, own_kept, wait)
 
     def end_snapshots(self):
         """The video is finished: nothing is left to resume. On the output rank."""
         if self.snapshots.is_on and self.is_to_make:
             self.snapshots.end()
+
+
+def _kept_bytes(plan, request, stage, config):
+    """The most that its saved state has of cached K/V, of all stages and branches."""
+    number = 1 if config.context_dtype == FLOAT8 else stage.dtype.itemsize
+    dim = stage.config.num_attention_heads * stage.config.attention_head_dim
+    a_pass = request.branches * stage.config.num_layers * 2 * plan.layout.context_latents * request.frame_tokens * dim * number
+    return plan.most_kept * a_pass if plan.most_kept else 0
 
 
 # Of a RunSpec, what videos side by side need not have in common.

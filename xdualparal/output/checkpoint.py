@@ -8,19 +8,18 @@ import json
 import logging
 import threading
 from contextlib import suppress
-from io import BytesIO
 from pathlib import Path
 
 import torch
 
 from ..run_spec import RunSpec
-from .files import not_written, reason_of, remove_left_in, write_whole
+from .files import not_written, reason_of, remove_left_in, write_whole, write_whole_with
 from .lock import FileLock
 
 logger = logging.getLogger(__name__)
 
 _MANIFEST = "checkpoint.json"
-_FORMAT = 4  # 3: the last block is short; 4: what a RunSpec has
+_FORMAT = 5  # 3: the last block is short; 4: what a RunSpec has; 5: kept K/V
 
 
 class Checkpoint:
@@ -56,7 +55,7 @@ class Checkpoint:
         if manifest is None or is_finished(manifest):
             return None
         check_same(self._folder, manifest, self._spec.as_json())
-        return torch.load(BytesIO(_checked_bytes(self._folder, manifest)), weights_only=True)
+        return torch.load(_checked_file(self._folder, manifest), weights_only=True)
 
     def is_of_a_finished_run(self):
         """Whether the folder says that this very run was finished. Raises ValueError as ``load`` does."""
@@ -97,19 +96,33 @@ class Checkpoint:
 
     def _write(self, state, wave):
         try:
-            buffer = BytesIO()
-            torch.save(state, buffer)
             self._folder.mkdir(parents=True, exist_ok=True)
             name = f"state-{wave}.pt"
-            write_whole(self._folder / name, buffer.getvalue())
-            digest = hashlib.sha256(buffer.getvalue()).hexdigest()
-            manifest = dict(format=_FORMAT, wave=wave, file=name, sha256=digest, spec=self._spec.as_json())
+            digest = hashlib.sha256()
+            write_whole_with(self._folder / name, lambda file: torch.save(state, _Hashed(file, digest)))
+            manifest = dict(format=_FORMAT, wave=wave, file=name, sha256=digest.hexdigest(), spec=self._spec.as_json())
             write_whole(self._folder / _MANIFEST, _as_bytes(manifest))
             for old in self._folder.glob("state-*.pt"):
                 if old.name != name:
                     old.unlink()
         except BaseException as error:  # MemoryError, say: the caller is warned of it, or raises it
             self._error = error
+
+
+class _Hashed:
+    """A file to write to, of whose bytes ``digest`` hears: a state may be too large to be in memory once more."""
+
+    def __init__(self, file, digest):
+        self._file, self._digest = file, digest
+
+    def write(self, content):
+        """Writes ``content``; returns how many bytes."""
+        self._digest.update(content)
+        return self._file.write(content)
+
+    def flush(self):
+        """Writes what waits."""
+        self._file.flush()
 
 
 def _remove(file):
@@ -170,9 +183,13 @@ def _spec_of(manifest):
     return RunSpec.from_json(manifest["spec"])
 
 
-def _checked_bytes(folder, manifest):
+def _checked_file(folder, manifest):
     path = folder / manifest["file"]
-    content = path.read_bytes() if path.exists() else b""
-    if hashlib.sha256(content).hexdigest() != manifest["sha256"]:
+    if not path.exists() or _digest_of(path) != manifest["sha256"]:
         raise ValueError(f"checkpoint {path} is damaged (its checksum is wrong): delete the folder to start anew")
-    return content
+    return path
+
+
+def _digest_of(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -130,18 +130,23 @@ def replace(unfinished, path):
 
 
 def write_whole(path, content):
-    """Writes ``content``, bytes, to ``path``: at every moment, also after a power cut, the old or the new is there, whole.
+    """Writes ``content``, bytes, to ``path``, see ``write_whole_with``."""
+    write_whole_with(path, lambda file: file.write(content))
 
-    Raises OSError.
+
+def write_whole_with(path, write):
+    """Has ``write(file)`` write ``path``: at every moment, also after a power cut, the old or the new is there, whole.
+
+    Raises OSError, and what ``write`` raises.
     """
     unfinished = create_beside(path)
     try:
         with open(unfinished, "wb") as file:
-            file.write(content)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         replace(unfinished, path)
-    except OSError:
+    except BaseException:
         with suppress(OSError):
             unfinished.unlink()
         raise

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..plan.schedule import AT_END, INLINE, THREAD
-from ..limits import WAVES
+from ..limits import GIGABYTES, WAVES
 from ..plan.settings import Settings, setting
 from .files import check_apart
 
@@ -60,12 +60,16 @@ class CheckpointSettings(Settings):
         None, "save the state of the run in this folder; the same command again resumes from there"
     )
     checkpoint_waves: int = setting(10, "waves from one checkpoint to the next")
+    checkpoint_context_gb: float = setting(
+        8.0, "the most cached context, in GB, that is saved so often; more is saved only when the run is stopped", "GB"
+    )
 
     def check(self):
         """Raises ValueError for a number of waves below 1, and for what is no folder's name."""
         if self.checkpoint is not None:
             check_is_path("checkpoint", self.checkpoint)
         WAVES.of("checkpoint_waves", self.checkpoint_waves)
+        GIGABYTES.of("checkpoint_context_gb", self.checkpoint_context_gb)
 
 
 def check_is_path(name, path):

@@ -12,12 +12,19 @@ class Layout:
 
     ``block_latents``: B. ``context_latents``: C, 0 to B. ``latent_frames``: of the video, at least 1; None: it has no end.
     ``equal_windows``: whether the windows of block 0 and the other whole blocks have one size, B + C; else the others' have B.
+    ``overlap_latents``: V, 0 to B / 2, without context only: the last V of a block's latent frames are also the first V of the next one's,
+    and are given to the video with that one.
     """
 
     block_latents: int
     context_latents: int
     latent_frames: int | None = None
     equal_windows: bool = True
+    overlap_latents: int = 0
+
+    def __post_init__(self):
+        assert not (self.overlap_latents and self.context_latents), "blocks that overlap have no context"
+        assert 0 <= 2 * self.overlap_latents <= self.block_latents, f"{self.block_latents} latents overlap in {self.overlap_latents}"
 
     @property
     def window_latents(self):
@@ -30,16 +37,22 @@ class Layout:
         if self.latent_frames is None:
             return None
         beyond_first = max(0, self.latent_frames - self.window_latents)
-        return 1 + -(-beyond_first // self.block_latents)
+        return 1 + -(-beyond_first // (self.block_latents - self.overlap_latents))
 
     def own_latents(self, block):
-        """Latent frames that ``block`` owns."""
+        """Latent frames that ``block`` owns, and denoises."""
+        is_last = block + 1 == self.num_blocks
+        return self.given_latents(block) + (0 if is_last else self.overlap_latents)
+
+    def given_latents(self, block):
+        """Latent frames that the video has more when ``block`` is finished: all that it owns, but those that the next one has, too."""
         return self.first_latent(block + 1) - self.first_latent(block)
 
     def first_latent(self, block):
         """The video's latent frame with which ``block`` begins; of the block behind the last one, the video's end."""
-        first = 0 if block == 0 else self.context_latents + block * self.block_latents
-        return first if self.latent_frames is None else min(first, self.latent_frames)
+        if self.num_blocks is not None and block >= self.num_blocks:
+            return self.latent_frames
+        return 0 if block == 0 else self.context_latents + block * (self.block_latents - self.overlap_latents)
 
     @property
     def seen_latents(self):
@@ -58,7 +71,7 @@ class Layout:
 
     def of_blocks(self, count):
         """The Layout of the first ``count`` blocks as a video of their own: whole ones, up to this video's end."""
-        return replace(self, latent_frames=self.first_latent(count))
+        return replace(self, latent_frames=self.first_latent(count - 1) + self.own_latents(count - 1))
 
     def frames_of(self, blocks, num_frames, frames_per_latent):
         """Video frames in the first ``blocks`` blocks of a video of ``num_frames`` (0: endless). A latent frame is

@@ -30,7 +30,7 @@ class RankMemory:
     hidden states that come, wait and leave. ``latents``: of blocks in flight with their schedulers' memory, and of finished
     ones. ``vae_memory``: what the VAE remembers from block to block. ``decoding``: a block on its way to frames.
     ``decodes_beside``: whether that happens while passes are computed. ``offloaded``: all experts' layers, where they wait on the
-    host; ``total`` does not count them. ``quantized_away``: of ``weights``, what is gone when passes are computed.
+    host; ``total`` does not count them, nor ``kept_on_host``: cached context K/V that wait there. ``quantized_away``: of ``weights``, what is gone when passes are computed.
     """
 
     text_encoder: int
@@ -46,7 +46,13 @@ class RankMemory:
     decoding: int
     decodes_beside: bool
     offloaded: int = 0
+    kept_on_host: int = 0
     quantized_away: int = 0
+
+    @property
+    def host(self):
+        """Bytes in the host's memory beside an accelerator's."""
+        return self.offloaded + self.kept_on_host
 
     def phases(self):
         """{name of a phase: bytes at its peak}."""
@@ -85,6 +91,7 @@ def _of_rank(model, run, stage, encodes, gives):
         vae_memory=round(pixels * model.vae_memory_bytes) * (run.videos if run.decode != AT_END else 1),
         decoding=_decoding(model, run) if decodes else 0, decodes_beside=run.decode == THREAD and not run.parallel_vae,
         offloaded=model.experts * run.stage_layers[stage] * model.layer_bytes if run.expert_offload else 0,
+        kept_on_host=run.kept_entries * _kept(model, run, stage) if run.kept_on_host else 0,
         quantized_away=round(model.experts * run.stage_layers[stage] * model.layer_bytes * (1 - run.layer_share)),
     )
 
@@ -157,12 +164,24 @@ def _seen(run):
 
 def _context(model, run, stage):
     """engine/context_store: K and V of C latent frames for each layer, branch and video, and one layer's K and V of window and
-    context joined, which stay. A layer's old ones go before its new ones come. Experts share it: a pass has one expert."""
+    context joined, which stay. A layer's old ones go before its new ones come. Experts share it: a pass has one expert.
+
+    Cached context: the same of the previous block, as many times as passes wait; of those on the host (engine/kept_kv) the layers
+    that come, AHEAD and the one that computes, and up to 4 tensors that leave."""
     if not run.context_latents:
         return 0
     frames = _tokens(model, run, run.context_latents) * model.dim * model.number_bytes
     kept = run.videos * run.own_branches * run.stage_layers[stage] * 2 * frames
-    return round(kept + 2 * _seen(run) * _hidden(model, run))
+    lasting = run.kept_entries * _kept(model, run, stage)
+    if run.kept_on_host:
+        lasting = min(lasting, (3 + 2) * _kept(model, run, stage) // (run.own_branches * run.stage_layers[stage]))
+    return round(kept + lasting + 2 * _seen(run) * _hidden(model, run))
+
+
+def _kept(model, run, stage):
+    """Cached K/V of one pass: of C latent frames for each layer and branch. A scale for each head in float8 is next to nothing."""
+    numbers = _tokens(model, run, run.layout.context_latents) * model.dim
+    return run.own_branches * run.stage_layers[stage] * 2 * numbers * run.kept_bytes
 
 
 def _messages(model, run, is_first, is_last):
@@ -184,9 +203,10 @@ def _latents(model, run, is_first, is_last, gives):
     stepped, finished = whole + max(0, run.blocks_in_flight - 2) * others, MAX_PENDING_SENDS * others
     if run.layout.latent_frames and (run.decode == AT_END or run.parallel_vae):
         finished = frame * run.layout.latent_frames
+    overlap = frame * run.layout.overlap_latents if is_last else 0  # waits for the next block
     copies = (1 if is_first and not is_last else 0) + (1 + SCHEDULER_HISTORY if is_last else 0)
     beside = 2 * others // run.shards if is_first else 0
-    return copies * stepped // run.shards + beside + (is_first + is_last) * whole + (finished if gives else 0)
+    return (copies * stepped + overlap) // run.shards + beside + (is_first + is_last) * whole + (finished if gives else 0)
 
 
 def _remembered_pixels(run):

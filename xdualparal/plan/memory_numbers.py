@@ -56,7 +56,8 @@ class RunNumbers:
     pixels, and ``tile_stride``, or None. ``encoder_on_device``: whether prompts are encoded where the passes are computed.
     ``expert_offload``: whether an expert that is not in use waits elsewhere. ``on_host``: whether a CPU computes, and ranks talk over gloo.
     ``layer_share``: how much of a layer's bytes is left when it is quantized, once it is loaded. ``frame_timesteps``: whether frames of
-    a window have timesteps of their own.
+    a window have timesteps of their own. ``kept_bytes``: of a number of cached context K/V, which wait on the host where
+    ``kept_on_host``; 0: the context is recomputed.
     """
 
     height: int
@@ -80,6 +81,8 @@ class RunNumbers:
     on_host: bool = False
     layer_share: float = 1.0
     frame_timesteps: bool = False
+    kept_bytes: int = 0
+    kept_on_host: bool = False
 
     @property
     def shards(self):
@@ -100,6 +103,14 @@ class RunNumbers:
     def context_latents(self):
         """Latent frames of the next block that a pass attends to."""
         return self.layout.seen_latents - self.window_latents
+
+    @property
+    def kept_entries(self):
+        """How many passes' K/V wait for the next blocks' passes at a time, of all videos (DESIGN section 2)."""
+        if not self.kept_bytes:
+            return 0
+        blocks = self.layout.num_blocks
+        return self.videos * (self.steps if blocks is None else min(self.steps, (blocks - 1) * self.stagger))
 
     @property
     def blocks_in_flight(self):

@@ -27,11 +27,13 @@ class KVKey(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """Under ``key`` a pass keeps the K/V of its window's frames ``first`` to ``first + count``."""
+    """Under ``key`` a pass keeps the K/V of its window's frames ``first`` to ``first + count``. ``lasts``: a later wave's pass reads
+    them, so that many wait at a time."""
 
     key: KVKey
     first: int
     count: int
+    lasts: bool = False
 
 
 class Scope(NamedTuple):

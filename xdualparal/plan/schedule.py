@@ -31,6 +31,7 @@ class PipelinePlan:
 
     swaps_experts = exchanges = noise_is_whole = False
     fresh_noise = 1.0
+    most_kept = 0  # passes of a video whose K/V wait for a later wave, at most at a time
 
     def first_wave(self, video):
         """The wave with which ``video`` begins: above 0 where it is resumed, and what earlier waves gave is there."""

@@ -83,7 +83,7 @@ def _figure(traces, messages):
         axes.set_title(_title(title, trace), loc="left", fontsize=9)
         _draw(axes, trace, longest, messages)
     all_axes[-1].set_xlabel("seconds")
-    figure.legend(handles=_legend(traces, messages), loc="outside lower center", ncols=11, fontsize=7, frameon=False)
+    figure.legend(handles=_legend(traces, messages), loc="outside lower center", ncols=13, fontsize=6.5, columnspacing=1.1, handlelength=1.6, frameon=False)
     return figure
 
 

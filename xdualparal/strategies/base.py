@@ -46,3 +46,13 @@ class Strategy(Protocol):
 
     def identity(self, settings: Any) -> dict:
         """The fields of a RunSpec that the settings decide."""
+
+
+class OnStages:
+    """What is common to strategies whose lanes are stages of a pipeline, each with its share of the layers."""
+
+    splits_layers, merges_attention, predicts_memory, refuses = True, False, True, {}
+
+    def settled(self, settings, lanes):
+        """As they are."""
+        return settings

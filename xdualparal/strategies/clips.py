@@ -260,7 +260,7 @@ class VideoInfinity:
 
     def layout(self, settings, latent_frames):
         """Which latent frames a clip has."""
-        clip_latents = None if latent_frames is None else -(-latent_frames // settings.clips)
+        clip_latents = 1 if latent_frames is None else -(-latent_frames // settings.clips)
         return ClipLayout(
             clip_latents, 0, latent_frames, clips=settings.clips, halo=settings.halo_latents, sampled=settings.global_latents
         )

@@ -13,6 +13,8 @@ from ..plan.passes import Frames, Kept, KVKey, PassSpec
 from ..plan.schedule import DECODE_PLACES, NO_DECODE, PipelinePlan, parse_rows, whole_schedule
 from ..limits import POSITIONS, SHARE, STEPS, check_whole
 from ..plan.settings import Settings, setting
+from .base import OnStages
+from ..plan.waiting import FLOAT8, MODEL
 
 HEAD = "head"  # a block's own first C latent frames: the next context of the block before it
 TAIL = "tail"  # its last C, kept for the previous context of the block behind it at the same step
@@ -50,6 +52,10 @@ class DualParalSettings(Settings):
         RECOMPUTED, "how a block sees the previous one's last latent frames: 'recomputed' in its window, stagger steps cleaner, as in the "
         "paper, or 'cached', as keys and values kept from when they were at the block's own step: less work, for memory", "HOW"
     )
+    context_dtype: str = setting(
+        MODEL, "numbers of cached keys and values while they wait: the model's ('model'), or 'float8' (e4m3, a scale for each head), in half the "
+        "memory of bfloat16; those of the next block, which wait for a pass or two, are always the model's", "P"
+    )
 
     def check(self):
         """Raises ValueError for numbers outside their limits."""
@@ -57,6 +63,10 @@ class DualParalSettings(Settings):
             raise ValueError(f"context_timestep is {self.context_timestep!r}: give one of {OWN}, {TRUE}")
         if self.context not in CONTEXTS:
             raise ValueError(f"context is {self.context!r}: give one of {RECOMPUTED}, {CACHED}")
+        if self.context_dtype not in (MODEL, FLOAT8):
+            raise ValueError(f"context_dtype is {self.context_dtype!r}: give one of {MODEL}, {FLOAT8}")
+        if self.context_dtype != MODEL and self.context != CACHED:
+            raise ValueError(f"context_dtype is {self.context_dtype} and context is {self.context}, which keeps nothing: leave it out")
         if self.context == CACHED and self.context_timestep != OWN:
             raise ValueError(
                 f"context_timestep is {self.context_timestep} and context is {CACHED}, where neighbours have the same timestep: leave "
@@ -123,6 +133,13 @@ class DualParalPlan(PipelinePlan):
                 f"num_blocks is {self.num_blocks} and {self.layout.latent_frames} latent frames make "
                 f"{self.layout.num_blocks} blocks: give this number"
             )
+
+    @property
+    def most_kept(self):
+        """Passes of a video whose cached context waits, at most at a time: those of D waves."""
+        if self.context != CACHED or not self.layout.context_latents:
+            return 0
+        return self.num_steps if self.num_blocks is None else min(self.num_steps, (self.num_blocks - 1) * self.stagger)
 
     def first_blocks(self, count):
         """The plan of the first ``count`` blocks alone."""
@@ -209,7 +226,7 @@ class DualParalPlan(PipelinePlan):
         count = self.layout.context_latents
         if not count or self.context != CACHED or one.block + 1 == self.num_blocks:
             return ()
-        return (Kept(KVKey(one, TAIL), self.layout.own_latents(one.block) - count, count),)
+        return (Kept(KVKey(one, TAIL), self.layout.own_latents(one.block) - count, count, lasts=True),)
 
     def _keeps_head(self, one, own_first):
         count = min(self.layout.context_latents, self.layout.own_latents(one.block))
@@ -236,16 +253,11 @@ class DualParalPlan(PipelinePlan):
         return head + (", cached context" if self.context == CACHED else "")
 
 
-class DualParal:
+class DualParal(OnStages):
     """The strategy; see base.Strategy."""
 
     name = "dualparal"
     Settings = DualParalSettings
-    splits_layers, merges_attention, predicts_memory, refuses = True, False, True, {}
-
-    def settled(self, settings, lanes):
-        """As they are."""
-        return settings
 
     def plan(self, settings, latent_frames, num_steps, lanes, expert_starts=(0,)):
         """The blocks that hold the latent frames, on the stages of ``lanes``."""

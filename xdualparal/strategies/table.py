@@ -7,14 +7,16 @@ from dataclasses import dataclass, fields
 
 from ..plan.partition import layer_ranges
 from ..plan.settings import setting
+from .chunks import Chunks, ChunksSettings
 from .clips import ClipsSettings, VideoInfinity
 from .dualparal import DualParal, DualParalSettings
+from .full import Full, FullSettings
 
-STRATEGIES = {strategy.name: strategy for strategy in (DualParal(), VideoInfinity())}
+STRATEGIES = {strategy.name: strategy for strategy in (DualParal(), Chunks(), Full(), VideoInfinity())}
 
 
 @dataclass(frozen=True)
-class StrategySettings(ClipsSettings, DualParalSettings):
+class StrategySettings(ClipsSettings, FullSettings, ChunksSettings, DualParalSettings):
     """The strategy, and the settings of all strategies: each is one's own, and refused where another one is chosen."""
 
     strategy: str = setting(

@@ -78,7 +78,8 @@ def _check_dualparal(args, model):
     config = dualparal_config(args)
     command_settings(args)
     check_support(args)
-    check_refused(config, {name: args[name] for name in ("ring_degree", "use_torch_compile") if (args[name] or 1) not in (1,)})
+    options = dict(ring_degree=(args["ring_degree"] or 1) > 1, use_torch_compile=args["use_torch_compile"])
+    check_refused(config, {name: args[name] for name, is_given in options.items() if is_given})
     check_numbers(args, model)
     check_guidance(args, model)
     check_quantization(args)
@@ -108,8 +109,9 @@ def _check_dualparal(args, model):
 
 
 def _check_plan(args, model, config):
-    """Raises ValueError for settings of the strategy that do not suit the number of steps or frames."""
-    lanes, num_frames = Lanes(args["dualparal_degree"], NO_DECODE, split_guidance=False), value_of(args, model, "num_frames")
+    """Raises ValueError for settings of the strategy that do not suit the numbers of steps and frames."""
+    lanes = Lanes(args["dualparal_degree"], NO_DECODE, split_guidance=False)
+    num_frames = value_of(args, model, "num_frames")
     latent_frames = model.family.facts.latent_frames(num_frames) if num_frames else None
     strategy_of(config).plan(config, latent_frames, value_of(args, model, "num_inference_steps"), lanes)
 

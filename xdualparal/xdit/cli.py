@@ -18,6 +18,7 @@ from ..launch.streams import survive_closed_output
 from ..launch.supervisor import supervise
 from .decode_flags import decode_parser
 from .degrees import num_processes, read_degrees
+from .quality_flags import parse_quality
 
 RUNNER = "xdualparal.xdit.runner"
 # For the processes, unless the user chose: xfuser logs at DEBUG (xfuser/logger.py), and transformers warns of image
@@ -39,8 +40,8 @@ def start_runner(arguments, environment):
 def main(argv=None, start=start_runner):
     """Runs the command ``argv`` (by default the program's) and ends with its exit code; 2 when it cannot work.
 
-    ``decode FILE`` makes the video of latents that were kept, see commands.py. ``start(arguments, environment)`` starts a
-    process, see launch/supervisor.py.
+    ``decode FILE`` makes the video of latents that were kept, see commands.py; ``quality`` measures videos, see quality_command.py; ``bench``
+    measures strategies, see bench/command.py. ``start(arguments, environment)`` starts a process, see launch/supervisor.py.
     """
     survive_closed_output()
     for name, value in _QUIET.items():
@@ -52,8 +53,9 @@ def main(argv=None, start=start_runner):
 
 
 def _run(argv, start):
-    if argv[:1] == ["decode"]:
-        _decode(argv[1:])
+    commands = {"decode": _decode, "quality": _quality, "bench": _bench}
+    if argv and argv[0] in commands:
+        commands[argv[0]](argv[1:])
         return
     flags, arguments = split_arguments(argv)
     if flags.help:
@@ -118,6 +120,19 @@ def _decode(argv):
     from .commands import main as decode
 
     decode(argv)
+
+
+def _quality(argv):
+    parse_quality(argv)  # as for decode
+    from .quality_command import main as quality
+
+    quality(argv)
+
+
+def _bench(argv):
+    from ..bench.command import main as bench
+
+    bench(argv)
 
 
 def _version():

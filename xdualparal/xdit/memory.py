@@ -16,7 +16,9 @@ from ..plan.memory import fullest, memory_of_ranks
 from ..plan.memory_numbers import ModelNumbers, RunNumbers
 from ..plan.partition import layer_ranges
 from ..plan.schedule import AT_END
-from ..strategies.dualparal import TRUE
+from ..plan.waiting import FLOAT8, HOST
+from ..strategies.base import Lanes
+from ..strategies.dualparal import CACHED, TRUE
 from ..strategies.table import strategy_of
 from ..text_settings import DEVICE
 from .flags import dualparal_config, value_of
@@ -53,19 +55,28 @@ def _configs(model):
 def _run_numbers(args, model):
     config, num_frames = dualparal_config(args), value_of(args, model, "num_frames")
     latent_frames = model.family.facts.latent_frames(num_frames) if num_frames else None
-    layers = layer_ranges(model.num_layers, config, args["dualparal_degree"])
+    layers, steps = layer_ranges(model.num_layers, config, args["dualparal_degree"]), value_of(args, model, "num_inference_steps")
+    plan = strategy_of(config).plan(config, latent_frames, steps, Lanes(args["dualparal_degree"], config.decode, split_guidance=False))
     size, on_host = _tile(args) if args["enable_tiling"] else None, not torch.accelerator.is_available()
     return RunNumbers(
         height=value_of(args, model, "height"), width=value_of(args, model, "width"),
-        branches=2 if value_of(args, model, "guidance_scale") > 1 else 1, layout=strategy_of(config).layout(config, latent_frames),
-        steps=value_of(args, model, "num_inference_steps"), stage_layers=tuple(map(len, layers)), stagger=config.stagger,
+        branches=2 if value_of(args, model, "guidance_scale") > 1 else 1, layout=plan.layout,
+        steps=steps, stage_layers=tuple(map(len, layers)), stagger=plan.stagger,
         videos=config.videos_in_flight, text_tokens=args["max_sequence_length"] or 512, ulysses=args["ulysses_degree"] or 1,
         ring=args["ring_degree"] or 1, guidance_ranks=2 if args["use_cfg_parallel"] else 1,
         decode=AT_END if args["use_parallel_vae"] else config.decode, parallel_vae=bool(args["use_parallel_vae"]),
         tile=size and size[0], tile_stride=size and size[1], encoder_on_device=on_host or config.text_encoder == DEVICE,
         expert_offload=config.expert_offload, on_host=on_host,
+        kept_bytes=_kept_bytes(model, config), kept_on_host=config.context_store == HOST and not on_host,
         layer_share=_FLOAT8_SHARE if quantization_of(args) else 1.0, frame_timesteps=config.context_timestep == TRUE,
     )
+
+
+def _kept_bytes(model, config):
+    """Of a number of cached context K/V."""
+    if config.context != CACHED:
+        return 0
+    return 1 if config.context_dtype == FLOAT8 else model.dtype.itemsize
 
 
 def _tile(args):

@@ -15,6 +15,8 @@ import torch
 
 from ..engine.sharding import check_even_split, check_heads
 from ..plan.schedule import INLINE, THREAD
+from ..plan.waiting import DEVICE as ON_DEVICE, FLOAT8, HOST, MODEL
+from ..strategies.dualparal import CACHED, RECOMPUTED
 from ..text_settings import CPU, DEVICE
 from .degrees import num_processes
 from .flags import value_of
@@ -39,7 +41,7 @@ class Place(NamedTuple):
         return sum(self._one(memories[rank % len(memories)]) for rank in self.ranks)
 
     def _one(self, memory):
-        return memory.total + (memory.offloaded if self.is_host else RESERVE)
+        return memory.total + (memory.host if self.is_host else RESERVE)
 
 
 def check_memory(args, model):
@@ -51,9 +53,10 @@ def check_memory(args, model):
     if args["dualparal_degree"] is None or not is_predicted(args):
         return ""
     place, memories = place_of_this_rank(int(os.environ["WORLD_SIZE"])), predicted(args, model)
-    if place is None or place.needs(memories) <= place.free_bytes:
+    if place is not None and place.needs(memories) > place.free_bytes:
+        line = f"{_what_is_needed(place, memories)}: {_proposal(args, model, place)}"
+    elif (line := _of_host(place, memories)) == "":
         return ""
-    line = f"{_what_is_needed(place, memories)}: {_proposal(args, model, place)}"
     if args["dualparal_memory_check"] == REFUSE:
         raise ValueError(f"{line}; --dualparal_memory_check warn runs it all the same")
     return line
@@ -63,6 +66,21 @@ def fits(args, model):
     """Whether the ranks of another command, with as many processes, would fit where this process is, as far as is known."""
     place = place_of_this_rank(num_processes(args))
     return place is None or _needs(place, predicted(args, model), growth=1) <= place.free_bytes
+
+
+def _of_host(place, memories):
+    """A line where what waits in the host's memory beside an accelerator's does not fit there, or ""."""
+    if place is None or place.is_host:
+        return ""
+    rank, local_rank, here = (int(os.environ.get(name, last)) for name, last in (("RANK", 0), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", len(memories))))
+    needed = sum(memories[number % len(memories)].host for number in range(rank - local_rank, rank - local_rank + here))
+    free = available_on_host()
+    if free is None or needed <= free:
+        return ""
+    return (
+        f"by arithmetic {readable(needed)} of experts' layers and cached context wait in this machine's memory, and {readable(free)} are "
+        f"free: give --dualparal_context_dtype {FLOAT8}, fewer --dualparal_context_latents, or leave the offload or the cache out"
+    )
 
 
 def _what_is_needed(place, memories):
@@ -137,7 +155,7 @@ def _proposal(args, model, place):
 def _needs(place, memories, growth):
     """On a device as many ranks as now, of which each may be the fullest; on a host all, in the same number of machines."""
     if place.is_host:
-        return round(sum(memory.total + memory.offloaded for memory in memories) * len(place.ranks) * growth / len(memories))
+        return round(sum(memory.total + memory.host for memory in memories) * len(place.ranks) * growth / len(memories))
     return len(place.ranks) * (max(memory.total for memory in memories) + RESERVE)
 
 
@@ -149,10 +167,27 @@ def _flags(args, model):
         yield Change(f"--dualparal_text_encoder {CPU}", dict(dualparal_text_encoder=CPU))
     if len(model.family.facts.experts) > 1 and not args["dualparal_expert_offload"] and not quantization_of(args):
         yield Change("--dualparal_expert_offload", dict(dualparal_expert_offload=True))
+    is_cached = args["dualparal_context"] == CACHED
+    if is_cached and args["dualparal_context_store"] == ON_DEVICE and torch.accelerator.is_available():
+        yield Change(f"--dualparal_context_store {HOST}", dict(dualparal_context_store=HOST))
     if not args["enable_tiling"]:
         yield Change("--enable_tiling", dict(enable_tiling=True))
     if args["dualparal_vae_precision"] in (None, "float32"):
         yield Change("--dualparal_vae_precision bfloat16", dict(dualparal_vae_precision="bfloat16"))
+    if is_cached:
+        yield from _less_context(args)
+
+
+def _less_context(args):
+    if args["dualparal_context_dtype"] != FLOAT8:
+        yield Change(f"--dualparal_context_dtype {FLOAT8}", dict(dualparal_context_dtype=FLOAT8))
+    if args["dualparal_context_latents"] > 1:
+        half = args["dualparal_context_latents"] // 2
+        yield Change(f"--dualparal_context_latents {half}", dict(dualparal_context_latents=half))
+    yield Change(
+        f"--dualparal_context {RECOMPUTED}",
+        dict(dualparal_context=RECOMPUTED, dualparal_context_dtype=MODEL, dualparal_context_store=ON_DEVICE),
+    )
 
 
 def _degrees(args, model):

@@ -21,7 +21,7 @@ from ..launch.mailbox import CLAIMED, mailbox_of, refusing, refusing_alone  # no
 from ..launch.network import keep_store  # noqa: E402
 from ..launch.streams import survive_closed_output  # noqa: E402
 from ..launch.watchdog import Watchdog  # noqa: E402
-from . import screen  # noqa: E402
+from . import own_runs, screen  # noqa: E402
 from .advice import waiting_line  # noqa: E402
 from .checks import check_command  # noqa: E402
 from .memory import memory_line  # noqa: E402
@@ -44,6 +44,7 @@ class DualParalRunner(xFuserModelRunner):
         if self._args["dualparal_degree"] is not None:
             settings = dualparal_config(self._args), command_settings(self._args)
             return self._model_class.configured(config, *settings, self._watchdog)
+        own_runs.complete(config)
         model = self._model_class(config)
         if self._args["model_path"]:
             model.settings.model_name = self._args["model_path"]

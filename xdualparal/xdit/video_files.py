@@ -46,7 +46,9 @@ class VideoFile:
         check_owner(report_path(self.path), "the report", spec_in_json, self.spec.as_json(), self.config.overwrite)
         if self.config.checkpoint is None or not self._is_left:
             return 0
-        return strategy_of(self.config).layout(self.config, None).whole_blocks(frames_in(self.path), num_frames, self.frames_per_latent)
+        latent_frames = 1 + -(-(num_frames - 1) // self.frames_per_latent) if num_frames else None
+        layout = strategy_of(self.config).layout(self.config, latent_frames)
+        return layout.whole_blocks(frames_in(self.path), num_frames, self.frames_per_latent)
 
     def open(self):
         """The VideoWriter for the video's frames. One that was finished has no more: its file is made whole, if a kill has left it

@@ -1,0 +1,26 @@
+"""Where what waits for a later pass is kept.
+
+Knows: the places. Must not know: what waits there, or how it is moved.
+"""
+
+from dataclasses import dataclass
+
+from .settings import Settings, setting
+
+DEVICE, HOST = "device", "host"
+MODEL, FLOAT8 = "model", "float8"  # numbers that K/V wait in
+
+
+@dataclass(frozen=True)
+class WaitingSettings(Settings):
+    """What a user chooses about memory for what waits; it changes no result."""
+
+    context_store: str = setting(
+        DEVICE, "where cached keys and values wait: on the 'device', or in the host's memory ('host'), from where they come layer by layer "
+        "while others compute"
+    )
+
+    def check(self):
+        """Raises ValueError for another place."""
+        if self.context_store not in (DEVICE, HOST):
+            raise ValueError(f"context_store is {self.context_store!r}: give one of {DEVICE}, {HOST}")

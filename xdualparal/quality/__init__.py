@@ -1,0 +1,1 @@
+"""Metrics of long videos that need no pretrained network."""
