@@ -228,8 +228,8 @@ class DualParalPipeline:
         seen, trained = plan.layout.seen_latents, self.family.facts.trained_latents
         if seen > trained and self.mesh.decides:
             logger.warning(
-                "a pass sees %d latent frames and the model was trained on %d: expect worse motion, or lower block_latents or "
-                "context_latents", seen, trained,
+                "a pass sees %d latent frames and the model was trained on %d: expect worse motion%s", seen, trained,
+                ", or lower " + " or ".join(self.strategy.window_settings) if self.strategy.window_settings else "",
             )
 
     def _plan(self, request):

@@ -1,8 +1,11 @@
 """Which passes chunks and full attention have, and whose settings are refused."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from xdualparal import DualParalConfig
+from xdualparal import DualParalConfig, DualParalPipeline
+from xdualparal.models.wan import WanFamily
 from xdualparal.plan.actions import Pass
 from xdualparal.plan.check import check_schedule
 from xdualparal.plan.messages import schedule_with_messages
@@ -59,6 +62,19 @@ def test_memory_does_not_grow_with_the_number_of_chunks(steps, most):
 def test_settings_of_another_strategy_are_refused(given, part):
     with pytest.raises(ValueError, match=part):
         DualParalConfig(**given)
+
+
+@pytest.mark.parametrize("config, way_out", [
+    (DualParalConfig(block_latents=20), ", or lower block_latents or context_latents"),
+    (DualParalConfig(strategy="chunks", chunk_latents=22), ", or lower chunk_latents"),
+    (DualParalConfig(strategy="full"), "expect worse motion"),
+    (DualParalConfig(strategy="dualparal"), None),
+])
+def test_the_warning_on_length_names_the_strategys_own_settings(config, way_out, caplog):
+    pipeline, strategy = object.__new__(DualParalPipeline), strategy_of(config)
+    pipeline.mesh, pipeline.family, pipeline.strategy = SimpleNamespace(decides=True), WanFamily(), strategy
+    pipeline._warn_of_length(strategy.plan(config, 100, 5, LANES))
+    assert caplog.text.strip().endswith(way_out) if way_out else not caplog.text
 
 
 def test_the_defaults_of_every_strategy_are_accepted():

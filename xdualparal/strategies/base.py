@@ -21,12 +21,14 @@ class Lanes(NamedTuple):
 
 class Strategy(Protocol):
     """``name``: for users. ``Settings``: the plan.settings.Settings of what a user chooses; launch flags follow from it.
-    ``splits_layers``: whether each lane has its share of the layers, or all. ``merges_attention``: whether attention over several sets of keys is merged, for which a backend must give the
-    log-sum-exp. ``predicts_memory``: whether plan/memory.py knows its runs. ``refuses``: {name of another owner's setting, or of a
+    ``window_settings``: names of those that a pass sees fewer latent frames with when they are lower. ``splits_layers``: whether each
+    lane has its share of the layers, or all. ``merges_attention``: whether attention over several sets of keys is merged, for which
+    a backend must give the log-sum-exp. ``predicts_memory``: whether plan/memory.py knows its runs. ``refuses``: {name of another owner's setting, or of a
     launch option: why it cannot be given with this strategy, and what to do}."""
 
     name: str
     Settings: type
+    window_settings: tuple[str, ...]
     splits_layers: bool
     merges_attention: bool
     predicts_memory: bool

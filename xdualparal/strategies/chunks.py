@@ -43,6 +43,7 @@ class Chunks(OnStages):
 
     name = "chunks"
     Settings = ChunksSettings
+    window_settings = ("chunk_latents",)
 
     def plan(self, settings, latent_frames, num_steps, lanes, expert_starts=(0,)):
         """The chunks that hold the latent frames, on the stages of ``lanes``."""

@@ -233,6 +233,7 @@ class VideoInfinity:
 
     name = "video_infinity"
     Settings = ClipsSettings
+    window_settings = ("halo_latents", "global_latents")
     splits_layers, merges_attention, predicts_memory = False, True, False
     refuses = {
         "checkpoint": "all clips are finished together, at the end, so there is nothing to resume: leave it out, or choose dualparal",

@@ -258,6 +258,7 @@ class DualParal(OnStages):
 
     name = "dualparal"
     Settings = DualParalSettings
+    window_settings = ("block_latents", "context_latents")
 
     def plan(self, settings, latent_frames, num_steps, lanes, expert_starts=(0,)):
         """The blocks that hold the latent frames, on the stages of ``lanes``."""
