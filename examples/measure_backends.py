@@ -59,7 +59,7 @@ def make_latents(pipeline, size):
         num_inference_steps=STEPS, generator=torch.Generator().manual_seed(2), output_type="latent",
     )
     pipeline.mesh.synchronize()
-    passes = STEPS * replace(pipeline.config.layout, latent_frames=1 + (NUM_FRAMES - 1) // 4).num_blocks
+    passes = STEPS * pipeline.strategy.layout(pipeline.config, 1 + (NUM_FRAMES - 1) // 4).num_blocks
     return output.frames.float().cpu(), (time.perf_counter() - start) / passes
 
 

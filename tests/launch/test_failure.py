@@ -15,7 +15,7 @@ from dualparal_testing.commands import LIMIT_S, Run, is_running, kill
 from dualparal_testing.processes import free_port
 from safetensors.torch import load_file, save_file
 
-from xdualparal import DualParalConfig
+from xdualparal.strategies.dualparal import DEFAULT_LAYOUT
 from xdualparal.xdit.demo_model import TINY_WAN_FOLDER
 
 pytestmark = pytest.mark.processes
@@ -52,7 +52,7 @@ def played(file):
         return sum(1 for _ in container.decode(video=0))
 
 
-BLOCK_ENDS = {DualParalConfig().layout.frames_of(blocks, 0, 4) for blocks in range(200)} | {NUM_FRAMES}
+BLOCK_ENDS = {DEFAULT_LAYOUT.frames_of(blocks, 0, 4) for blocks in range(200)} | {NUM_FRAMES}
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,55 @@
+"""How many operations a pass takes, counted from its spec.
+
+Knows: a model's sizes as numbers, and what a pass sees. Must not know: torch, how fast a device is, which rank computes.
+
+An operation is a multiplication or an addition, so that a product of matrices (a, b) and (b, c) has 2 a b c. Counted are products of
+matrices and attention, as torch.utils.flop_counter does (tests/plan/test_cost.py compares them); norms, RoPE and activations, which
+are a few operations a number, are not.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class StagePart:
+    """The part of a model that a stage has: ``layers``, and whether it embeds latents and predicts."""
+
+    layers: int
+    embeds: bool
+    predicts: bool
+
+
+def seen_latents(plan, one):
+    """Latent frames whose K/V each self-attention of the pass ``one`` sees: its window's, and those that it reads."""
+    spec = plan.spec(one)
+    kept = {kept.key: kept.count for key in spec.reads for kept in plan.spec(key.one).keeps}
+    return spec.window_latents + sum(kept[key] for key in spec.reads) + sum(len(scope.frames) for scope in spec.scopes)
+
+
+def forward_operations(model, part, plan, one, frame_tokens, text_tokens=512):
+    """Operations of one guidance branch of the pass ``one`` on a stage.
+
+    ``model``: plan.memory_numbers.ModelNumbers. ``part``: a StagePart. ``frame_tokens``: of a latent frame. ``text_tokens``: of the
+    prompt; its keys and values are computed once, for all passes.
+    """
+    spec = plan.spec(one)
+    tokens, seen = spec.window_latents * frame_tokens, seen_latents(plan, one) * frame_tokens
+    operations = part.layers * layer_operations(model, tokens, seen, text_tokens)
+    numbers_a_token = model.channels * (model.pixels_per_token // model.pixels_per_latent) ** 2
+    if part.embeds:
+        operations += 2 * tokens * numbers_a_token * model.dim
+    if part.predicts:
+        operations += 2 * len(spec.predicted) * frame_tokens * numbers_a_token * model.dim
+    return operations
+
+
+def layer_operations(model, tokens, seen_tokens, text_tokens):
+    """Operations of one layer on ``tokens``, whose self-attention sees ``seen_tokens``.
+
+    Of self-attention: Q, K, V and output, dim x dim each, and scores and sums; of cross-attention: Q and output, and scores and sums over
+    the text; of the feed-forward: two matrices, dim x ffn_dim (diffusers 0.42.1, WanTransformerBlock).
+    """
+    dim = model.dim
+    projections = (4 + 2) * 2 * tokens * dim * dim
+    attention = 2 * 2 * tokens * (seen_tokens + text_tokens) * dim
+    return projections + attention + 2 * 2 * tokens * dim * model.ffn_dim
