@@ -88,6 +88,16 @@ def test_videos_side_by_side_are_measured_and_equal(tmp_path):
     assert "1 in flight: stages wait" in said and "2 in flight" in said and "equal bytes: True" in said
 
 
+def test_passes_of_both_context_modes_are_timed(tmp_path):
+    """The tiny size on the CPU: every row of the table for a GPU is there, and a cached context of B latent frames halves a window."""
+    script = str(ROOT / "examples" / "gpu_passes.py")
+    run([sys.executable, script, "--device", "cpu", "--layers", "1", "--waves", "1", "--json", str(tmp_path / "figures.json")], tmp_path)
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    operations = {row["what"]: row["operations"] for row in figures["rows"]}
+    assert len(operations) == 8 and all(row["seconds"] > 0 for row in figures["rows"]) and figures["peak"] > 0
+    assert operations["tiny, 1 layers, C = 8, recomputed, eager"] == 2 * operations["tiny, 1 layers, C = 8, cached, eager"]
+
+
 def test_the_report_of_a_gpu(tmp_path):
     """Tiny sizes on the CPU, each part that must work there."""
     table = tmp_path / "table.md"
