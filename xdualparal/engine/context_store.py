@@ -34,8 +34,8 @@ class ContextStore:
         self._short = exact(), DeviceShelf()
         self._lasting = lasting or self._short
         self._kept = {}  # (KVKey, branch): {layer: [K, V] as kept_kv.Kept}, layers in the order of computing
-        # Of the pass under way: ({layer: [K, V]}, whether it is dropped), how many of those are before the window; their pairs that
-        # are to be asked for, in order; (plan.passes.Kept, {layer: [K, V]}).
+        # Of the pass under way: ({layer: [K, V]}, whether it is dropped), how many of those are before the window; ({layer: [K, V]},
+        # its layers whose pairs are to be asked for, in order); (plan.passes.Kept, {layer: [K, V]}).
         self._reading, self._before, self._coming, self._keeping = [], 0, [], []
         self._joined = _Joined(), _Joined()
 
@@ -43,7 +43,7 @@ class ContextStore:
     def during(self, spec, branch):
         """While the pass of ``spec`` runs for ``branch``: append what it reads, and keep what it keeps."""
         self._reading = [(self._kept[key, branch], key in spec.drops) for key in spec.reads]
-        self._before, self._coming = spec.reads_before, [iter(list(by_layer.values())) for by_layer, _ in self._reading]
+        self._before, self._coming = spec.reads_before, [(by_layer, iter(list(by_layer))) for by_layer, _ in self._reading]
         for _ in range(AHEAD):
             self._ask_for_next()
         self._keeping = [(kept, self._kept.setdefault((kept.key, branch), {})) for kept in spec.keeps]
@@ -53,8 +53,8 @@ class ContextStore:
         self._reading, self._coming, self._keeping = [], [], []
 
     def _ask_for_next(self):
-        for pairs in self._coming:
-            for one in next(pairs, ()):
+        for by_layer, layers in self._coming:  # layers, not their pairs: what is dropped must make room
+            for one in by_layer.get(next(layers, None), ()):
                 one.ask()
 
     def extend(self, layer, key, value):
