@@ -9,6 +9,7 @@ from dualparal_testing.small_wan import small_pipeline
 
 from xdualparal import DualParalPipeline
 from xdualparal.engine.stop import StopSign, waves_to_finish
+from xdualparal.plan.layout import Layout
 
 
 class Store(dict):
@@ -71,6 +72,6 @@ def test_an_endless_video_begins_as_a_long_one(degrees):
     results = run_ranks(endless, processes, degrees, 3)
     latents, _ = results[-1]
     assert all(outcome == "stopped" for _, outcome in results)
-    assert latents.shape[2] >= ENDLESS.config().layout.first_latent(3)
+    assert latents.shape[2] >= Layout(ENDLESS.block, ENDLESS.context).first_latent(3)
     longer = Case("", num_frames=600, num_steps=5).sequential().numpy()[:, :, :latents.shape[2]]
     assert np.abs(latents - longer).max() / np.abs(longer).max() <= 1e-5

@@ -156,7 +156,9 @@ class DualParalWanModel(xFuserWan21T2VModel):
             self.dualparal.quantize(quantization, converter(self.loader))
         self.dualparal.freeze_weights()
         self.dualparal.model_name, self.dualparal.loras = self.config.model, loras_identity(self, self.command)
-        self._memory = memory_report(self._flags, type(self), self.dualparal.mesh.gather_objects(self._bytes_before))
+        # The adapter (patches/0008) has the degree as xDiT's own.
+        flags = dict(self._flags, dualparal_degree=self.engine_config.parallel_config.pp_degree)
+        self._memory = memory_report(flags, type(self), self.dualparal.mesh.gather_objects(self._bytes_before))
         self._made = set()  # the prompts whose videos this process has made
         if self.watchdog is not None:
             self.watchdog.observe(self.dualparal)
