@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from xdualparal.plan.layout import Layout
+from xdualparal.plan import memory
 from xdualparal.plan.memory import fullest, memory_of_ranks
 from xdualparal.plan.memory_numbers import ModelNumbers, RunNumbers
 from xdualparal.plan.schedule import AT_END, INLINE, NO_DECODE, THREAD
@@ -154,18 +155,31 @@ def test_the_parts_that_are_shown_are_not_empty():
     assert set(parts) == {"weights", "loading", "text", "activations", "context", "messages"} and all(parts.values())
 
 
+def whole_context(run, model=MODEL):
+    """The context of stage 2 when the K/V of as many passes wait as ever do."""
+    return memory._context(model, run, 2, run.kept_entries)
+
+
 def test_cached_context_waits_as_often_as_designed():
     """4 blocks, 4 steps: min(4, 3 * 1) entries of 2 branches, 3 layers, K and V, of 100 tokens of 10 numbers; block 0's window is as before."""
-    plain, cached, float8, host = (
-        memory_of_ranks(MODEL, replace(RUN, **more))[2]
-        for more in ({}, dict(kept_bytes=2), dict(kept_bytes=1), dict(kept_bytes=2, kept_on_host=True))
-    )
+    runs = [replace(RUN, **more) for more in ({}, dict(kept_bytes=2), dict(kept_bytes=1), dict(kept_bytes=2, kept_on_host=True))]
+    plain, cached, float8, host = map(whole_context, runs)
     entry = 2 * 3 * 2 * 100 * 10 * 2
-    assert cached.context - plain.context == 3 * entry and float8.context - plain.context == 3 * entry / 2
-    assert (host.kept_on_host, host.host, host.context - plain.context) == (3 * entry, 3 * entry, 5 * entry / 6)
-    assert cached.host == 0 and host.total < cached.total
-    two = memory_of_ranks(MODEL, replace(RUN, kept_bytes=2, stagger=2, videos=2))[2]
-    assert two.context == 2 * plain.context - 2 * (4 / 3) * WINDOW_TOKENS * 20 + 2 * 4 * entry
+    assert cached - plain == 3 * entry and float8 - plain == 3 * entry / 2
+    on_device, on_host = (memory_of_ranks(MODEL, run)[2] for run in (runs[1], runs[3]))
+    assert (on_host.kept_on_host, on_host.host, host - plain) == (3 * entry, 3 * entry, 5 * entry / 6)
+    assert on_device.host == 0 and on_host.total < on_device.total
+    two = whole_context(replace(RUN, kept_bytes=2, stagger=2, videos=2))
+    assert two == 2 * plain - 2 * (4 / 3) * WINDOW_TOKENS * 20 + 2 * 4 * entry
+
+
+def test_block_0_and_all_kept_entries_do_not_meet():
+    """Windows of 15 latent frames for block 0 and 10 for the others: the fuller of block 0 without the last entry and another with all."""
+    run = replace(RUN, kept_bytes=2, layout=Layout(RUN.layout.block_latents, RUN.layout.context_latents, RUN.layout.latent_frames, equal_windows=False))
+    most, one = memory_of_ranks(MODEL, run)[2], memory._kept(MODEL, run, 2)
+    assert most.context in (whole_context(run), whole_context(run) - one)
+    parts = [memory._activations(MODEL, run, False, window) for window in (run.window_latents, run.layout.block_latents)]
+    assert most.activations == (parts[1] if most.context == whole_context(run) else parts[0]) and parts[1] < parts[0]
 
 
 def test_designs_figures_of_cached_context():
@@ -174,5 +188,5 @@ def test_designs_figures_of_cached_context():
     wan = replace(MODEL, heads=40, head_dim=128, pixels_per_token=16, pixels_per_latent=8)
     for steps, branches, expected in ((4, 1, 2.6e9), (50, 2, 64e9)):
         sizes = dict(height=480, width=832, layout=Layout(8, 4), stage_layers=(5,) * 8, steps=steps, branches=branches)
-        plain, cached = (memory_of_ranks(wan, replace(RUN, **sizes, kept_bytes=kept))[2].context for kept in (0, 2))
+        plain, cached = (whole_context(replace(RUN, **sizes, kept_bytes=kept), wan) for kept in (0, 2))
         assert cached - plain == pytest.approx(expected, rel=0.02)

@@ -86,8 +86,7 @@ def _of_rank(model, run, stage, encodes, gives):
     return RankMemory(
         text_encoder=model.text_encoder_bytes if encodes and run.encoder_on_device else 0,
         weights=_weights(model, run, stage), loading=model.largest_bytes, vae=model.vae_bytes if is_last or run.parallel_vae else 0,
-        text=_text(model, run, stage), activations=_activations(model, run, is_first), context=_context(model, run, stage),
-        messages=_messages(model, run, is_first, is_last), latents=_latents(model, run, is_first, is_last, gives),
+        text=_text(model, run, stage), **_of_a_pass(model, run, stage), latents=_latents(model, run, is_first, is_last, gives),
         vae_memory=round(pixels * model.vae_memory_bytes) * (run.videos if run.decode != AT_END else 1),
         decoding=_decoding(model, run) if decodes else 0, decodes_beside=run.decode == THREAD and not run.parallel_vae,
         offloaded=model.experts * run.stage_layers[stage] * model.layer_bytes if run.expert_offload else 0,
@@ -116,11 +115,28 @@ def _tokens(model, run, latent_frames):
     return latent_frames * frame // run.shards
 
 
-def _hidden(model, run):
-    return _tokens(model, run, run.window_latents) * model.dim * model.number_bytes
+def _hidden(model, run, window):
+    return _tokens(model, run, window) * model.dim * model.number_bytes
 
 
-def _activations(model, run, is_first):
+def _of_a_pass(model, run, stage):
+    """{part: bytes} at the fullest pass. Where context is cached block 0 has a larger window than the others, of B latent frames, and
+    its passes are done before the K/V of as many passes wait as will: its own come as it reads others for the last time."""
+    is_first, is_last = stage == 0, stage == len(run.stage_layers) - 1
+    kinds, others = [(run.window_latents, 0)], run.window_latents
+    if run.kept_entries:
+        others = min(run.layout.block_latents, run.window_latents)
+        kinds = [(run.window_latents, run.kept_entries - 1), (others, run.kept_entries)]
+    passes = [
+        dict(
+            activations=_activations(model, run, is_first, window), context=_context(model, run, stage, entries),
+            messages=_messages(model, run, is_first, is_last, window, others),
+        ) for window, entries in kinds
+    ]
+    return max(passes, key=lambda parts: sum(parts.values()))
+
+
+def _activations(model, run, is_first, window):
     """Of one branch: branches are computed one after the other. Measured: to 1 % in float32 and bfloat16.
 
     Always there: the block's input, which its caller holds, rotary tables in float32, and on the first stage the embedding, which
@@ -135,8 +151,7 @@ def _activations(model, run, is_first):
     Where frames of a window have timesteps of their own, 7 vectors a token are always there, and a block's 6 in float32, of which
     there are two copies for a moment before the rest comes.
     """
-    hidden = _hidden(model, run)
-    tokens = _tokens(model, run, run.window_latents)
+    hidden, tokens = _hidden(model, run, window), _tokens(model, run, window)
     in_float, inner = tokens * model.dim * _FLOAT, tokens * model.ffn_dim * model.number_bytes
     always = (2 if is_first else 1) * hidden + 2 * tokens * model.head_dim * _FLOAT
     if run.frame_timesteps:
@@ -144,38 +159,38 @@ def _activations(model, run, is_first):
     norm, rope = 5 * hidden + 3 * in_float, 7 * hidden + 1.5 * in_float
     feed_forward, end = 3 * hidden + 2 * inner, 4 * hidden + 3 * in_float
     conversion = 6 * in_float if run.frame_timesteps and model.number_bytes < _FLOAT else 0
-    return round(always + max(norm, rope, feed_forward, end, conversion, _ring(model, run)))
+    return round(always + max(norm, rope, feed_forward, end, conversion, _ring(model, run, hidden)))
 
 
-def _ring(model, run):
+def _ring(model, run, hidden):
     """Ring attention, torch.distributed.tensor.experimental's _templated_ring_attention: normalised hidden states, Q, K, V, the
     output and what the kernel holds; this rank's keys and values behind each other, and those of all ranks gathered; gloo
     gathers into memory of its own first."""
     if run.ring == 1:
         return 0
     gathered = run.ring * (2 if run.on_host else 1)
-    return (6 + 2 * _seen(run) * (1 + gathered)) * _hidden(model, run)
+    return 6 * hidden + (1 + gathered) * 2 * _keys(model, run)
 
 
-def _seen(run):
-    """Keys of a pass, in windows."""
-    return 1 + run.context_latents / run.window_latents
+def _keys(model, run):
+    """K of one layer, of all that a pass sees."""
+    return _hidden(model, run, run.window_latents + run.context_latents)
 
 
-def _context(model, run, stage):
+def _context(model, run, stage, entries):
     """engine/context_store: K and V of C latent frames for each layer, branch and video, and one layer's K and V of window and
     context joined, which stay. A layer's old ones go before its new ones come. Experts share it: a pass has one expert.
 
-    Cached context: the same of the previous block, as many times as passes wait; of those on the host (engine/kept_kv) the layers
+    Cached context: the same of the previous block, ``entries`` times; of those on the host (engine/kept_kv) the layers
     that come, AHEAD and the one that computes, and up to 4 tensors that leave."""
     if not run.context_latents:
         return 0
     frames = _tokens(model, run, run.context_latents) * model.dim * model.number_bytes
     kept = run.videos * run.own_branches * run.stage_layers[stage] * 2 * frames
-    lasting = run.kept_entries * _kept(model, run, stage)
+    lasting = entries * _kept(model, run, stage)
     if run.kept_on_host:
         lasting = min(lasting, (3 + 2) * _kept(model, run, stage) // (run.own_branches * run.stage_layers[stage]))
-    return round(kept + lasting + 2 * _seen(run) * _hidden(model, run))
+    return round(kept + lasting + 2 * _keys(model, run))
 
 
 def _kept(model, run, stage):
@@ -184,12 +199,13 @@ def _kept(model, run, stage):
     return run.own_branches * run.stage_layers[stage] * 2 * numbers * run.kept_bytes
 
 
-def _messages(model, run, is_first, is_last):
+def _messages(model, run, is_first, is_last, window, others):
     """Hidden states of the branches: engine/p2p posts the next receive in the middle of a pass, which uses those before; a sender
-    keeps up to MAX_PENDING_SENDS messages, and of a pass with two branches the first one's result waits for the second."""
-    message = run.own_branches * _hidden(model, run)
-    comes = 0 if is_first else 2 * message
-    leaves = 0 if is_last else MAX_PENDING_SENDS * message + (run.own_branches - 1) * _hidden(model, run)
+    keeps up to MAX_PENDING_SENDS messages, and of a pass with two branches the first one's result waits for the second. ``window``, ``others``: latent frames of this pass's
+    messages, and of those before and after it."""
+    own, other = (run.own_branches * _hidden(model, run, latents) for latents in (window, others))
+    comes = 0 if is_first else own + other
+    leaves = 0 if is_last else own + (MAX_PENDING_SENDS - 1) * other + (run.own_branches - 1) * _hidden(model, run, window)
     return comes + leaves
 
 
