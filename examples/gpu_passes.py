@@ -11,10 +11,10 @@ the peak: the fastest of 10 products of 8192 x 8192 matrices. ``--device cpu`` h
 import argparse
 import json
 import statistics
-import time
 from pathlib import Path
 
 import gpu_stages
+from gpu_report import matrix_peak, timed
 
 SHAPES = {  # DESIGN section 3: heads, ffn, text; pixels
     "cuda": {
@@ -39,7 +39,7 @@ def main(argv=None):
 
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     gpu_stages.start_group()
-    peak, rows = matrix_peak(device), []
+    peak, rows = matrix_peak(device, torch.bfloat16), []
     print(f"| {torch.cuda.get_device_name() if device == 'cuda' else 'CPU'} | matrix peak {peak / 1e12:.4g} TFLOP/s in bfloat16 |\n|---|---|", flush=True)
     for row in measure(device, arguments.layers, arguments.waves):
         rows.append(row)
@@ -53,27 +53,6 @@ def as_text(row, peak):
     if "error" in row:
         return f"**{row['error']}**"
     return f"{row['seconds'] * 1e3:.4g} ms a pass, {row['operations'] / row['seconds'] / 1e12:.4g} TFLOP/s ({row['operations'] / row['seconds'] / peak:.0%} of the peak)"
-
-
-def matrix_peak(device):
-    """Operations a second of products of square matrices in bfloat16."""
-    import torch
-
-    size = 8192 if device == "cuda" else 256
-    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
-    return 2 * size**3 / min(timed(lambda: a @ b, device) for _ in range(10))
-
-
-def timed(function, device):
-    """Seconds until ``function`` is done on the device."""
-    import torch
-
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    wait()
-    start = time.perf_counter()
-    function()
-    wait()
-    return time.perf_counter() - start
 
 
 def measure(device, layers, waves):

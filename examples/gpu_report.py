@@ -28,6 +28,7 @@ SHAPES = {
     ],
     "cpu": [("tiny 32p", dict(num_attention_heads=2, ffn_dim=128, text_dim=64, attention_head_dim=24), 30, (32, 32))],
 }
+MATRIX = dict(cuda=8192, cpu=256)  # rows
 FEW_LAYERS, NUM_FRAMES, STEPS = (2, 4), 77, 2  # two blocks of 12 and 8 latent frames: the last pass but one reads a context
 
 
@@ -115,12 +116,17 @@ def measure_matrices(device):
     """Products of square matrices: what this device can do at most."""
     import torch
 
-    size, rows = (8192 if device == "cuda" else 256), []
-    for dtype in (torch.bfloat16, torch.float32):
-        a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-        seconds = min(timed(lambda: a @ b, device) for _ in range(10))
-        rows.append((f"{size} x {size} {str(dtype).removeprefix('torch.')}", f"{2 * size**3 / seconds / 1e12:.3g} TFLOP/s"))
-    return rows
+    size, dtypes = MATRIX[device], (torch.bfloat16, torch.float32)
+    return [(f"{size} x {size} {str(dtype).removeprefix('torch.')}", f"{matrix_peak(device, dtype) / 1e12:.3g} TFLOP/s") for dtype in dtypes]
+
+
+def matrix_peak(device, dtype):
+    """Operations a second of the fastest of 10 products of square matrices."""
+    import torch
+
+    size = MATRIX[device]
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    return 2 * size**3 / min(timed(lambda: a @ b, device) for _ in range(10))
 
 
 def timed(function, device):

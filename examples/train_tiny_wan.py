@@ -445,22 +445,20 @@ def new_scheduler() -> UniPCMultistepScheduler:
     )
 
 
-def export_trained(work_dir: Path, output: Path) -> None:
-    """Puts the averaged weights, the VAE with its latents' statistics and the scheduler together in `output`."""
-    trained = new_denoiser("cpu")
+def trained_parts(work_dir: Path, trained: torch.nn.ModuleDict, vae: AutoencoderKLWan) -> dict:
+    """Gives the modules of `new_denoiser` the averaged weights, and the VAE its own and its latents' statistics: parts of a pipeline."""
     trained.load_state_dict(load_state(work_dir / "transformer.pt")["average"])
     trained["transformer"].set_attn_processor(WanAttnProcessor())
-    data, vae = load_state(work_dir / "latents.pt"), new_vae()
+    data = load_state(work_dir / "latents.pt")
     vae.load_state_dict(load_state(work_dir / "vae.pt")["model"])
     vae.register_to_config(latents_mean=data["mean"], latents_std=data["std"])
-    pipeline = WanPipeline(
-        tokenizer=new_tokenizer(),
-        text_encoder=trained["text_encoder"].eval(),
-        vae=vae.eval(),
-        scheduler=new_scheduler(),
-        transformer=trained["transformer"].eval(),
-    )
-    export(pipeline, output)
+    return {"text_encoder": trained["text_encoder"].eval(), "transformer": trained["transformer"].eval(), "vae": vae.eval()}
+
+
+def export_trained(work_dir: Path, output: Path) -> None:
+    """Puts the averaged weights, the VAE with its latents' statistics and the scheduler together in `output`."""
+    parts = trained_parts(work_dir, new_denoiser("cpu"), new_vae())
+    export(WanPipeline(tokenizer=new_tokenizer(), scheduler=new_scheduler(), **parts), output)
 
 
 def export(pipeline: WanPipeline, output: Path) -> None:

@@ -20,7 +20,6 @@ import torch
 import train_tiny_wan as first
 from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
 from diffusers.models.autoencoders import autoencoder_kl_wan
-from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from train_tiny_wan import Progress, learning_rate, load_state, save_state, step_generator, take_step, update_average
 from transformers import UMT5EncoderModel
 
@@ -154,13 +153,8 @@ def export_trained(work_dir: Path, output: Path) -> None:
 
     The transformer is stored in float16: both models together have to stay below 24 MB.
     """
-    trained = new_denoiser("cpu")
-    trained.load_state_dict(load_state(work_dir / "transformer.pt")["average"])
-    trained["transformer"].set_attn_processor(WanAttnProcessor())
-    data, vae = load_state(work_dir / "latents.pt"), new_vae()
-    vae.load_state_dict(load_state(work_dir / "vae.pt")["model"])
-    vae.register_to_config(latents_mean=data["mean"], latents_std=data["std"])
-    parts = {"text_encoder": trained["text_encoder"].eval(), "transformer": trained["transformer"].eval().half(), "vae": vae.eval()}
+    parts = first.trained_parts(work_dir, new_denoiser("cpu"), new_vae())
+    parts["transformer"].half()
     tokenizer = first.new_tokenizer(world.vocabulary())
     first.export(WanPipeline(tokenizer=tokenizer, scheduler=first.new_scheduler(), **parts), output)
 

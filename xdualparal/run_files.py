@@ -27,7 +27,7 @@ def check_space(mesh, config, kept_bytes):
     the disk has not as much space: of two states, one of which takes the other's place, or of the one at a stop."""
     if config.checkpoint is None or not kept_bytes:
         return
-    is_often = kept_bytes <= config.checkpoint_context_gb * 1e9
+    is_often = config.saves_on_the_way(kept_bytes)
     if mesh.decides:
         when = f"every {config.checkpoint_waves} waves" if is_often else "only when the run is stopped (see checkpoint_context_gb)"
         logger.info("the checkpoint saves up to %.3g GB of cached context, %s", kept_bytes / 1e9, when)

@@ -20,12 +20,12 @@ class Link:
     """Messages between the lanes of a pipeline, started together and taken together: in every layer each lane's.
 
     ``group``: the pipeline's process group; ``ranks``: the global rank of each lane; ``device``: of the messages. What is sent
-    stays until it has left, which is asked when the next exchange starts.
+    stays until it has left.
     """
 
     def __init__(self, group, ranks, device):
         self._group, self._ranks, self._device = group, ranks, device
-        self._sending, self._coming = [], ([], {})
+        self._works, self._sending, self._coming = [], [], {}  # tensors must live until they have left
         self.bytes_sent, self.waited_s = 0, 0.0
 
     def start(self, to_send, to_come, dtype):
@@ -37,28 +37,23 @@ class Link:
         works = dist.batch_isend_irecv(operations) if operations else []
         self.bytes_sent += sum(tensor.nbytes for tensor in to_send.values())
         # NCCL gives one work for all.
-        self._sending, self._coming = [(works, operations)], (works, buffers)
+        self._works, self._sending, self._coming = list(works), operations, buffers
 
     def _operation(self, kind, tensor, lane):
         return dist.P2POp(kind, tensor, self._ranks[lane], self._group)
 
     def take(self):
         """{lane: tensor} of what was to come. Waits until it is there."""
-        works, buffers = self._coming
-        self._coming = [], {}
-        self._wait(works)
+        self.finish()
+        buffers, self._coming = self._coming, {}
         return buffers
 
     def finish(self):
-        """Waits until all that was sent has left."""
-        for works, _ in self._sending:
-            self._wait(works)
-        self._sending = []
-
-    def _wait(self, works):
+        """Waits until all that was sent has left, and all has come."""
         start = time.monotonic()
-        while works:
-            works.pop().wait()
+        while self._works:
+            self._works.pop().wait()
+        self._sending = []
         self.waited_s += time.monotonic() - start
 
 

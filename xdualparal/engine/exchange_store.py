@@ -11,6 +11,7 @@ backend that gives the LSE will do (compat/backends.py).
 """
 
 from contextlib import contextmanager
+from functools import lru_cache
 
 import torch
 from xfuser.core.cache_manager.cache_manager import get_cache_manager
@@ -31,6 +32,7 @@ class ExchangeStore:
         self._layers, self._frame_tokens, self._ulysses_degree = list(layers), frame_tokens, ulysses_degree
         self._link, self._frames = link, frames
         self._spec = self._own = None  # of the pass, and of the layer whose attention comes next
+        self._places = lru_cache(maxsize=None)(_places)  # on the device once, not in each layer
 
     @contextmanager
     def during(self, spec, branch):
@@ -60,9 +62,8 @@ class ExchangeStore:
         batch, stretches, _, *rest = self._own[0].shape
         return (2, batch, stretches, count, *rest)
 
-    @staticmethod
-    def _taken(by_frame, frames, first):
-        return by_frame[:, :, [frame - first for frame in frames]]
+    def _taken(self, by_frame, frames, first):
+        return by_frame.index_select(2, self._places(tuple(frame - first for frame in frames), by_frame.device))
 
     def attend(self, attention, query, key, value, *args, **kwargs):
         """The output of ``attention``, a backend's function, over the own keys and the scopes', and None for its LSE.
@@ -81,9 +82,9 @@ class ExchangeStore:
         mine = [frame for frame in scope.frames if spec.position <= frame < spec.position + spec.window_latents]
         parts = [[self._taken(one, mine, spec.position) for one in own]] if mine else []
         for lane, message in come.items():
-            places = [place for place, frame in enumerate(self._frames[lane][1]) if frame in wanted]
+            places = tuple(place for place, frame in enumerate(self._frames[lane][1]) if frame in wanted)
             if places:
-                parts.append(message[:, :, :, places])
+                parts.append(message.index_select(3, self._places(places, message.device)))
         return [torch.cat(one, dim=2).flatten(1, 3).transpose(1, 2).contiguous() for one in zip(*parts)]
 
     @contextmanager
@@ -104,6 +105,10 @@ class ExchangeStore:
         finally:
             ATTENTION_FUNCTION_REGISTRY[backend] = attention
             manager.unregister_cache_type(CACHE_TYPE)
+
+
+def _places(numbers, device):
+    return torch.tensor(numbers, device=device)
 
 
 def merge_attention(parts):

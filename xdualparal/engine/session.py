@@ -189,7 +189,7 @@ class GroupRun:
         if last is not None:
             self.progress.stop_after(last)
         done = wave - self.progress.first
-        if self.saves and self._saves_on_the_way and done and done % self.config.checkpoint_waves == 0:
+        if self.saves and self.config.saves_on_the_way(self.kept_bytes) and done and done % self.config.checkpoint_waves == 0:
             self.drain()
             self._save(wave)
 
@@ -197,10 +197,6 @@ class GroupRun:
     def saves(self):
         """Whether states are saved."""
         return any(video.snapshots.is_on for video in self.videos_to_make)
-
-    @property
-    def _saves_on_the_way(self):
-        return self.kept_bytes <= self.config.checkpoint_context_gb * 1e9
 
     def _save(self, wave, wait=False):
         """Every rank of the replica gives its kept K/V, those of the last stage the latents."""

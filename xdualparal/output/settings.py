@@ -71,6 +71,10 @@ class CheckpointSettings(Settings):
         WAVES.of("checkpoint_waves", self.checkpoint_waves)
         GIGABYTES.of("checkpoint_context_gb", self.checkpoint_context_gb)
 
+    def saves_on_the_way(self, kept_bytes):
+        """Whether states with so many bytes of cached context are saved every ``checkpoint_waves``, and not only at a stop."""
+        return kept_bytes <= self.checkpoint_context_gb * 1e9
+
 
 def check_is_path(name, path):
     """Raises ValueError unless ``path`` is a path, as text or a pathlib.Path."""

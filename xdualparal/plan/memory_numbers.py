@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from .layout import Layout
 from .schedule import THREAD
+from .waiting import most_kept
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,7 @@ class RunNumbers:
         """How many passes' K/V wait for the next blocks' passes at a time, of all videos (DESIGN section 2)."""
         if not self.kept_bytes:
             return 0
-        blocks = self.layout.num_blocks
-        return self.videos * (self.steps if blocks is None else min(self.steps, (blocks - 1) * self.stagger))
+        return self.videos * most_kept(self.steps, self.layout.num_blocks, self.stagger)
 
     @property
     def blocks_in_flight(self):

@@ -79,15 +79,10 @@ def compare(recorded, simulated):
     pairs = recorded, simulated
     stages = range(len(recorded.stages))
     return Comparison(
-        end_s=tuple(trace.end - begin(trace) for trace in pairs), bubble=tuple(trace.bubble() for trace in pairs),
+        end_s=tuple(trace.end - trace.start for trace in pairs), bubble=tuple(trace.bubble() for trace in pairs),
         busy_s=tuple(tuple(trace.busy(stage) for trace in pairs) for stage in stages),
         pass_s=tuple(tuple(_median_pass(trace.stages[stage]) for trace in pairs) for stage in stages),
     )
-
-
-def begin(trace):
-    """When the first action of a Trace starts."""
-    return min(span.start for row in trace.rows for span in row)
 
 
 def _median_pass(spans):

@@ -4,6 +4,7 @@ Knows: what follows from a strategy's passes and specs on a pipeline of stages. 
 time, processes.
 """
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -25,11 +26,12 @@ class PipelinePlan:
     the last stage when all are finished (AT_END), or not at all (NO_DECODE). ``layout``: which latent frames a block owns.
     ``exchanges``: whether the passes of a wave meet in every layer, where their lanes exchange K/V (strategies/clips.py); what lanes
     tell each other is then part of a FORWARD and no message. ``noise_is_whole``: whether the blocks' noise is cut from what an
-    ordinary pipeline draws. ``swaps_experts``: whether a stage has the layers of one expert at a time on its device, and changes them. ``fresh_noise``: the
+    ordinary pipeline draws. ``expert_starts``: for each expert (transformer) the first of the steps that it does. ``swaps_experts``: whether a stage has the layers of one expert at a time on its device, and changes them. ``fresh_noise``: the
     share, 0 to 1, of a block's noise that no other block has (engine/noise.py).
     """
 
     swaps_experts = exchanges = noise_is_whole = False
+    expert_starts = (0,)
     fresh_noise = 1.0
     most_kept = 0  # passes of a video whose K/V wait for a later wave, at most at a time
 
@@ -84,6 +86,10 @@ class PipelinePlan:
         while done != self.num_blocks and self.wave_of(Pass(0, done, self.num_steps - 1)) < wave:
             done += 1
         return done
+
+    def expert_of(self, step):
+        """The number of the expert that does ``step``."""
+        return bisect_right(self.expert_starts, step) - 1
 
     # Where another expert's passes begin: at most once a wave, and from a wave to the next.
 

@@ -37,14 +37,18 @@ class Trace:
         """When the last action ends."""
         return max(span.end for row in self.rows for span in row)
 
+    @property
+    def start(self):
+        """When the first action starts."""
+        return min(span.start for row in self.rows for span in row)
+
     def busy(self, stage):
         """The time that ``stage`` spends in its actions."""
         return sum(span.end - span.start for span in self.stages[stage] if not span.action.is_message)
 
     def bubble(self):
         """The share of all stages' time, 0 to 1, in which nothing runs."""
-        start = min(span.start for row in self.rows for span in row)
-        return 1 - sum(map(self.busy, range(len(self.stages)))) / (len(self.stages) * (self.end - start))
+        return 1 - sum(map(self.busy, range(len(self.stages)))) / (len(self.stages) * (self.end - self.start))
 
     def finished(self, block):
         """When ``block`` is finished: the end of its last STEP."""

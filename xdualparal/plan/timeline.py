@@ -10,7 +10,6 @@ from pathlib import Path
 from statistics import median
 
 from .actions import DECODE, FORWARD, LOAD, SEND, STEP, UNCONDITIONAL
-from .recorded import begin
 from .simulate import Trace
 
 # Of blocks, in order, then they repeat: Okabe and Ito's palette, which colour-blind people tell apart, without its black, lightened
@@ -78,7 +77,7 @@ def _figure(traces, messages):
     heights = [_ROW * len(trace.rows) + _ABOVE for trace in traces.values()]
     figure = Figure((_WIDTH, sum(heights) + _BELOW), layout="constrained")
     all_axes = figure.subplots(len(traces), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-    longest = max(trace.end - begin(trace) for trace in traces.values())
+    longest = max(trace.end - trace.start for trace in traces.values())
     for axes, (title, trace) in zip(all_axes, traces.items()):
         axes.set_title(_title(title, trace), loc="left", fontsize=9)
         _draw(axes, trace, longest, messages)
@@ -89,12 +88,12 @@ def _figure(traces, messages):
 
 def _title(title, trace):
     stages = f"{len(trace.stages)} stage{'s' if len(trace.stages) > 1 else ''}"
-    figures = f"{stages}, end {trace.end - begin(trace):.4g} s, bubble {trace.bubble():.1%}"
+    figures = f"{stages}, end {trace.end - trace.start:.4g} s, bubble {trace.bubble():.1%}"
     return f"{title}: {figures}" if title else figures
 
 
 def _draw(axes, trace, longest, messages):
-    start = begin(trace)
+    start = trace.start
     axes.set(xlim=(0, longest * 1.002), ylim=(len(trace.rows) - 0.5, -0.5))
     names = [f"stage {n}" for n in range(len(trace.stages))] + ["decode"] * bool(trace.lane)
     axes.set_yticks(range(len(trace.rows)), names, fontsize=8)

@@ -1,6 +1,6 @@
 """Where what waits for a later pass is kept.
 
-Knows: the places. Must not know: what waits there, or how it is moved.
+Knows: the places, and how much waits. Must not know: what waits there, or how it is moved.
 """
 
 from dataclasses import dataclass
@@ -9,6 +9,12 @@ from .settings import Settings, setting
 
 DEVICE, HOST = "device", "host"
 MODEL, FLOAT8 = "model", "float8"  # numbers that K/V wait in
+
+
+def most_kept(num_steps, num_blocks, stagger):
+    """Of how many passes of a video the cached context waits, at most at a time: those of ``stagger`` waves (DESIGN section 2).
+    ``num_blocks``: None for a video without end."""
+    return num_steps if num_blocks is None else min(num_steps, (num_blocks - 1) * stagger)
 
 
 @dataclass(frozen=True)

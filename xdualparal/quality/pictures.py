@@ -16,14 +16,6 @@ SERIES = (
 TRACKED = (("x", "x, px"), ("y", "y, px"), ("area", "area, px"), ("hue_error", "hue error, degrees"), ("count", "objects"))
 
 
-def check_can_draw():
-    """Raises ValueError where matplotlib is not installed."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise ValueError("pictures need matplotlib, which is not installed: pip install 'xdualparal[pictures]'") from None
-
-
 class ContactSheet:
     """Adds frames, (height, width, 3) uint8, one at a time, and keeps at most SHEET_FRAMES of them, evenly spaced."""
 

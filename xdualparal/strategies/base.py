@@ -3,6 +3,7 @@
 Knows: nothing but the names. Must not know: tensors, or any strategy.
 """
 
+from dataclasses import fields
 from typing import Any, NamedTuple, Protocol
 
 from ..plan.schedule import PipelinePlan
@@ -50,7 +51,15 @@ class Strategy(Protocol):
         """The fields of a RunSpec that the settings decide."""
 
 
-class OnStages:
+class Common:
+    """What is common to all strategies."""
+
+    def identity(self, settings):
+        """The strategy's name and settings."""
+        return dict(strategy=self.name, **{field.name: getattr(settings, field.name) for field in fields(self.Settings)})
+
+
+class OnStages(Common):
     """What is common to strategies whose lanes are stages of a pipeline, each with its share of the layers."""
 
     splits_layers, merges_attention, predicts_memory, refuses = True, False, True, {}

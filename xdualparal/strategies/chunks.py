@@ -7,7 +7,7 @@ they overlap, the finished latents of two chunks are blended: from the older to 
 averages the predictions in every step instead; then chunks are no longer independent.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from ..limits import POSITIONS, Whole
 from ..plan.layout import Layout
@@ -56,7 +56,3 @@ class Chunks(OnStages):
     def layout(self, settings, latent_frames):
         """Which latent frames a chunk owns."""
         return Layout(settings.chunk_latents, 0, latent_frames, overlap_latents=settings.chunk_overlap_latents)
-
-    def identity(self, settings):
-        """The fields of a RunSpec that are the strategy's."""
-        return dict(strategy=self.name, **{field.name: getattr(settings, field.name) for field in fields(ChunksSettings)})

@@ -22,7 +22,7 @@ What the paper does with VideoCrafter2, a U-Net with temporal layers, and what s
   be further away from a query than the model has seen in training.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 from ..limits import SHARE, Number, Whole
 from ..plan.actions import DECODE, FORWARD, STEP, Action, Pass
@@ -30,6 +30,7 @@ from ..plan.layout import Layout
 from ..plan.passes import Frames, PassSpec, Scope
 from ..plan.schedule import DECODE_PLACES, INLINE, NO_DECODE, THREAD, PipelinePlan
 from ..plan.settings import Settings, setting
+from .base import Common
 
 _LATENTS = Whole(0, 1024, "latent frames; the model's table of positions has no more")
 _BIAS = Number(0, 100, why="in logits; 10, the paper's, leaves of the other scope's weight a factor of 1 to 22,026")
@@ -190,7 +191,7 @@ class ClipsPlan(PipelinePlan):
         return PassSpec(
             window=(Frames(before, 0, len(own)),), predicted=range(len(own)), position=own.start, steps=(one.step,), texts=(0,),
             scopes=tuple(scope for scope in scopes if scope.frames), frees=(before,),
-            expert=sum(one.step >= start for start in self.expert_starts) - 1,
+            expert=self.expert_of(one.step),
         )
 
     def exchange(self, lane):
@@ -228,7 +229,7 @@ class ClipsPlan(PipelinePlan):
         return head + (f", decode {self.decode}" if self.decode != NO_DECODE else "")
 
 
-class VideoInfinity:
+class VideoInfinity(Common):
     """The strategy; see base.Strategy."""
 
     name = "video_infinity"
@@ -265,7 +266,3 @@ class VideoInfinity:
         return ClipLayout(
             clip_latents, 0, latent_frames, clips=settings.clips, halo=settings.halo_latents, sampled=settings.global_latents
         )
-
-    def identity(self, settings):
-        """The fields of a RunSpec that are the strategy's."""
-        return dict(strategy=self.name, **{field.name: getattr(settings, field.name) for field in fields(ClipsSettings)})

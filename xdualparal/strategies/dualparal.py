@@ -4,8 +4,7 @@ Knows: which passes a wave has, and what each sees and leaves. Must not know: te
 """
 
 import re
-from bisect import bisect_right
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 from ..plan.actions import Pass
 from ..plan.layout import Layout
@@ -14,7 +13,7 @@ from ..plan.schedule import DECODE_PLACES, NO_DECODE, PipelinePlan, parse_rows, 
 from ..limits import POSITIONS, SHARE, STEPS, check_whole
 from ..plan.settings import Settings, setting
 from .base import OnStages
-from ..plan.waiting import FLOAT8, MODEL
+from ..plan.waiting import FLOAT8, MODEL, most_kept
 
 HEAD = "head"  # a block's own first C latent frames: the next context of the block before it
 TAIL = "tail"  # its last C, kept for the previous context of the block behind it at the same step
@@ -139,7 +138,7 @@ class DualParalPlan(PipelinePlan):
         """Passes of a video whose cached context waits, at most at a time: those of D waves."""
         if self.context != CACHED or not self.layout.context_latents:
             return 0
-        return self.num_steps if self.num_blocks is None else min(self.num_steps, (self.num_blocks - 1) * self.stagger)
+        return most_kept(self.num_steps, self.num_blocks, self.stagger)
 
     def first_blocks(self, count):
         """The plan of the first ``count`` blocks alone."""
@@ -152,10 +151,6 @@ class DualParalPlan(PipelinePlan):
     def first_wave(self, video):
         """The wave with which ``video`` begins."""
         return self.first_waves[video] if self.first_waves else 0
-
-    def expert_of(self, step):
-        """The number of the expert that does ``step``."""
-        return bisect_right(self.expert_starts, step) - 1
 
     def wave_of(self, one):
         """The wave of the pass ``one``: block i's step s is in wave i * D + s."""
@@ -272,10 +267,6 @@ class DualParal(OnStages):
     def layout(self, settings, latent_frames):
         """Which latent frames a block owns."""
         return Layout(settings.block_latents, settings.context_latents, latent_frames, equal_windows=settings.context == RECOMPUTED)
-
-    def identity(self, settings):
-        """The fields of a RunSpec that are the strategy's."""
-        return dict(strategy=self.name, **{field.name: getattr(settings, field.name) for field in fields(DualParalSettings)})
 
 
 def build_schedule(num_blocks, num_steps, num_stages, split_guidance=False, stagger=1, decode=NO_DECODE):

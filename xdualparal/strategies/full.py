@@ -35,9 +35,5 @@ class Full(OnStages):
         )
 
     def layout(self, settings, latent_frames):
-        """One block; of a video whose length is not known, one of the longest that can be."""
-        return Layout(latent_frames or 1, 0, latent_frames)
-
-    def identity(self, settings):
-        """The fields of a RunSpec that are the strategy's."""
-        return dict(strategy=self.name)
+        """One block."""
+        return Layout(latent_frames, 0, latent_frames)

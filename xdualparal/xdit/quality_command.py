@@ -11,7 +11,8 @@ from ..output.files import check_apart, check_new, check_place, check_regular, r
 from ..quality.facts import facts_of
 from ..quality.frames import frames_of
 from ..quality.measure import metrics_of, scene_of, watch_video
-from ..quality.pictures import ContactSheet, check_can_draw, save_plot
+from ..plan.timeline import check_matplotlib
+from ..quality.pictures import ContactSheet, save_plot
 from ..quality.results import read_results
 from ..quality.statistics import paired, table
 from ..demo.scenes import parse_prompt
@@ -49,7 +50,7 @@ def _check_outputs(flags):
         if not flags.overwrite and not flags.model:  # Results looks at its own file
             _check_new(path, what)
     if flags.sheet or flags.plot:
-        check_can_draw()
+        check_matplotlib()
 
 
 def _check_new(path, what):
