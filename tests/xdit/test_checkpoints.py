@@ -62,8 +62,9 @@ def sequential(pipeline, scales, make_scheduler=None):
 
 
 def assert_close(latents, expected):
-    """To 1e-5, of numbers of about 1."""
-    torch.testing.assert_close(latents, expected, atol=1e-5, rtol=0)
+    """To 1e-5 of the largest number, as in test_pipeline.py. That is 4 here: the sequential program in float32 is 1.4e-5 off the one in
+    float64, and Ulysses 2 is 1.06e-5 off it on an Intel Xeon, while 1, 2 and 4 stages are not off it at all."""
+    torch.testing.assert_close(latents, expected, atol=1e-5 * expected.abs().max().item(), rtol=0)
 
 
 @pytest.mark.parametrize("model", TRANSFORMERS)
