@@ -102,6 +102,35 @@ def test_many_that_start_at_once_each_have_a_folder(temporary):
     assert not lost and os.listdir(temporary) == []
 
 
+@pytest.fixture
+def third(monkeypatch):
+    """What another run holds which, between a run's opening of its first lock and its check, has put a locked file of its own there."""
+    locked, held = module._locked, []
+
+    def late(folder, how=0):
+        lock = locked(folder, how)
+        if not held:
+            (folder / module._LOCK).unlink()
+            held.append(folder)
+            held.append(locked(folder))
+        return lock
+
+    monkeypatch.setattr(module, "_locked", late)
+    yield held
+    os.close(held[1])
+
+
+def test_the_lock_of_a_removed_file_does_not_let_a_folder_be_removed(temporary, third):
+    folder = abandoned(temporary)
+    remove_abandoned()
+    assert folder.exists() and third[0] == folder
+
+
+def test_the_lock_of_a_removed_file_does_not_let_a_folder_be_used(temporary, third):
+    with run_folder() as own:
+        assert own != third[0] and sorted(temporary.iterdir()) == sorted([own, third[0]])
+
+
 @pytest.mark.parametrize("written, why", [(100, "No space left on device"), (None, "Disk quota exceeded")])
 def test_without_space_nothing_is_started_and_nothing_is_left(temporary, monkeypatch, written, why):
     def write(descriptor, content):

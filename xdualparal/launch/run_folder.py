@@ -47,7 +47,8 @@ def remove_abandoned():
         if re.fullmatch(re.escape(_PREFIX) + _RANDOM, folder.name) and _is_own_folder(folder):
             with suppress(OSError):  # BlockingIOError: its launcher is alive; or another run removes it just now
                 lock = _locked(folder, fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
+                if _is_there(folder, lock):
+                    shutil.rmtree(folder, ignore_errors=True)
                 os.close(lock)
 
 
@@ -57,7 +58,7 @@ def _new():
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
         with suppress(FileNotFoundError):  # before it was locked, another run took it for abandoned
             lock = _locked(folder)
-            if folder.exists():
+            if _is_there(folder, lock):
                 _write_something(folder, lock)
                 return folder, lock
             os.close(lock)
@@ -84,6 +85,17 @@ def _locked(folder, how=0):
             os.close(descriptor)
             raise
     return descriptor
+
+
+def _is_there(folder, lock):
+    """Whether the locked file is still the one in the folder.
+
+    Who waited for a lock may get that of a file that was removed meanwhile, while another run has locked a new one there. Only who
+    holds the lock of the file that is there may use or remove the folder.
+    """
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(lock), os.stat(folder / _LOCK, follow_symlinks=False))
+    return False
 
 
 def _is_own_folder(folder):
