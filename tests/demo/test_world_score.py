@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xdualparal.demo import world, world_score
+from xdualparal.demo import quality, world, world_score, world_seen
 from xdualparal.demo.world_score import score
 
 torch.set_num_threads(1)
@@ -80,7 +80,7 @@ def test_frozen_frames_are_seen():
 
 def test_a_plain_background_has_no_texture():
     video = clip()
-    grey = world_score.quality.chroma(video) < 0.1
+    grey = quality.chroma(video) < 0.1
     scored = score(np.where(grey[..., None], 0.45, video), SCENE)
     assert scored.texture == 0 and faults(scored) == {"texture"} and not scored.all_right
 
@@ -122,7 +122,7 @@ def test_a_third_object_is_seen_in_either_colour(colour, corner):
 def test_objects_that_are_others_after_they_pass_have_lost_their_identity(change, right):
     scene = replace(SCENE, turned_colour="yellow", back_colour="cyan", front_colour="yellow") if "back_colour" in change else SCENE
     other = replace(scene, **{"back_colour": "magenta"} if "back_colour" in change else change)
-    front, _ = world_score.observe(clip(scene), scene)
+    front, _ = world_seen.observe(clip(scene), scene)
     start, end = world_score.passes(front.clear)[0]
     middle = (start + end) // 2
     before = clip(scene)
@@ -131,7 +131,7 @@ def test_objects_that_are_others_after_they_pass_have_lost_their_identity(change
 
 
 def test_objects_that_change_lanes_while_they_pass_have_lost_their_identity():
-    front, _ = world_score.observe(clip(), SCENE)
+    front, _ = world_seen.observe(clip(), SCENE)
     start, end = world_score.passes(front.clear)[0]
     video = clip()
     middle = (start + end) // 2
