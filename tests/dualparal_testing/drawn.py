@@ -1,4 +1,4 @@
-"""Perfect videos of the demo world, as arrays."""
+"""Perfect videos of the first demo world, as arrays."""
 
 import numpy as np
 import torch

@@ -8,8 +8,9 @@ from dualparal_testing.drawn import SCENE, at, drawn
 
 from xdualparal.demo import scenes as demo
 from xdualparal.quality.facts import VideoFacts
-from xdualparal.quality.measure import measure_video, scene_of
+from xdualparal.quality.measure import measure_video
 from xdualparal.quality.series import MOST_ANCHORS, Series
+from xdualparal.quality.worlds import scene_of
 
 FACTS = VideoFacts(8, 4)
 

@@ -11,6 +11,7 @@ from dualparal_testing.drawn import SCENE, drawn
 from xdualparal.output.mp4 import VideoWriter
 from xdualparal.output.tags import tags_of
 from xdualparal.quality.results import Results
+from xdualparal.quality.worlds import TWO_OBJECTS, scene_of
 from xdualparal.run_spec import RunSpec
 from xdualparal.xdit import quality_command, quality_flags, quality_runs
 
@@ -46,6 +47,19 @@ def test_a_video_says_how_it_is_cut_and_what_it_shows(perfect, tmp_path, capsys)
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in ("sheet.png", "plot.png"))
     assert "exists: give another name, or add --overwrite" in refused(capsys, perfect, "--json", out["v.json"])
     quality_command.main([perfect, "--json", out["v.json"], "--overwrite"])
+
+
+def test_a_video_of_the_second_world_is_measured_by_its_own_metrics(tmp_path, capsys):
+    scene = scene_of(TWO_OBJECTS.example)
+    path = mp4(tmp_path / "v.mp4", TWO_OBJECTS.clip(scene, 65, 1), quality=0, prompt=scene.prompt, block_latents=4, context_latents=2)
+    out = {name: str(tmp_path / name) for name in ("v.json", "sheet.png", "plot.png")}
+    quality_command.main([path, "--json", out["v.json"], "--sheet", out["sheet.png"], "--plot", out["plot.png"]])
+    told = json.loads((tmp_path / "v.json").read_text())["files"][path]["metrics"]
+    assert told["all_right"] == told["prompt"] == told["texture"] == 1 and "loop_excess" in told and told["seams"] == 3
+    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in ("sheet.png", "plot.png"))
+    quality_command.main([path, "--prompt", scene.prompt.replace("left", "right")])
+    assert "texture               1\n" in (said := capsys.readouterr().out) and "pan_px                -0.5" in said and "all_right             0\n" in said
+    assert "back_colour 'orange' is not in the demo world" in refused(capsys, path, "--prompt", scene.prompt.replace("blue", "orange"))
 
 
 def test_flags_say_what_a_file_does_not(perfect, tmp_path, capsys):
@@ -113,6 +127,10 @@ def test_prompts_that_come_again_have_other_seeds():
     prompts = quality_runs.read_prompts("50")
     wanted = list(quality_runs.first_seeds(prompts))
     assert len(set(wanted)) == 50 and wanted[:48] == [(prompt, 0) for prompt in prompts[:48]] and wanted[48] == (prompts[0], 1000)
+
+
+def test_prompts_are_of_the_models_world():
+    assert quality_runs.read_prompts("3", quality_runs.WORLDS["tiny-wan-2"]) == TWO_OBJECTS.prompts(3)
 
 
 def test_batches_are_of_one_seed():

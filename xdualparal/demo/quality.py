@@ -195,10 +195,9 @@ def table(rows: list[dict], names: list[str]) -> str:
     return "\n".join(lines)
 
 
-def to_demo_size(video: np.ndarray) -> np.ndarray:
-    """Averages squares of pixels to FRAME_SIZE_PX a side; raises ValueError where that does not divide the side."""
+def to_demo_size(video: np.ndarray, size: int = demo.FRAME_SIZE_PX) -> np.ndarray:
+    """Averages squares of pixels to `size` a side; raises ValueError where that does not divide the side."""
     frames, height, width, _ = video.shape
-    size = demo.FRAME_SIZE_PX
     if height != width or height % size:
         raise ValueError(f"frames are {width} x {height}; the demo's are square with a side that {size} divides")
     factor = height // size

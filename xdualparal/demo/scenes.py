@@ -184,3 +184,10 @@ def random_scenes(batch: int, generator: torch.Generator, choices: list[Scene] |
     """Draws `batch` scenes from `choices`, by default the training ones."""
     choices = training_scenes() if choices is None else choices
     return [choices[i] for i in torch.randint(len(choices), (batch,), generator=generator).tolist()]
+
+
+def drawn_frames(scene: Scene, num_frames: int, seed: int, every: int = 1) -> torch.Tensor:
+    """Draws each ``every``-th frame of a clip of ``num_frames`` frames, (frames, 32, 32, 3) uint8. Equal seeds give equal clips."""
+    motion = random_motion(1, torch.Generator().manual_seed(seed))
+    clips, _ = render([scene], trajectory(motion, half_sizes([scene]), num_frames)[:, ::every])
+    return (clips[0].permute(1, 2, 3, 0) * 127.5 + 127.5).round().byte()

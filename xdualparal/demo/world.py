@@ -276,6 +276,13 @@ def clip_of(scene: Scene | str, num_frames: int, seed: int) -> tuple[torch.Tenso
     return (render([scene], truth)[0][0].permute(1, 2, 3, 0) + 1) / 2, truth
 
 
+def drawn_frames(scene: Scene, num_frames: int, seed: int, every: int = 1) -> torch.Tensor:
+    """Draws each ``every``-th frame of the clip that `clip_of` draws, (frames, 64, 64, 3) uint8."""
+    truth = draw_truth([scene], num_frames, torch.Generator().manual_seed(seed))
+    thinned = Truth(truth.centres_px[:, :, ::every], truth.colours[:, :, ::every], truth.background_px[:, ::every])
+    return (render([scene], thinned)[0][0].permute(1, 2, 3, 0) * 127.5 + 127.5).round().byte()
+
+
 def random_scenes(batch: int, generator: torch.Generator, choices: list[Scene]) -> list[Scene]:
     """Draws ``batch`` scenes from ``choices``."""
     return [choices[i] for i in torch.randint(len(choices), (batch,), generator=generator).tolist()]

@@ -4,6 +4,9 @@ Knows: PyAV. Must not know: what is measured.
 """
 
 import av
+import numpy as np
+
+CHUNK_FRAMES = 64
 
 
 def frames_of(path):
@@ -41,3 +44,25 @@ class EvenlySpaced:
             if (self._seen - 1) % self.stride:
                 return
         self.values.append(value)
+
+
+class Chunks:
+    """Gives frames that are added one at a time, (height, width, 3) uint8, CHUNK_FRAMES at a time to ``see``, as (frames, height, width, 3)
+    float32 in 0..1. The first one of a chunk is given to ``check``, (1, height, width, 3), when it comes."""
+
+    def __init__(self, check, see):
+        self._check, self._see, self._waiting = check, see, []
+
+    def add(self, frame):
+        """Adds the next frame. Raises ValueError as ``check`` does."""
+        if not self._waiting:
+            self._check(frame[None])
+        self._waiting.append(frame)
+        if len(self._waiting) == CHUNK_FRAMES:
+            self.flush()
+
+    def flush(self):
+        """Gives away those that wait."""
+        if self._waiting:
+            waiting, self._waiting = self._waiting, []
+            self._see(np.stack(waiting).astype(np.float32) / 255)

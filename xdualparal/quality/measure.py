@@ -3,21 +3,20 @@
 Knows: which metrics there are. Must not know: files, flags.
 """
 
-from ..demo import scenes as demo
 from .drift import drift_metrics
 from .facts import VideoFacts
 from .reference import reference_loop_share
 from .repetition import frozen_share, loop_metrics
 from .seams import seam_metrics
 from .series import Series
-from .track import ObjectTrack, prompt_metrics, track_metrics
+from .worlds import world_of
 
 
 def measure_video(frames, facts=VideoFacts(), scene=None, watch=()):
     """Computes a dict of metrics, floats or None (not known), each as the module that computes it says.
 
     frames: an iterable of (height, width, 3) uint8 arrays, or one array of them; read once, none is kept. ``facts``: where blocks meet
-    (without the sizes of blocks there are no metrics of seams). ``scene``: a demo.scenes.Scene, for those of a demo video.
+    (without the sizes of blocks there are no metrics of seams). ``scene``: of a demo world, for those of its videos.
     ``watch``: objects with ``add(frame)``, which are given each frame, too. Raises ValueError for no frames, and for frames that are
     not as these metrics need them.
     """
@@ -25,8 +24,8 @@ def measure_video(frames, facts=VideoFacts(), scene=None, watch=()):
 
 
 def watch_video(frames, facts, scene=None, watch=()):
-    """(Series, ObjectTrack or None) of ``frames``; see measure_video."""
-    series, track = Series(facts.frames_per_latent), None if scene is None else ObjectTrack(scene)
+    """(Series, the scene's track or None) of ``frames``; see measure_video and World.track."""
+    series, track = Series(facts.frames_per_latent), None if scene is None else world_of(scene).track(scene)
     watchers = [*watch, series] if track is None else [*watch, series, track]
     for frame in frames:
         for watcher in watchers:
@@ -44,13 +43,5 @@ def metrics_of(series, track, facts):
     if track is not None:
         expected = reference_loop_share(track.scene, len(series.anchors), series.anchor_stride)
         excess = None if expected is None else loops["loop_share"] - expected
-        metrics |= dict(loop_excess=excess) | track_metrics(track, facts) | prompt_metrics(track)
+        metrics |= dict(loop_excess=excess) | track.metrics(facts)
     return metrics
-
-
-def scene_of(prompt):
-    """The demo world's scene that ``prompt`` says, or None."""
-    try:
-        return None if prompt is None else demo.parse_prompt(prompt)
-    except ValueError:
-        return None

@@ -13,7 +13,6 @@ SERIES = (
     ("luminance", "luminance, 0 to 1"), ("saturation", "saturation, 0 to 1"), ("sharpness", "sharpness, 0 to 1"),
     ("first_difference", "step, 0 to 1"), ("second_difference", "change of step, 0 to 1"),
 )
-TRACKED = (("x", "x, px"), ("y", "y, px"), ("area", "area, px"), ("hue_error", "hue error, degrees"), ("count", "objects"))
 
 
 class ContactSheet:
@@ -42,9 +41,9 @@ class ContactSheet:
 
 
 def save_plot(path, title, series, track, seams):
-    """Writes the PNG ``path``: each series over frames, with a line at each of ``seams``. ``track``: an ObjectTrack or None."""
+    """Writes the PNG ``path``: each series over frames, with a line at each of ``seams``. ``track``: of a scene (World.track), or None."""
     shown = [(label, series.of(name)) for name, label in SERIES]
-    shown += [] if track is None else [(label, track.of(name)) for name, label in TRACKED]
+    shown += [] if track is None else track.shown()
     figure, axes = _figure(len(shown), 1, (12, 1.3 * len(shown) + 0.6), sharex=True)
     for axis, (label, values) in zip(axes.flat, shown):
         axis.vlines(seams, 0, 1, transform=axis.get_xaxis_transform(), colors="0.8", linewidth=0.8)

@@ -1,16 +1,15 @@
-"""What clips of the demo world do that were drawn, not generated: how much they repeat themselves.
+"""What clips of a demo world do that were drawn, not generated: how much they repeat themselves.
 
-Knows: the demo world's scenes. Must not know: generated videos.
+Knows: how a world draws a clip. Must not know: generated videos.
 """
 
 from functools import lru_cache
 
 import numpy as np
-import torch
 
-from ..demo import scenes as demo
 from .repetition import loop_metrics
 from .series import thumbnail
+from .worlds import world_of
 
 CLIPS = 8
 SEED = 13
@@ -22,9 +21,6 @@ def reference_loop_share(scene, anchors, stride):
     is too short for one. The same for equal arguments."""
     shares = []
     for clip in range(CLIPS):
-        motion = demo.random_motion(1, torch.Generator().manual_seed(SEED + clip))
-        path = demo.trajectory(motion, demo.half_sizes([scene]), anchors * stride)[:, ::stride]
-        frames, _ = demo.render([scene], path)
-        pictures = (frames[0].permute(1, 2, 3, 0) * 127.5 + 127.5).round().byte().numpy()
+        pictures = world_of(scene).clip(scene, anchors * stride, SEED + clip, stride)
         shares.append(loop_metrics(np.array([thumbnail(picture) for picture in pictures]), stride)["loop_share"])
     return None if None in shares else float(np.mean(shares))

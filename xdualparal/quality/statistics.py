@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 RESAMPLES = 2000
-NO_MEASURES = ("frames", "seams", "phases", "loop_lag_frames")  # what a video is, and a place in it: their means say nothing
+NO_MEASURES = ("frames", "seams", "phases", "loop_lag_frames", "pan_px")  # what a video is, a place in it, a direction: their means say nothing
 SIGNED = "_drift"  # metrics that differ in sign from video to video: their sizes are averaged, too
 
 

@@ -11,10 +11,13 @@ import numpy as np
 from ..demo import quality as seen
 from ..demo import scenes as demo
 from .drift import difference, relative
+from .frames import Chunks
+from .jumps import jumps, seam_jumps
+from .numbers import mean
 
-CHUNK_FRAMES = 64  # seen at once
 CORE_COVERAGE = 0.8  # of a pixel: its colour is the object's
 NAMES = ("count", "x", "y", "area", "hue_error", "colour", "shape", "background")
+SHOWN = (("x", "x, px"), ("y", "y, px"), ("area", "area, px"), ("hue_error", "hue error, degrees"), ("count", "objects"))
 
 
 class ObjectTrack:
@@ -26,20 +29,16 @@ class ObjectTrack:
     """
 
     def __init__(self, scene):
-        self.scene, self._waiting = scene, []
+        self.scene, self._chunks = scene, Chunks(seen.to_demo_size, self._see)
         self._values = {name: array("d") for name in NAMES}
 
     def add(self, frame):
         """Adds the next frame. Raises ValueError for one that has not the demo's shape, see demo.quality.to_demo_size."""
-        if not self._waiting:
-            seen.to_demo_size(frame[None])
-        self._waiting.append(frame)
-        if len(self._waiting) == CHUNK_FRAMES:
-            self._see()
+        self._chunks.add(frame)
 
     def of(self, name):
         """One value a frame, (frames,) float64."""
-        self._see()
+        self._chunks.flush()
         return np.array(self._values[name])
 
     @property
@@ -47,11 +46,16 @@ class ObjectTrack:
         """(frames, 2), x and y in pixels."""
         return np.stack([self.of("x"), self.of("y")], axis=1)
 
-    def _see(self):
-        if not self._waiting:
-            return
-        video = seen.to_demo_size(np.stack(self._waiting).astype(np.float32) / 255)
-        self._waiting = []
+    def metrics(self, facts):
+        """What ``track_metrics`` and ``prompt_metrics`` say; ``facts``: where blocks meet."""
+        return track_metrics(self, facts) | prompt_metrics(self)
+
+    def shown(self):
+        """[(label, one value a frame)] for a plot."""
+        return [(label, self.of(name)) for name, label in SHOWN]
+
+    def _see(self, video):
+        video = seen.to_demo_size(video)
         counts, coverage = seen.largest_objects(video)
         centres, there = seen.centroids(coverage), counts > 0
         area = coverage.sum(axis=(1, 2))
@@ -75,40 +79,15 @@ def hue_errors(video, coverage, colour):
     return (hues - wanted + 180) % 360 - 180
 
 
-def jumps(centres, half_size_px):
-    """By how much each step differs from the mean of the steps before and after it, (frames,) pixels; NaN at the ends.
-
-    A jump of J pixels between frames t - 1 and t of a steady motion is J at t and J / 2 at its neighbours. An axis on which the centre
-    is next to a wall in one of the four frames is left out, because bounces are there; NaN where both are.
-    """
-    low, high = half_size_px + seen.WALL_ZONE_PX, demo.FRAME_SIZE_PX - half_size_px - seen.WALL_ZONE_PX
-    found = np.full(len(centres), np.nan)
-    if len(centres) < 4:
-        return found
-    steps = np.diff(centres, axis=0)
-    near = (centres < low) | (centres > high)
-    differ = steps[1:-1] - (steps[:-2] + steps[2:]) / 2
-    free = ~(near[:-3] | near[1:-2] | near[2:-1] | near[3:]) & np.isfinite(differ)
-    lengths = np.sqrt((np.where(free, differ, 0) ** 2).sum(axis=1))
-    found[2:-1] = np.where(free.any(axis=1), lengths, np.nan)
-    return found
-
-
 def track_metrics(track, facts):
-    """``seam_jump_px``, ``other_jump_px``: the largest of ``jumps`` in latent frames that begin a block and in others, in the mean, ``longest_jump_px``: anywhere;
-    ``object_count`` and ``area_px``: means, ``one_object``: share of frames with exactly one, ``area_spread``: standard deviation of the
+    """``seam_jump_px``, ``other_jump_px``, ``longest_jump_px``: see jumps.seam_jumps; ``object_count`` and ``area_px``: means, ``one_object``: share of frames with exactly one, ``area_spread``: standard deviation of the
     area over its mean, ``hue_error_deg``: mean distance from the prompt's hue, ``area_drift`` (a share) and ``hue_drift_deg``: last
     tenth against first. None: not known."""
     counts, area, hue = track.of("count"), track.of("area"), track.of("hue_error")
-    found = jumps(track.centres, demo.half_sizes([track.scene]).item())
-    largest = np.fmax.reduce(facts.by_latent(found), axis=1)  # the decoder spreads a jump over a latent frame, see seams.py
-    seams = facts.is_seam(len(counts))
-    return dict(
-        seam_jump_px=_mean(largest[seams]), other_jump_px=_mean(largest[~seams]),
-        longest_jump_px=float(np.nanmax(found)) if np.isfinite(found).any() else None,
-        object_count=_mean(counts), one_object=_mean(counts == 1), area_px=_mean(area),
+    return seam_jumps(jumps(track.centres, demo.half_sizes([track.scene]).item(), demo.FRAME_SIZE_PX), facts) | dict(
+        object_count=mean(counts), one_object=mean(counts == 1), area_px=mean(area),
         area_spread=float(np.nanstd(area) / np.nanmean(area)) if np.isfinite(area).any() else None,
-        hue_error_deg=_mean(np.abs(hue)), area_drift=relative(area), hue_drift_deg=difference(hue),
+        hue_error_deg=mean(np.abs(hue)), area_drift=relative(area), hue_drift_deg=difference(hue),
     )
 
 
@@ -117,10 +96,4 @@ def prompt_metrics(track):
     one object."""
     parts = {name: track.of(name) for name in ("colour", "shape", "background")}
     right = (track.of("count") == 1) & np.all(list(parts.values()), axis=0)
-    return {name: _mean(values) for name, values in (parts | {"prompt": right}).items()}
-
-
-def _mean(values):
-    values = np.asarray(values, float)
-    values = values[np.isfinite(values)]
-    return float(values.mean()) if len(values) else None
+    return {name: mean(values) for name, values in (parts | {"prompt": right}).items()}

@@ -10,12 +10,12 @@ from ..launch.errors import refuse
 from ..output.files import check_apart, check_new, check_place, check_regular, reason_of, write_whole
 from ..quality.facts import facts_of
 from ..quality.frames import frames_of
-from ..quality.measure import metrics_of, scene_of, watch_video
+from ..quality.measure import metrics_of, watch_video
 from ..plan.timeline import check_matplotlib
 from ..quality.pictures import ContactSheet, save_plot
 from ..quality.results import read_results
 from ..quality.statistics import paired, table
-from ..demo.scenes import parse_prompt
+from ..quality.worlds import parse_prompt, scene_of
 from .quality_flags import parse_quality
 from .quality_runs import measure_model
 
@@ -79,7 +79,7 @@ def _measure_file(path, flags):
 
 
 def _scene_that_fits(path, prompt):
-    """The demo scene of ``prompt``, where the video has the demo's shape."""
+    """The demo scene of ``prompt``, where the video has its world's shape."""
     scene = scene_of(prompt)
     if scene is None:
         return None
@@ -97,7 +97,7 @@ def _told(facts, scene):
     elif facts.rate_factor != 0:
         yield "  compressed: key frames at seams may add some hundredths to their ratios (--dualparal_quality 0 makes videos without loss)"
     if scene is None:
-        yield "  no objects: this is no video of the demo world"
+        yield "  no objects: this is no video of a demo world"
 
 
 def _figure(value):

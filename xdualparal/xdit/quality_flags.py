@@ -7,8 +7,8 @@ import argparse
 
 from ..launch.errors import refuse
 
-_TEXT = """Measures long videos without a pretrained network: seams between blocks, drift, standing still, repetition; for the demo model
-also what objects do and whether the prompt's are there.
+_TEXT = """Measures long videos without a pretrained network: seams between blocks, drift, standing still, repetition; for videos
+of a demo world also what its objects do and whether they are the prompt's.
   xdit-dualparal quality video.mp4 [--sheet sheet.png] [--plot plot.png]
   xdit-dualparal quality --model tiny-wan --prompts 50 --seeds 2 --num_frames 257 --json a.json -- --dualparal_context_latents 4
   xdit-dualparal quality --compare a.json b.json
@@ -22,12 +22,12 @@ def quality_parser():
     )
     parser.error = refuse
     parser.add_argument("files", nargs="*", metavar="FILE", help="videos to measure")
-    parser.add_argument("--prompt", help="the demo world's prompt that the files should show (default: what each file says)")
+    parser.add_argument("--prompt", help="the demo prompt that the files should show (default: what each file says)")
     parser.add_argument("--block_latents", type=int, help="latent frames of a block (default: what each file says)")
     parser.add_argument("--context_latents", type=int, help="latent frames of its context (default: what each file says)")
     parser.add_argument("--frames_per_latent", type=int, help="video frames of a latent frame (default: 4)")
     parser.add_argument("--model", help="make videos with this model and measure them")
-    parser.add_argument("--prompts", metavar="N|FILE", help="the first N evaluation prompts of the demo world (default: 50), or a text file, a prompt a line")
+    parser.add_argument("--prompts", metavar="N|FILE", help="the first N evaluation prompts of the model's demo world (default: 50), or a text file, a prompt a line")
     parser.add_argument("--seeds", type=int, help="videos of each prompt, with seeds 0, 1, ... (default: 2)")
     parser.add_argument("--num_frames", type=int, help="of each video (default: 257)")
     parser.add_argument("--compare", nargs=2, metavar=("A.json", "B.json"), help="B minus A, in pairs of the same prompt and seed")

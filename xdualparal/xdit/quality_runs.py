@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ..demo.scenes import evaluation_scenes
 from ..output.owners import spec_in_video
 from ..quality.facts import facts_of
 from ..quality.frames import frames_of
-from ..quality.measure import measure_video, scene_of
+from ..quality.measure import measure_video
 from ..quality.results import Results
 from ..quality.statistics import summary
+from ..quality.worlds import ONE_OBJECT, TWO_OBJECTS, scene_of
 from ..engine.progress_bar import ProgressBar
 
 PROMPTS, SEEDS, NUM_FRAMES = 50, 2, 257
@@ -22,6 +22,7 @@ A_COMMAND_FRAMES = 10 * NUM_FRAMES  # of the videos of one command: what is lost
 _OWN = ("model", "prompt", "seed", "num_frames", "output_directory", "output", "dataset_path", "dualparal_output", "dualparal_checkpoint")
 QUALITY, DEGREE = "--dualparal_quality", "--dualparal_degree"
 OTHER_SEEDS = 1000
+WORLDS = {"tiny-wan-2": TWO_OBJECTS}  # of which a model's evaluation prompts are; any other's: ONE_OBJECT
 
 
 def measure_model(flags, passed_on):
@@ -38,7 +39,7 @@ def measure_model(flags, passed_on):
         passed_on = passed_on if flag in given else [*passed_on, flag, default]
     frames = flags.num_frames or NUM_FRAMES
     results = Results(flags.json, dict(model=flags.model, num_frames=frames, flags=passed_on))
-    prompts = read_prompts(flags.prompts)
+    prompts = read_prompts(flags.prompts, WORLDS.get(flags.model, ONE_OBJECT))
     wanted = [(prompt, first + seed) for seed in range(flags.seeds or SEEDS) for prompt, first in first_seeds(prompts)]
     missing = [pair for pair in wanted if not results.has(*pair)]
     with ProgressBar(len(wanted)) as bar:
@@ -64,14 +65,14 @@ def batches(pairs, most):
             yield seed, prompts[first:first + most]
 
 
-def read_prompts(given):
-    """The prompts that --prompts names: a number of the demo world's, or a file's lines; some may come again. Raises
+def read_prompts(given, world=ONE_OBJECT):
+    """The prompts that --prompts names: a number of ``world``'s, or a file's lines; some may come again. Raises
     ValueError."""
     if given is None or given.isdecimal():
         count = PROMPTS if given is None else int(given)
         if not count:
             raise ValueError("--prompts is 0: give 1 or more")
-        return [scene.prompt for scene in evaluation_scenes(count)]
+        return world.prompts(count)
     try:
         lines = [line.strip() for line in Path(given).read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
