@@ -40,7 +40,7 @@ def counted(rank, stages, case):
             result = forward(self, action, spec, *args, **kwargs)
         branches = 2 if case.guidance_scale > 1 and not action.branch else 1
         model, plan = numbers(pipeline.stage.config), pipeline.run.plan
-        ours = branches * forward_operations(model, part, plan, action.one, FRAME_TOKENS, text_tokens)
+        ours = branches * forward_operations(model, part, plan, action.one, FRAME_TOKENS, text_tokens).total
         if part.embeds:  # the branches share the embedding
             ours -= (branches - 1) * 2 * spec.window_latents * FRAME_TOKENS * 64 * model.dim
         pairs.append((counter.get_total_flops(), ours))
@@ -71,4 +71,4 @@ def test_a_layer_of_14b_by_hand():
     model = numbers(dict(num_layers=40, num_attention_heads=40, attention_head_dim=128, ffn_dim=13824))
     tokens, seen = 12 * 1560, 16 * 1560
     by_hand = 12 * tokens * 5120**2 + 4 * tokens * (seen + 512) * 5120 + 4 * tokens * 5120 * 13824
-    assert layer_operations(model, tokens, seen, 512) == by_hand
+    assert layer_operations(model, tokens, seen, 512).total == by_hand

@@ -8,6 +8,19 @@ are a few operations a number, are not.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Operations(NamedTuple):
+    """``matrix``: of products with weights. ``attention``: of scores and sums."""
+
+    matrix: int
+    attention: int
+
+    @property
+    def total(self):
+        """Both."""
+        return self.matrix + self.attention
 
 
 @dataclass(frozen=True)
@@ -27,29 +40,28 @@ def seen_latents(plan, one):
 
 
 def forward_operations(model, part, plan, one, frame_tokens, text_tokens=512):
-    """Operations of one guidance branch of the pass ``one`` on a stage.
+    """The Operations of one guidance branch of the pass ``one`` on a stage.
 
     ``model``: plan.memory_numbers.ModelNumbers. ``part``: a StagePart. ``frame_tokens``: of a latent frame. ``text_tokens``: of the
     prompt; its keys and values are computed once, for all passes.
     """
     spec = plan.spec(one)
     tokens, seen = spec.window_latents * frame_tokens, seen_latents(plan, one) * frame_tokens
-    operations = part.layers * layer_operations(model, tokens, seen, text_tokens)
+    matrix, attention = (part.layers * number for number in layer_operations(model, tokens, seen, text_tokens))
     numbers_a_token = model.channels * (model.pixels_per_token // model.pixels_per_latent) ** 2
     if part.embeds:
-        operations += 2 * tokens * numbers_a_token * model.dim
+        matrix += 2 * tokens * numbers_a_token * model.dim
     if part.predicts:
-        operations += 2 * len(spec.predicted) * frame_tokens * numbers_a_token * model.dim
-    return operations
+        matrix += 2 * len(spec.predicted) * frame_tokens * numbers_a_token * model.dim
+    return Operations(matrix, attention)
 
 
 def layer_operations(model, tokens, seen_tokens, text_tokens):
-    """Operations of one layer on ``tokens``, whose self-attention sees ``seen_tokens``.
+    """The Operations of one layer on ``tokens``, whose self-attention sees ``seen_tokens``.
 
     Of self-attention: Q, K, V and output, dim x dim each, and scores and sums; of cross-attention: Q and output, and scores and sums over
     the text; of the feed-forward: two matrices, dim x ffn_dim (diffusers 0.42.1, WanTransformerBlock).
     """
     dim = model.dim
-    projections = (4 + 2) * 2 * tokens * dim * dim
-    attention = 2 * 2 * tokens * (seen_tokens + text_tokens) * dim
-    return projections + attention + 2 * 2 * tokens * dim * model.ffn_dim
+    matrix = (4 + 2) * 2 * tokens * dim * dim + 2 * 2 * tokens * dim * model.ffn_dim
+    return Operations(matrix, 2 * 2 * tokens * (seen_tokens + text_tokens) * dim)

@@ -79,7 +79,7 @@ def no_transfer(send):
 def simulate(schedule, cost=unit_cost, transfer=no_transfer):
     """The Trace of ``schedule`` where an action starts as soon as its lane is free and what it needs is there.
 
-    ``cost``: an Action's duration; ``transfer``: a SEND's message's. Raises ValueError when the schedule cannot end.
+    ``cost``: an Action's duration; ``transfer``: that of a SEND's message. Raises ValueError when the schedule cannot end.
     """
     rows = [[] for _ in schedule.rows]
     for span in replay(schedule, cost, transfer):
@@ -120,7 +120,7 @@ class _Clock:
     def __init__(self, schedule, transfer):
         self._schedule, self._transfer = schedule, transfer
         self._ends, self._free = {}, defaultdict(float)
-        self._sent, self._posted = defaultdict(list), defaultdict(list)  # by edge, in order: (message, time)
+        self._sent, self._posted = defaultdict(list), defaultdict(list)  # by edge, in order: (action, its end)
         self._number = {}  # of a message on its edge
 
     def start(self, action):
@@ -133,7 +133,7 @@ class _Clock:
         self._free[action.lane] = self._ends[action] = end
         if action.is_message:
             messages = self._sent if action.kind == SEND else self._posted
-            messages[action.edge].append((_message(action), end))
+            messages[action.edge].append((action, end))
             if action.kind == RECV:
                 self._number[action.edge, _message(action)] = len(messages[action.edge]) - 1
         return Span(action, start, end)
@@ -155,8 +155,8 @@ class _Clock:
         sent, posted = self._sent[edge], self._posted[edge]
         if number is None or number >= len(sent) or number >= len(posted):
             return None
-        if sent[number][0] != posted[number][0]:
-            sends, waits = ("".join(map(str, messages[number][0])) for messages in (sent, posted))
+        if _message(sent[number][0]) != _message(posted[number][0]):
+            sends, waits = ("".join(map(str, _message(messages[number][0]))) for messages in (sent, posted))
             raise ValueError(f"lane {edge[0]} sends {sends} where lane {edge[1]} waits for {waits}")
         return max(sent[number][1], posted[number][1]) + self._transfer(sent[number][0])
 
