@@ -171,16 +171,23 @@ def object_weight(coverage: torch.Tensor) -> torch.Tensor:
     return grown + (grown - shrunk)
 
 
+def noisy(latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The latents with LATENT_NOISE, and the noise's deviation a channel."""
+    deviation = LATENT_NOISE * (latents.detach().std(dim=(0, 2, 3, 4), keepdim=True) + 1e-3)
+    return latents + deviation * torch.randn_like(latents), deviation
+
+
+def decoded_errors(vae, latents: torch.Tensor, clips: torch.Tensor, coverage: torch.Tensor, step: int) -> tuple:
+    """What is decoded of `latents` minus the clips, from a random latent frame on, and the weight of each pixel there as an object's."""
+    cut = random_cut(step, latents.shape[2])  # latent k > 0 holds frames 4k-3..4k; its last one is decoded alone
+    return vae.decode(latents[:, :, cut:]).sample - clips[:, :, 4 * cut :], object_weight(coverage[:, :, 4 * cut :])
+
+
 def vae_loss(vae, clips: torch.Tensor, coverage: torch.Tensor, step: int) -> tuple[torch.Tensor, dict]:
     """L1 + MSE + twice the L1 on the object and its rim, through the VAE's own encode and decode."""
     posterior = vae.encode(clips).latent_dist
-    deviation = posterior.mean.detach().std(dim=(0, 2, 3, 4), keepdim=True) + 1e-3
-    noise = LATENT_NOISE * deviation
-    latents = posterior.mean + noise * torch.randn_like(posterior.mean)
-    cut = random_cut(step, latents.shape[2])  # latent k > 0 holds frames 4k-3..4k; its last one is decoded alone
-    clips, coverage = clips[:, :, 4 * cut :], coverage[:, :, 4 * cut :]
-    error = vae.decode(latents[:, :, cut:]).sample - clips
-    weight = object_weight(coverage)
+    latents, noise = noisy(posterior.mean)
+    error, weight = decoded_errors(vae, latents, clips, coverage, step)
     on_object = (error.abs() * weight).sum() / (3 * weight.sum())
     pixels = error.abs().mean() + error.square().mean() + 2 * on_object
     # The posterior should report the noise it was trained with; the mean stays near unit size by a weak pull.

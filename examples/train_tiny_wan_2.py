@@ -2,7 +2,7 @@
 
     python examples/train_tiny_wan_2.py --work-dir tiny-wan-2-training --output xdualparal/demo/tiny-wan-2
 
-The three stages of examples/train_tiny_wan.py, resumable and seeded in the same way, but each starts from tiny-wan's weights. The VAE
+The stages of examples/train_tiny_wan.py, resumable and seeded in the same way, but each starts from tiny-wan's weights. The VAE
 gets patches of 2 x 2 pixels before and after what it was, so that 64 x 64 pixels are 8 x 8 latents as 32 x 32 were; the text encoder
 keeps the words that it knows. A step of the transformer then costs what tiny-wan's does.
 
@@ -77,6 +77,43 @@ def train_vae(work_dir: Path, device: str, steps: int) -> AutoencoderKLWan:
             save_state(work_dir / "vae.pt", model=vae.state_dict(), optimizer=optimizer.state_dict(), step=step + 1)
     autoencoder_kl_wan.WanRMS_norm.forward = original_norm
     return vae.eval().requires_grad_(False)
+
+
+DECODER_STEPS, DECODER_RATE = 3000, 6e-4
+
+
+def decoder_loss(vae: AutoencoderKLWan, clips: torch.Tensor, coverage: torch.Tensor, step: int) -> tuple[torch.Tensor, dict]:
+    """The VAE's loss on pixels, and eight times the MSE on objects: by the L1 alone a colour between two becomes the nearer one."""
+    with torch.no_grad():
+        latents, _ = first.noisy(vae.encode(clips).latent_dist.mean)
+    with torch.autocast(clips.device.type, torch.bfloat16):
+        error, weight = first.decoded_errors(vae, latents, clips, coverage, step)
+    absolute, square = ((size * weight).sum() / (3 * weight.sum()) for size in (error.abs(), error.square()))
+    losses = {"l1": error.abs().mean().item(), "object": absolute.item(), "object mse": square.item()}
+    return error.abs().mean() + error.square().mean() + 2 * absolute + 8 * square, losses
+
+
+def train_decoder(work_dir: Path, device: str, steps: int) -> None:
+    """Goes on with the VAE's decoder alone, so that latents and what was trained on them stay as they are; the state is
+    work_dir/decoder.pt. It can run beside the transformer's training."""
+    vae, done = new_vae().to(device).requires_grad_(False), 0
+    state = load_state(work_dir / "decoder.pt")
+    vae.load_state_dict((state or load_state(work_dir / "vae.pt"))["model"])
+    own = [*vae.decoder.requires_grad_(True).parameters(), *vae.post_quant_conv.requires_grad_(True).parameters()]
+    optimizer = torch.optim.AdamW(own, lr=DECODER_RATE, betas=(0.9, 0.98), weight_decay=1e-4)
+    if state:
+        optimizer.load_state_dict(state["optimizer"])
+        done = state["step"]
+    original_norm, autoencoder_kl_wan.WanRMS_norm.forward = autoencoder_kl_wan.WanRMS_norm.forward, first.fast_rms_norm
+    progress, scenes = Progress("decoder", steps), world.all_scenes()
+    for step in range(done, steps):
+        torch.manual_seed(first.SEED - 1 - step)
+        loss, losses = decoder_loss(vae, *vae_batch(VAE_STEPS + step, VAE_STEPS, scenes, device), step)
+        take_step(optimizer, loss, learning_rate(step, steps, DECODER_RATE, warmup=20, decay_share=0.5))
+        progress.report(step, **losses)
+        if (step + 1) % 25 == 0 or step + 1 == steps:
+            save_state(work_dir / "decoder.pt", model=vae.state_dict(), optimizer=optimizer.state_dict(), step=step + 1)
+    autoencoder_kl_wan.WanRMS_norm.forward = original_norm
 
 
 # --------------------------------------------------------------------------------------------- the text and the latents
@@ -154,6 +191,8 @@ def export_trained(work_dir: Path, output: Path) -> None:
     The transformer is stored in float16: both models together have to stay below 24 MB.
     """
     parts = first.trained_parts(work_dir, new_denoiser("cpu"), new_vae())
+    if state := load_state(work_dir / "decoder.pt"):
+        parts["vae"].load_state_dict(state["model"])
     parts["transformer"].half()
     tokenizer = first.new_tokenizer(world.vocabulary())
     first.export(WanPipeline(tokenizer=tokenizer, scheduler=first.new_scheduler(), **parts), output)
@@ -166,16 +205,22 @@ def main() -> None:
     parser.add_argument("--vae-steps", type=int, default=VAE_STEPS)
     parser.add_argument("--clips", type=int, default=CLIP_COUNT, help="encoded for the transformer, a multiple of 16")
     parser.add_argument("--transformer-steps", type=int, default=TRANSFORMER_STEPS)
+    parser.add_argument("--decoder-steps", type=int, default=DECODER_STEPS)
+    parser.add_argument("--only-decoder", action="store_true", help="no other stage, which may run meanwhile; write no checkpoint")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--only-export", action="store_true", help="write the checkpoint from the states as they are")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(args.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if args.only_decoder:
+        train_decoder(args.work_dir, device, args.decoder_steps)
+        return
     if not args.only_export:
         vae = train_vae(args.work_dir, device, args.vae_steps)
         data = make_latents(vae, args.work_dir, device, args.clips)
         train_transformer(data, args.work_dir, device, args.transformer_steps)
+        train_decoder(args.work_dir, device, args.decoder_steps)
     export_trained(args.work_dir, args.output)
 
 
