@@ -154,11 +154,19 @@ TRANSFORMER_STEPS, TRANSFORMER_RATE = 5600, 1.2e-3
 MINUTES_A_CHECKPOINT = 3
 
 
+def new_transformer() -> WanTransformer3DModel:
+    """tiny-wan's."""
+    old = WanTransformer3DModel.from_pretrained(TINY_WAN / "transformer")
+    transformer = WanTransformer3DModel.from_config({k: v for k, v in old.config.items() if not k.startswith("_")})  # no path of this machine
+    transformer.load_state_dict(old.state_dict())
+    return transformer
+
+
 def new_denoiser(device: str) -> torch.nn.ModuleDict:
     """The two modules that are trained together, as they begin."""
     parts = {
         "text_encoder": new_text_encoder(first.new_tokenizer(world.vocabulary()), device),
-        "transformer": WanTransformer3DModel.from_pretrained(TINY_WAN / "transformer").to(device),
+        "transformer": new_transformer().to(device),
     }
     parts["transformer"].set_attn_processor(first.FoldedPaddingProcessor(PROMPT_TOKENS))
     return torch.nn.ModuleDict(parts).requires_grad_(True)

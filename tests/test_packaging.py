@@ -60,3 +60,11 @@ def test_the_entry_points_are_there():
 def test_the_readme_needs_no_file_beside_it():
     links = re.findall(r"\]\(([^)]+)\)", (ROOT / "README.md").read_text())
     assert links and all(link.startswith("https://") for link in links)
+
+
+def test_the_demo_models_fit_in_the_package_and_name_no_place_of_this_machine():
+    files = [file for file in (PACKAGE / "demo").rglob("*") if file.is_file() and file.suffix not in (".py", ".pyc")]
+    folders = {file.relative_to(PACKAGE / "demo").parts[0] for file in files}
+    packed = {line.strip() for line in SETTINGS["options.package_data"]["xdualparal"].splitlines()}
+    assert sum(file.stat().st_size for file in files) < 24e6 and {f"demo/{folder}/**/*" for folder in folders} <= packed
+    assert not [file for file in files if file.suffix == ".json" and "_name_or_path" in file.read_text()]
