@@ -113,11 +113,11 @@ def operations_of(stage, plan, shard, layers):
 
     from xdualparal.models.numbers import UMT5_XXL, model_numbers
     from xdualparal.plan.actions import Pass
-    from xdualparal.plan.cost import StagePart, forward_operations
+    from xdualparal.plan.cost import StagePart, forward_operations, shape_of
     from xdualparal.plan.memory_numbers import ModelNumbers
 
     model = ModelNumbers(**model_numbers(stage.family, dict(stage.config), {}, UMT5_XXL, torch.bfloat16, torch.float32))
-    return 2 * forward_operations(model, StagePart(layers, False, False), plan, Pass(0, 3, 1), shard.frame_tokens, TEXT_TOKENS).total
+    return 2 * forward_operations(model, StagePart(layers, False, False), shape_of(plan, Pass(0, 3, 1)), shard.frame_tokens, TEXT_TOKENS).total
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from xdualparal.engine.stage import StageRun
 from xdualparal.models.numbers import UMT5_XXL, model_numbers
 from xdualparal.models.wan import WanFamily
 from xdualparal.plan.actions import Pass
-from xdualparal.plan.cost import StagePart, forward_operations, layer_operations, seen_latents
+from xdualparal.plan.cost import StagePart, forward_operations, layer_operations, shape_of
 from xdualparal.plan.layout import Layout
 from xdualparal.plan.memory_numbers import ModelNumbers
 from xdualparal.strategies.dualparal import DualParalPlan
@@ -40,7 +40,7 @@ def counted(rank, stages, case):
             result = forward(self, action, spec, *args, **kwargs)
         branches = 2 if case.guidance_scale > 1 and not action.branch else 1
         model, plan = numbers(pipeline.stage.config), pipeline.run.plan
-        ours = branches * forward_operations(model, part, plan, action.one, FRAME_TOKENS, text_tokens).total
+        ours = branches * forward_operations(model, part, shape_of(plan, action.one), FRAME_TOKENS, text_tokens).total
         if part.embeds:  # the branches share the embedding
             ours -= (branches - 1) * 2 * spec.window_latents * FRAME_TOKENS * 64 * model.dim
         pairs.append((counter.get_total_flops(), ours))
@@ -62,8 +62,7 @@ def test_a_cached_context_saves_its_part_of_the_window():
     """B = 8, C = 8: half of the linear work of a middle block, over the same keys."""
     plans = [DualParalPlan(9, 4, 1, layout=Layout(8, 8), context=context) for context in ("recomputed", "cached")]
     middle = Pass(0, 2, 1)
-    assert [plan.spec(middle).window_latents for plan in plans] == [16, 8]
-    assert [seen_latents(plan, middle) for plan in plans] == [24, 24]
+    assert [shape_of(plan, middle)[:2] for plan in plans] == [(16, 24), (8, 24)]
 
 
 def test_a_layer_of_14b_by_hand():

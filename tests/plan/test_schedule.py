@@ -82,6 +82,13 @@ def test_waves_are_newest_first_and_staggered():
     assert waves(DualParalPlan(2, 4, 1, stagger=3), 7) == [["0.0"], ["0.1"], ["0.2"], ["1.0", "0.3"], ["1.1"], ["1.2"], ["1.3"]]
 
 
+@pytest.mark.parametrize("more", [dict(), dict(stagger=3), dict(videos=2, first_waves=(0, 4)), dict(stagger=2, videos=3)])
+def test_passes_are_counted_without_making_them(more):
+    for blocks in (1, 4, None):
+        plan = DualParalPlan(blocks, 5, 2, **more)
+        assert [plan.num_passes(wave) for wave in range(20)] == [len(plan.passes(wave)) for wave in range(20)]
+
+
 def test_videos_side_by_side_are_sorted_by_step():
     assert waves(DualParalPlan(2, 2, 1, videos=2), 3) == [["0.0", "1:0.0"], ["1.0", "1:1.0", "0.1", "1:0.1"], ["1.1", "1:1.1"]]
 

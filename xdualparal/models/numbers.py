@@ -7,7 +7,7 @@ numbers (plan/memory.py). Loads no weight: the parts are made on the meta device
 import torch
 from transformers import UMT5Config, UMT5EncoderModel
 
-from .wan_vae import decoder_sizes
+from .wan_vae import decoder_operations, decoder_sizes
 
 _STORED_BYTES = 4  # of a number in the hub's files, which are in float32
 
@@ -32,6 +32,12 @@ def model_numbers(family, transformer_config, vae_config, encoder_config, dtype,
         vae_small_work_bytes=sizes.held_if_small * vae_dtype.itemsize,
         vae_small_rows=sizes.small_rows if vae_dtype == torch.float32 else 0, vae_number_bytes=vae_dtype.itemsize,
     )
+
+
+def decode_operations(family, vae_config):
+    """Operations of decoding a latent frame for each pixel, see wan_vae.decoder_operations."""
+    with torch.device("meta"):
+        return decoder_operations(family.classes().vae.from_config(vae_config))
 
 
 def _of_transformer(family, config, dtype):

@@ -32,27 +32,37 @@ class StagePart:
     predicts: bool
 
 
-def seen_latents(plan, one):
-    """Latent frames whose K/V each self-attention of the pass ``one`` sees: its window's, and those that it reads."""
+class PassShape(NamedTuple):
+    """Latent frames of a pass: of its ``window``; that each self-attention has ``seen``, with K/V that it reads; that are ``predicted``; whose K/V are
+    ``fetched`` from other passes that run at the same time."""
+
+    window: int
+    seen: int
+    predicted: int
+    fetched: int
+
+
+def shape_of(plan, one):
+    """The PassShape of the pass ``one``."""
     spec = plan.spec(one)
     kept = {kept.key: kept.count for key in spec.reads for kept in plan.spec(key.one).keeps}
-    return spec.window_latents + sum(kept[key] for key in spec.reads) + sum(len(scope.frames) for scope in spec.scopes)
+    fetched = sum(len(scope.frames) for scope in spec.scopes)
+    return PassShape(spec.window_latents, spec.window_latents + sum(kept[key] for key in spec.reads) + fetched, len(spec.predicted), fetched)
 
 
-def forward_operations(model, part, plan, one, frame_tokens, text_tokens=512):
-    """The Operations of one guidance branch of the pass ``one`` on a stage.
+def forward_operations(model, part, shape, frame_tokens, text_tokens=512):
+    """The Operations of one guidance branch of a pass of ``shape`` on a stage.
 
     ``model``: plan.memory_numbers.ModelNumbers. ``part``: a StagePart. ``frame_tokens``: of a latent frame. ``text_tokens``: of the
     prompt; its keys and values are computed once, for all passes.
     """
-    spec = plan.spec(one)
-    tokens, seen = spec.window_latents * frame_tokens, seen_latents(plan, one) * frame_tokens
+    tokens, seen = shape.window * frame_tokens, shape.seen * frame_tokens
     matrix, attention = (part.layers * number for number in layer_operations(model, tokens, seen, text_tokens))
     numbers_a_token = model.channels * (model.pixels_per_token // model.pixels_per_latent) ** 2
     if part.embeds:
         matrix += 2 * tokens * numbers_a_token * model.dim
     if part.predicts:
-        matrix += 2 * len(spec.predicted) * frame_tokens * numbers_a_token * model.dim
+        matrix += 2 * shape.predicted * frame_tokens * numbers_a_token * model.dim
     return Operations(matrix, attention)
 
 

@@ -4,6 +4,7 @@ Knows: the sizes of blocks (DESIGN section 2). Must not know: steps, waves, tens
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Layout:
         """Latent frames in the largest windows, B + C."""
         return self.block_latents + self.context_latents
 
-    @property
+    @cached_property
     def num_blocks(self):
         """How many blocks hold the video; None where it has no end."""
         if self.latent_frames is None:

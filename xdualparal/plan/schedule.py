@@ -27,12 +27,13 @@ class PipelinePlan:
     ``exchanges``: whether the passes of a wave meet in every layer, where their lanes exchange K/V (strategies/clips.py); what lanes
     tell each other is then part of a FORWARD and no message. ``noise_is_whole``: whether the blocks' noise is cut from what an
     ordinary pipeline draws. ``expert_starts``: for each expert (transformer) the first of the steps that it does. ``swaps_experts``: whether a stage has the layers of one expert at a time on its device, and changes them. ``fresh_noise``: the
-    share, 0 to 1, of a block's noise that no other block has (engine/noise.py).
+    share, 0 to 1, of a block's noise that no other block has (engine/noise.py). ``stagger``: waves from block to block.
     """
 
     swaps_experts = exchanges = noise_is_whole = False
     expert_starts = (0,)
     fresh_noise = 1.0
+    stagger = 1
     most_kept = 0  # passes of a video whose K/V wait for a later wave, at most at a time
 
     def first_wave(self, video):
@@ -42,6 +43,10 @@ class PipelinePlan:
     def passes(self, wave):
         """The passes of ``wave``, in order."""
         raise NotImplementedError
+
+    def num_passes(self, wave):
+        """How many passes ``wave`` has."""
+        return len(self.passes(wave))
 
     def passes_of_rank(self, wave):
         """The passes of ``wave`` of which the last stage does the STEP."""
@@ -72,7 +77,7 @@ class PipelinePlan:
         before, ``videos`` places behind it in the wave before, has left the last stage. A wave is split or not as a whole, so
         that each half pass finds the K/V of its own branch of its wave.
         """
-        if self.split_guidance and 1 < self.num_stages > len(self.passes(self.wave_of(one))) - self.videos:
+        if self.split_guidance and 1 < self.num_stages > self.num_passes(self.wave_of(one)) - self.videos:
             return (CONDITIONAL, UNCONDITIONAL)
         return (BOTH,)
 

@@ -5,6 +5,7 @@ Knows: which passes a wave has, and what each sees and leaves. Must not know: te
 
 import re
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from ..plan.actions import Pass
 from ..plan.layout import Layout
@@ -171,9 +172,19 @@ class DualParalPlan(PipelinePlan):
         begun = -(-wave // self.stagger)
         return begun if self.num_blocks is None else min(begun, self.num_blocks)
 
+    def num_passes(self, wave):
+        """How many passes ``wave`` has."""
+        newest = wave // self.stagger
+        newest = newest if self.num_blocks is None else min(newest, self.num_blocks - 1)
+        blocks = newest + 1 - max(0, -(-(wave - self.num_steps + 1) // self.stagger))
+        return max(0, blocks) * sum(wave >= self.first_wave(video) for video in range(self.videos))
+
     def spec(self, one):
         """The window is the own latent frames, and before them, where they are recomputed, the previous block's last C. The other
         context is read as K/V."""
+        return _spec(self, one)
+
+    def _make_spec(self, one):
         before, reads = self._cached_context(one), self._cached_context(one) + self._next_context(one)
         window = self._previous_context(one) + (Frames(one._replace(step=one.step - 1), 0, self.layout.own_latents(one.block)),)
         own_first = sum(frames.count for frames in window[:-1])
@@ -246,6 +257,11 @@ class DualParalPlan(PipelinePlan):
         head += f", experts from step {' '.join(map(str, self.expert_starts))}" if len(self.expert_starts) > 1 else ""
         head += ", swapped" if self.swaps_experts else ""
         return head + (", cached context" if self.context == CACHED else "")
+
+
+@lru_cache(maxsize=4096)  # several ask for the spec of a pass, when it is planned and when it is done
+def _spec(plan, one):
+    return plan._make_spec(one)
 
 
 class DualParal(OnStages):

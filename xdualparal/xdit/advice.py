@@ -7,8 +7,8 @@ from ..plan.advice import WORTH_SAYING, Degrees, Job
 from ..plan.schedule import NO_DECODE
 from ..strategies.base import Lanes
 from ..strategies.dualparal import DualParal
-from ..strategies.table import strategy_of
 from .flags import dualparal_config, value_of
+from .memory import plan_of
 from .memory_check import fits
 from .prompts import prompts_of
 
@@ -42,17 +42,12 @@ def _degrees(args):
 
 
 def _job(args, model):
-    config, num_frames = dualparal_config(args), value_of(args, model, "num_frames")
-    latent_frames = model.family.facts.latent_frames(num_frames) if num_frames else None
-    num_steps = value_of(args, model, "num_inference_steps")
-
-    def plan_of(stages, split_guidance, videos):
-        lanes = Lanes(stages, NO_DECODE, split_guidance)
-        return strategy_of(config).plan(config, latent_frames, num_steps, lanes).side_by_side((0,) * videos)
+    def plan_on(stages, split_guidance, videos):
+        return plan_of(args, model, Lanes(stages, NO_DECODE, split_guidance)).side_by_side((0,) * videos)
 
     return Job(
-        plan_of, prompts=len(prompts_of(args)), guided=value_of(args, model, "guidance_scale") > 1,
-        most_stages=model.num_layers, most_videos=MOST_VIDEOS, shards=_shards(args, model),
+        plan_on, prompts=len(prompts_of(args)), guided=value_of(args, model, "guidance_scale") > 1,
+        most_stages=model.num_layers, most_videos=MOST_VIDEOS, shards=allowed_shards(args, model),
         allows=lambda degrees: _is_possible(args, model, degrees),
     )
 
@@ -68,7 +63,7 @@ def _is_possible(args, model, degrees):
     return fits(args | flags, model)
 
 
-def _shards(args, model):
+def allowed_shards(args, model):
     """The Ulysses degrees that divide the attention heads and, with the ring degree, the tokens of a frame."""
     height, width = (value_of(args, model, name) // model.pixels_per_token for name in ("height", "width"))
     ring = args["ring_degree"] or 1

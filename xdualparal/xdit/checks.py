@@ -26,6 +26,7 @@ from .experts import check_guidance, check_weights, files_of_experts
 from .flags import command_settings, dualparal_config, value_of, xdit_args
 from .folders import check_folders
 from .loras import check_loras
+from .memory import plan_of
 from .numbers import check_degrees, check_numbers
 from .outputs import check_names
 from .prompts import check_prompts, prompts_of
@@ -74,6 +75,12 @@ def check_command(args, world_size):
     return model
 
 
+def check_degrees_together(args, model):
+    """What ``check_command`` checks of a command with DualParal that needs no file, process or device of its own. Raises ValueError."""
+    check_degrees(args)
+    _check_dualparal(args, model)
+
+
 def _check_dualparal(args, model):
     config = dualparal_config(args)
     command_settings(args)
@@ -95,7 +102,7 @@ def _check_dualparal(args, model):
         check_backend(args[name], on_cpu=not torch.accelerator.is_available())
     if strategy_of(config).merges_attention and args["attention_backend"]:
         check_log_sum_exp(args["attention_backend"])
-    _check_plan(args, model, config)
+    _check_plan(args, model)
     _check_endless(args, config)
     _check_videos_in_flight(args, config)
     if config.latents_out and len(prompts_of(args)) > 1:
@@ -108,12 +115,9 @@ def _check_dualparal(args, model):
         )
 
 
-def _check_plan(args, model, config):
+def _check_plan(args, model):
     """Raises ValueError for settings of the strategy that do not suit the numbers of steps and frames."""
-    lanes = Lanes(args["dualparal_degree"], NO_DECODE, split_guidance=False)
-    num_frames = value_of(args, model, "num_frames")
-    latent_frames = model.family.facts.latent_frames(num_frames) if num_frames else None
-    strategy_of(config).plan(config, latent_frames, value_of(args, model, "num_inference_steps"), lanes)
+    plan_of(args, model, Lanes(args["dualparal_degree"], NO_DECODE, split_guidance=False))
 
 
 def _check_texts(args):

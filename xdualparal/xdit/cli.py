@@ -18,6 +18,7 @@ from ..launch.streams import survive_closed_output
 from ..launch.supervisor import supervise
 from .decode_flags import decode_parser
 from .degrees import num_processes, read_degrees
+from .plan_flags import parse_plan
 from .quality_flags import parse_quality
 
 RUNNER = "xdualparal.xdit.runner"
@@ -41,7 +42,7 @@ def main(argv=None, start=start_runner):
     """Runs the command ``argv`` (by default the program's) and ends with its exit code; 2 when it cannot work.
 
     ``decode FILE`` makes the video of latents that were kept, see commands.py; ``quality`` measures videos, see quality_command.py; ``bench``
-    measures strategies, see bench/command.py. ``start(arguments, environment)`` starts a process, see launch/supervisor.py.
+    measures strategies, see bench/command.py; ``plan`` finds degrees, see plan_command.py. ``start(arguments, environment)`` starts a process, see launch/supervisor.py.
     """
     survive_closed_output()
     for name, value in _QUIET.items():
@@ -53,7 +54,7 @@ def main(argv=None, start=start_runner):
 
 
 def _run(argv, start):
-    commands = {"decode": _decode, "quality": _quality, "bench": _bench}
+    commands = {"decode": _decode, "quality": _quality, "bench": _bench, "plan": _plan}
     if argv and argv[0] in commands:
         commands[argv[0]](argv[1:])
         return
@@ -127,6 +128,16 @@ def _quality(argv):
     from .quality_command import main as quality
 
     quality(argv)
+
+
+def _plan(argv):
+    parse_plan(argv)  # as for decode
+    from ..compat.host import enable_host_platform
+
+    enable_host_platform()
+    from .plan_command import main as plan
+
+    plan(argv)
 
 
 def _bench(argv):

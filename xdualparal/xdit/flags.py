@@ -31,7 +31,8 @@ def make_parser():
         description="xDiT with DualParal: long videos, pipelined over GPUs. Takes every flag of xdit; "
         "--dualparal_degree turns DualParal on. --nnodes, --node_rank, --master_addr, --master_port and "
         "--nproc_per_node start it on several machines, as with torchrun. Other commands, each with --help: xdit-dualparal "
-        "decode FILE decodes latents that were kept, bench measures strategies side by side, quality measures videos.",
+        "decode FILE decodes latents that were kept, plan finds degrees for a number of GPUs, bench measures strategies side by side, quality "
+        "measures videos.",
     )
     xFuserArgs.add_runner_args(parser)
     add_missing_flags(parser, xFuserArgs)

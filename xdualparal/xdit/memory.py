@@ -10,16 +10,15 @@ from pathlib import Path
 
 import torch
 
-from ..models.numbers import UMT5_XXL, model_numbers
+from ..models.numbers import UMT5_XXL, decode_operations, model_numbers
 from ..models.weights import read_configs
 from ..plan.memory import fullest, memory_of_ranks
 from ..plan.memory_numbers import ModelNumbers, RunNumbers
-from ..plan.partition import layer_ranges
 from ..plan.schedule import AT_END
 from ..plan.waiting import FLOAT8, HOST
 from ..strategies.base import Lanes
 from ..strategies.dualparal import CACHED, TRUE
-from ..strategies.table import strategy_of
+from ..strategies.table import lane_layers, strategy_of
 from ..text_settings import DEVICE
 from .flags import dualparal_config, value_of
 from .quantization import quantization_of
@@ -30,11 +29,22 @@ _FLOAT8_SHARE = 0.5  # of bfloat16; all but a thousandth of a layer is in matric
 _TILE = 256  # pixels, and a quarter of that is overlap: diffusers 0.42.1, AutoencoderKLWan
 
 
-def predicted(args, model):
-    """A plan.memory.RankMemory for each rank of a replica. ``args``: a dict of flags that were checked. ``model``: their class."""
+def predicted(args, model, on_host=None):
+    """A plan.memory.RankMemory for each rank of a replica. ``args``: a dict of flags that were checked. ``model``: their class. ``on_host``: whether
+    a CPU computes, by default as here."""
+    return memory_of_ranks(sizes_of(args, model), run_numbers(args, model, on_host))
+
+
+def sizes_of(args, model):
+    """The ModelNumbers of a command."""
     precision = args["dualparal_vae_precision"]
-    vae_dtype = model.family.facts.vae_dtype if precision is None else getattr(torch, precision)
-    return memory_of_ranks(_model_numbers(model, vae_dtype), _run_numbers(args, model))
+    return _model_numbers(model, model.family.facts.vae_dtype if precision is None else getattr(torch, precision))
+
+
+@lru_cache(maxsize=16)
+def decode_operations_of(model):
+    """Of the model's VAE, see models.numbers."""
+    return decode_operations(model.family, _configs(model)[1])
 
 
 @lru_cache(maxsize=16)
@@ -52,12 +62,13 @@ def _configs(model):
     return transformer, vae, json.loads((folder / "text_encoder" / "config.json").read_text())
 
 
-def _run_numbers(args, model):
-    config, num_frames = dualparal_config(args), value_of(args, model, "num_frames")
-    latent_frames = model.family.facts.latent_frames(num_frames) if num_frames else None
-    layers, steps = layer_ranges(model.num_layers, config, args["dualparal_degree"]), value_of(args, model, "num_inference_steps")
-    plan = strategy_of(config).plan(config, latent_frames, steps, Lanes(args["dualparal_degree"], config.decode, split_guidance=False))
-    size, on_host = _tile(args) if args["enable_tiling"] else None, not torch.accelerator.is_available()
+def run_numbers(args, model, on_host=None):
+    """The RunNumbers of a command; see ``predicted``."""
+    config, steps = dualparal_config(args), value_of(args, model, "num_inference_steps")
+    layers = lane_layers(config, model.num_layers, args["dualparal_degree"])
+    plan = plan_of(args, model, Lanes(args["dualparal_degree"], config.decode, split_guidance=False))
+    on_host = not torch.accelerator.is_available() if on_host is None else on_host
+    size = _tile(args) if args["enable_tiling"] else None
     return RunNumbers(
         height=value_of(args, model, "height"), width=value_of(args, model, "width"),
         branches=2 if value_of(args, model, "guidance_scale") > 1 else 1, layout=plan.layout,
@@ -70,6 +81,14 @@ def _run_numbers(args, model):
         kept_bytes=_kept_bytes(model, config), kept_on_host=config.context_store == HOST and not on_host,
         layer_share=_FLOAT8_SHARE if quantization_of(args) else 1.0, frame_timesteps=config.context_timestep == TRUE,
     )
+
+
+def plan_of(args, model, lanes, expert_starts=(0,)):
+    """The PipelinePlan of one video of a command on ``lanes`` (strategies.base.Lanes)."""
+    num_frames = value_of(args, model, "num_frames")
+    latent_frames = model.family.facts.latent_frames(num_frames) if num_frames else None
+    config = dualparal_config(args)
+    return strategy_of(config).plan(config, latent_frames, value_of(args, model, "num_inference_steps"), lanes, expert_starts)
 
 
 def _kept_bytes(model, config):

@@ -1,0 +1,55 @@
+"""Profiles of devices: those that come along, and files."""
+
+import json
+from dataclasses import fields
+
+import pytest
+
+from xdualparal.plan.device import GPUS, DeviceProfile, device_named
+
+
+def test_gpus_have_rates_and_say_where_they_are_from():
+    for name, gpu in GPUS.items():
+        assert device_named(name) is gpu and len(gpu.sources) == 2
+        assert gpu.matrix_per_s > gpu.decode_half_per_s > gpu.decode_per_s > gpu.memory_per_s > gpu.link_per_s > 0
+    assert device_named("RTX 4090") is device_named("rtx_4090") is GPUS["rtx4090"]
+
+
+def test_a_file_gives_what_was_written(tmp_path):
+    path = tmp_path / "here.json"
+    path.write_text(json.dumps(GPUS["h100"].as_json()))
+    assert device_named(str(path)) == GPUS["h100"]
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(matrix_per_s=0), "has matrix_per_s 0: give a number above 0"),
+    (dict(memory_per_s=float("nan")), "has memory_per_s nan"),
+    (dict(link_s=-1), "has link_s -1: give a number of 0 or more"),
+    (dict(host_per_s="fast"), "has host_per_s 'fast'"),
+    (dict(memory_bytes=None), "has memory_bytes None"),
+    (dict(flops=1), "is no profile: give one of rtx4090, "),
+])
+def test_refuses_what_is_no_rate(tmp_path, change, message):
+    path = tmp_path / "here.json"
+    path.write_text(json.dumps(GPUS["h100"].as_json() | change))
+    with pytest.raises(ValueError, match=message):
+        device_named(str(path))
+
+
+@pytest.mark.parametrize("text, message", [(None, "No such file.*: give one of rtx4090, "), ("[1", "is no profile"), ("[1]", "is no profile")])
+def test_refuses_what_is_no_profile(tmp_path, text, message):
+    path = tmp_path / "here.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        device_named(str(path))
+
+
+def test_all_numbers_are_checked():
+    assert {field.name for field in fields(DeviceProfile)} - {"name", "sources", "decodes_beside"} == set(_rates())
+
+
+def _rates():
+    from xdualparal.plan import device
+
+    return device._RATES

@@ -1,0 +1,122 @@
+"""Durations of actions against sums by hand, and the elementwise work against what torch does."""
+
+import pytest
+import torch
+from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed, WanTransformerBlock
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from xdualparal.models.numbers import UMT5_XXL, decode_operations, model_numbers
+from xdualparal.models.wan import WanFamily
+from xdualparal.plan.actions import BOTH, CONDITIONAL, DECODE, FORWARD, LOAD, SEND, STEP, Action, Pass
+from xdualparal.plan.cost import StagePart, forward_operations, shape_of
+from xdualparal.plan.device import GPUS, DeviceProfile
+from xdualparal.plan.durations import EAGER, Durations, decode_place
+from xdualparal.plan.layout import Layout
+from xdualparal.plan.memory_numbers import ModelNumbers, RunNumbers
+from xdualparal.plan.pricing import price_of
+from xdualparal.strategies.dualparal import DualParalPlan
+
+SMALL = dict(num_layers=30, num_attention_heads=12, ffn_dim=8960)  # Wan2.1-T2V-1.3B
+DEVICE = DeviceProfile("one", 10**10, 2e12, 1e12, 4e12, 8e12, 1e11, 1e10, 2e10, float8_per_s=4e12, link_s=1e-3, layer_s=1e-4)
+LAYOUT = Layout(8, 4, 28)
+FRAME = 30 * 52  # tokens of a latent frame at 480 x 832
+
+
+def numbers(config=SMALL, vae_dtype=torch.float32):
+    return ModelNumbers(**model_numbers(WanFamily(), config, {}, UMT5_XXL, torch.bfloat16, vae_dtype))
+
+
+def durations(stages=2, device=DEVICE, plan=None, compiled=False, model=None, **run):
+    layers = 30 // stages
+    run = RunNumbers(480, 832, 2, LAYOUT, 4, (layers,) * stages, **run)
+    return Durations(model or numbers(), run, plan or DualParalPlan(3, 4, stages, layout=LAYOUT), device, 1000.0, compiled)
+
+
+def test_a_pass_is_its_products_attention_and_elementwise_work():
+    plan, one, own = DualParalPlan(3, 4, 2, layout=LAYOUT), Pass(0, 1, 1), durations()
+    operations = forward_operations(numbers(), StagePart(15, True, False), shape_of(plan, one), FRAME, 512)
+    hidden = 12 * FRAME * 1536 * 2
+    branch = operations.matrix / 2e12 + operations.attention / 1e12 + 15 * (EAGER * hidden / 1e11 + 1e-4)
+    assert own.seconds(Action(0, FORWARD, one, BOTH)) == pytest.approx(2 * branch)
+    assert own.seconds(Action(0, FORWARD, one, CONDITIONAL)) == pytest.approx(branch)
+    assert durations(compiled=True).seconds(Action(0, FORWARD, one, CONDITIONAL)) == pytest.approx(branch - 15 * (EAGER - 40) * hidden / 1e11)
+    assert own.seconds(Action(1, STEP, one)) == own.seconds(Action(0, SEND, one, peer=1)) == 0
+
+
+def test_shards_share_the_work_and_exchange():
+    """Ulysses 2: half of Q, K, V and the output of half the tokens goes to the other; ring 2: all K and V that a pass sees."""
+    one = Action(0, FORWARD, Pass(0, 1, 1), CONDITIONAL)
+    alone, halves = durations().seconds(one), durations(ulysses=2).seconds(one)
+    share, seen = 12 * FRAME // 2 * 1536 * 2, 16 * FRAME // 2 * 1536 * 2
+    constant = 15 * 1e-4
+    assert halves == pytest.approx((alone - constant) / 2 + constant + 15 * 4 * (1e-3 + share / 2 / 1e10))
+    assert durations(ulysses=2).exchanged_bytes(one) == 15 * 4 * share // 2
+    assert durations(ring=2).exchanged_bytes(one) == 15 * 2 * seen
+    assert durations().exchanged_bytes(one) == 0
+
+
+def test_messages_have_hidden_states_or_latents():
+    own = durations()
+    hidden, latents = Action(0, SEND, Pass(0, 1, 1), BOTH, 1), Action(1, SEND, Pass(0, 1, 1), BOTH, 0)
+    assert own.message_bytes(hidden) == 2 * 12 * FRAME * 1536 * 2
+    assert own.message_bytes(latents) == 8 * 16 * 60 * 104 * 4
+    assert own.message_seconds(hidden) == pytest.approx(1e-3 + own.message_bytes(hidden) / 1e10)
+    assert own.message_seconds(Action(1, SEND, Pass(0, 1, 3), BOTH, 2)) == 0  # to its own decode lane
+
+
+def test_decoding_and_experts():
+    plan = DualParalPlan(3, 4, 2, layout=LAYOUT)
+    decode = Action(1, DECODE, Pass(0, 1, 3))
+    assert durations().seconds(decode) == pytest.approx(8 * 480 * 832 * 1000 / 4e12)
+    assert durations(model=numbers(vae_dtype=torch.bfloat16)).seconds(decode) == pytest.approx(8 * 480 * 832 * 1000 / 8e12)
+    assert durations(parallel_vae=True, ulysses=2).seconds(decode) == pytest.approx(8 * 480 * 832 * 1000 / 4e12 / 4)
+    assert durations().seconds(Action(0, LOAD, Pass(0, 1, 1))) == pytest.approx(15 * numbers().layer_bytes / 2e10)
+    assert plan.layout.own_latents(0) == 12
+    assert decode_place("thread", GPUS["h100"]) == "inline" and decode_place("end", GPUS["h100"]) == "end"
+
+
+def test_float8_layers_have_its_rate():
+    one = Action(0, FORWARD, Pass(0, 1, 1), CONDITIONAL)
+    operations = forward_operations(numbers(), StagePart(15, True, False), shape_of(DualParalPlan(3, 4, 2, layout=LAYOUT), one.one), FRAME, 512)
+    assert durations().seconds(one) - durations(layer_share=0.5).seconds(one) == pytest.approx(operations.matrix * (1 / 2e12 - 1 / 4e12))
+
+
+def test_a_published_time():
+    """81 frames of 1.3B at 480p take an RTX 4090 "about 4 minutes" (README of Wan-Video/Wan2.1): all is one block."""
+    layout = Layout(21, 0, 21)
+    run = RunNumbers(480, 832, 2, layout, 50, (30,))
+    plan = DualParalPlan(1, 50, 1, layout=layout, decode="inline")
+    priced = price_of(plan, Durations(numbers(), run, plan, GPUS["rtx4090"], decode_operations(WanFamily(), {})))
+    assert 0.85 < priced.seconds / 240 < 1.15
+
+
+class Touched(TorchDispatchMode):
+    """Counts bytes that are read and written, but by products and attention, and by views."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        name = function.overloadpacket.__name__
+        given, made = ([one for one in tree_leaves(values) if isinstance(one, torch.Tensor)] for values in ((args, kwargs), result))
+        storages = {one.untyped_storage().data_ptr() for one in given}
+        is_view = not name.endswith("_") and any(one.untyped_storage().data_ptr() in storages for one in made)
+        if not (is_view or name in ("mm", "addmm", "bmm") or "scaled_dot_product" in name):
+            self.bytes += sum(one.nbytes for one in (*given, *made))
+        return result
+
+
+@pytest.mark.parametrize("heads, ffn", [(12, 8960), (40, 13824)])
+def test_elementwise_work_is_what_torch_does(heads, ffn):
+    dim = heads * 128
+    block = WanTransformerBlock(dim, ffn, heads, "rms_norm_across_heads", True, 1e-6, None).bfloat16()
+    for norm in (block.norm1, block.norm2, block.norm3):
+        norm.float()
+    hidden, text = torch.randn(1, 16 * 64, dim).bfloat16(), torch.randn(1, 8, dim).bfloat16()
+    rotary = WanRotaryPosEmbed(128, (1, 2, 2), 1024)(torch.zeros(1, 16, 16, 16, 16))
+    with torch.no_grad(), Touched() as touched:
+        block(hidden, text, torch.randn(1, 6, dim), rotary)
+    assert touched.bytes / hidden.nbytes == pytest.approx(EAGER, rel=0.03)

@@ -1,0 +1,57 @@
+"""A price is the simulation's, of long videos too."""
+
+import pytest
+
+from xdualparal.plan import pricing
+from xdualparal.plan.actions import FORWARD
+from xdualparal.plan.layout import Layout
+from xdualparal.plan.messages import schedule_with_messages
+from xdualparal.plan.pricing import price_of
+from xdualparal.plan.simulate import simulate
+from xdualparal.strategies.dualparal import DualParalPlan
+
+
+class Made:
+    """Durations that are made up: the first block's passes are longer, the last stage is slower."""
+
+    def seconds(self, action):
+        if action.kind == "D":
+            return 2.5
+        return (1.5 if action.block == 0 else 1.0) * (1.2 if action.lane == 1 else 1.0) * (0.5 if action.branch else 1) if action.kind == FORWARD else 0.0
+
+    def message_seconds(self, send):
+        return 0.1
+
+    def message_bytes(self, send):
+        return 10 if send.peer else 3
+
+    def exchanged_bytes(self, action):
+        return 7
+
+
+def plan_of(blocks, decode="inline", **more):
+    layout = Layout(4, 2, 6 + 4 * (blocks - 1))
+    return DualParalPlan(blocks, 5, 3, layout=layout, decode=decode, **more)
+
+
+@pytest.mark.parametrize("more", [dict(), dict(split_guidance=True), dict(stagger=2), dict(context="cached"), dict(videos=2)])
+def test_a_long_video_is_as_if_it_were_simulated(monkeypatch, more):
+    plan = plan_of(40, **more)
+    whole = price_of(plan, Made())
+    monkeypatch.setattr(pricing, "MOST_PASSES", 10)
+    short = price_of(plan, Made())
+    assert short.seconds == pytest.approx(whole.seconds, rel=1e-9) and short.bubble == pytest.approx(whole.bubble, abs=1e-9)
+    assert (short.first_frames_s, short.link_bytes, short.exchanged_bytes) == (whole.first_frames_s, whole.link_bytes, whole.exchanged_bytes)
+
+
+def test_the_sums_by_hand():
+    """2 blocks, 5 steps, 3 stages: each pass on each of the first two edges, and all but the last step's latents back."""
+    price = price_of(plan_of(2), Made())
+    trace = simulate(schedule_with_messages(plan_of(2)), Made().seconds, lambda send: 0.1)
+    assert price.seconds == trace.end and price.exchanged_bytes == 7 * 10
+    assert price.link_bytes == {(0, 1): 100, (1, 2): 100, (2, 0): 3 * 9}  # block 0's finished latents are block 1's context
+    assert price.first_frames_s < price.seconds and 0 < price.bubble < 1
+
+
+def test_first_frames_without_decoding():
+    assert 0 < price_of(plan_of(2, decode="none"), Made()).first_frames_s < price_of(plan_of(2), Made()).first_frames_s

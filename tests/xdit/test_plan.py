@@ -1,0 +1,122 @@
+"""``xdit-dualparal plan``: what it lists works, and what it refuses does not."""
+
+import json
+import re
+import shlex
+
+import pytest
+import torch
+
+from xdualparal.plan.device import GPUS
+from xdualparal.plan.messages import schedule_with_messages
+from xdualparal.plan.render import chrome_trace
+from xdualparal.plan.simulate import simulate
+from xdualparal.strategies.dualparal import DualParalPlan
+from xdualparal.xdit.checks import check_command
+from xdualparal.xdit.cli import main
+from xdualparal.xdit.degrees import num_processes
+from xdualparal.xdit.flags import make_parser
+from xdualparal.xdit.memory import predicted
+from xdualparal.xdit.memory_check import RESERVE
+from xdualparal.xdit.registry import model_class
+
+DEMO = "--model tiny-wan --num_frames 129 --num_inference_steps 4"
+
+
+def planned(tmp_path, flags, num_gpus=4, gpu="rtx4090"):
+    """What --json has."""
+    file = tmp_path / "plan.json"
+    main(["plan", *shlex.split(flags), "--num_gpus", str(num_gpus), "--gpu", gpu, "--json", str(file), "--overwrite"])
+    return json.loads(file.read_text())
+
+
+def args_of(command):
+    """The parsed flags of a command that was printed."""
+    program, *flags = shlex.split(command)
+    assert program == "xdit-dualparal"
+    return vars(make_parser().parse_args(flags))
+
+
+def test_the_launcher_takes_every_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    plan = planned(tmp_path, f'{DEMO} --prompt "a red circle" "a blue square"')
+    assert len(plan["ways"]) > 10
+    for way in plan["ways"]:
+        args = args_of(way["command"])
+        assert num_processes(args) == 4 and args["prompt"] == ["a red circle", "a blue square"]
+        assert {name: args[name] or (False if value is False else args[name]) for name, value in way["flags"].items()} == way["flags"]
+        check_command(args | dict(output_directory=str(tmp_path / "out")), 4)
+    assert plan["ways"][0]["command"] in capsys.readouterr().out
+
+
+def test_the_fastest_is_first_and_all_of_it_is_told(tmp_path):
+    ways = planned(tmp_path, f'{DEMO} --prompt x')["ways"]
+    seconds = [way["seconds"] for way in ways]
+    assert seconds == sorted(seconds) and all(0 < way["first_frames_s"] <= way["seconds"] and 0 <= way["bubble"] < 1 for way in ways)
+    staged = next(way for way in ways if way["flags"]["dualparal_degree"] == 4)
+    assert {(link["stage"], link["to"]) for link in staged["link_bytes"]} == {(0, 1), (1, 2), (2, 3), (3, 0)}
+    assert all(way["exchanged_bytes"] > 0 for way in ways if way["flags"]["ulysses_degree"] * way["flags"]["ring_degree"] > 1)
+
+
+def test_memory_is_that_of_the_early_check(tmp_path, monkeypatch):
+    """On 24 GB cards 14B does not fit on one or two stages; what is listed needs what the launcher would find."""
+    plan = planned(tmp_path, "--model Wan2.1-T2V --height 480 --width 832 --num_frames 321 --num_inference_steps 8 --prompt x", num_gpus=8)
+    assert {way["flags"]["dualparal_degree"] for way in plan["ways"]} == {4, 8}
+    assert any(one["flags"]["dualparal_degree"] == 2 and "a rank needs" in one["why_not"] for one in plan["refused"])
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    for way in plan["ways"]:
+        args = args_of(way["command"])
+        memory = max(one.total for one in predicted(args, model_class(args["model"], 1)))
+        assert way["memory"]["bytes"] == memory + RESERVE <= GPUS["rtx4090"].memory_bytes
+
+
+def test_a_degree_that_is_given_stays(tmp_path):
+    ways = planned(tmp_path, f"{DEMO} --prompt x --dualparal_degree 2 --dualparal_context_latents 0")["ways"]
+    assert {(way["flags"]["dualparal_degree"], way["flags"].get("dualparal_context")) for way in ways} == {(2, None)}
+    assert not any(" --dualparal_degree 2 " in way["command"].partition("--dualparal_degree 2")[2] for way in ways)
+
+
+def test_other_strategies_are_priced_too(tmp_path):
+    full, clips = (planned(tmp_path, f"{DEMO} --prompt x --long_video_strategy {name}")["ways"] for name in ("full", "video_infinity"))
+    ours = planned(tmp_path, f"{DEMO} --prompt x")["ways"]
+    assert full[0]["seconds"] > ours[0]["seconds"]
+    assert clips and all(way["memory"] is None and way["exchanged_bytes"] > 0 for way in clips if way["flags"]["dualparal_degree"] > 1)
+
+
+def test_a_recorded_trace_beside_it_in_a_picture(tmp_path, capsys):
+    trace = tmp_path / "trace.json"
+    trace.write_text(chrome_trace(simulate(schedule_with_messages(DualParalPlan(3, 4, 2)))))
+    picture = tmp_path / "timeline"
+    flags = f"--num_gpus 2 --gpu rtx4090 --dualparal_degree 2 --gantt {picture} --compare {trace}"
+    main(["plan", *shlex.split(f"{DEMO} --prompt x {flags}")])
+    assert "stage 1 pass" in capsys.readouterr().out
+    assert {path.suffix for path in tmp_path.glob("timeline.*")} == {".svg", ".png"}
+
+
+@pytest.mark.parametrize("flags, message", [
+    ("--model tiny-wan --gpu rtx4090", "--num_gpus is missing"),
+    ("--model tiny-wan --num_gpus 2", "--gpu is missing"),
+    ("--model tiny-wan --num_gpus 0 --gpu rtx4090", "--num_gpus is 0: give a whole number from 1"),
+    ("--model tiny-wan --num_gpus 2 --gpu rtx9090", "--gpu is 'rtx9090' .*: give one of rtx4090, "),
+    ("--model tiny-wam --num_gpus 2 --gpu rtx4090", "'tiny-wam' is not known"),
+    ("--model Wan2.2-TI2V --num_gpus 2 --gpu rtx4090", "has no DualParal support"),
+    ("--model tiny-wan --num_gpus 2 --gpu rtx4090 --num_frames 0", "--num_frames is 0, for a video without end"),
+    ("--model tiny-wan --num_gpus 2 --gpu rtx4090 --dualparal_degree 3", "no degrees that are given make 2 GPUs"),
+    ("--model Wan2.1-T2V --num_gpus 1 --gpu rtx4090", "nothing runs on 1 x RTX 4090; nearest is stages 1.*: a rank needs"),
+    ("--model tiny-wan --num_gpus 2 --gpu rtx4090 --height 40", "height is 40"),
+    ("--model tiny-wan --num_gpus 2 --gpu rtx4090 --speed 3", "unrecognized arguments: --speed 3"),
+    ("--model tiny-wan --num_gpus 2 --gpu rtx4090 --show 0", "--show is 0"),
+    ("--model tiny-wan --num_gpus 2 --gpu rtx4090 --json there.json", "--json there.json exists: .* --overwrite"),
+    ("--model tiny-wan --num_gpus 2 --gpu rtx4090 --gantt x.jpg", "ends in .jpg: give .svg, .png"),
+    ("--model tiny-wan --num_gpus 2 --gpu rtx4090 --compare there.json", "is not a recorded trace"),
+    ("--model tiny-wan --num_gpus 2 --calibrate new.json", "--num_gpus does nothing with --calibrate"),
+])
+def test_refused_in_one_line(tmp_path, monkeypatch, capsys, flags, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.json").write_text("{}")
+    with pytest.raises(SystemExit) as end:
+        main(["plan", *shlex.split(flags)])
+    out, error = capsys.readouterr()
+    assert end.value.code == 2 and out == "" and len(error.strip().splitlines()) == 1 and re.search(message, error), error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["there.json"]

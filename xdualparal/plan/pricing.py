@@ -1,0 +1,95 @@
+"""What a plan takes in all: time, waiting, and bytes on links.
+
+Knows: a plan, and the durations of its actions. Must not know: flags, memory, which plans there are.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import lru_cache
+
+from .actions import FORWARD, SEND, STEP
+from .messages import schedule_with_messages
+from .simulate import simulate
+
+MOST_PASSES = 2_000  # that are simulated one by one: on 8 stages a second
+
+
+@dataclass(frozen=True)
+class Price:
+    """``seconds``: until the last frame is there. ``first_frames_s``: until the first ones are. ``bubble``: the share of the stages' time, 0
+    to 1, in which they wait. ``link_bytes``: {(stage, the one that it sends to): bytes, from each rank}. ``exchanged_bytes``: what the
+    busiest rank sends to others of its stage."""
+
+    seconds: float
+    first_frames_s: float
+    bubble: float
+    link_bytes: dict
+    exchanged_bytes: int
+
+
+def price_of(plan, durations):
+    """The Price of ``plan``, which must have an end, with ``durations`` (durations.Durations).
+
+    A long plan is simulated up to the block with which the pipeline is full, and with one more: each further block takes as long as
+    that one, the last one too, which may be shorter.
+    """
+    full = -(-plan.num_steps // plan.stagger) + 2
+    if plan.num_blocks * plan.num_steps * plan.videos <= MOST_PASSES or plan.num_blocks <= full + 1 or plan.exchanges:
+        return _sums(plan, durations).price(plan.num_stages)
+    before, after = (_sums(plan.first_blocks(count), durations) for count in (full, full + 1))
+    return after.with_more(before, plan.num_blocks - full - 1).price(plan.num_stages)
+
+
+def trace_of(plan, durations):
+    """The simulated Trace of all of ``plan``."""
+    return simulate(_schedule(plan), durations.seconds, durations.message_seconds)
+
+
+@lru_cache(maxsize=16)  # degrees that are not stages change only durations
+def _schedule(plan):
+    return schedule_with_messages(plan)
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """``busy``: seconds of all stages together. ``sent``: bytes by edge. ``exchanged``: by stage."""
+
+    end: float
+    first: float
+    busy: float
+    sent: Counter
+    exchanged: Counter
+
+    def with_more(self, before, times):
+        """As if what is more than ``before``, _Sums of one block less, came ``times`` more."""
+        def more(own, theirs):
+            return own + times * (own - theirs)
+
+        def all_more(own, theirs):
+            return Counter({key: more(number, theirs[key]) for key, number in own.items()})
+
+        return _Sums(
+            more(self.end, before.end), self.first, more(self.busy, before.busy), all_more(self.sent, before.sent),
+            all_more(self.exchanged, before.exchanged),
+        )
+
+    def price(self, stages):
+        """The Price on as many stages."""
+        bubble = 1 - self.busy / (stages * self.end)
+        return Price(self.end, self.first, bubble, dict(sorted(self.sent.items())), max(self.exchanged.values(), default=0))
+
+
+def _sums(plan, durations):
+    trace, sent, exchanged = trace_of(plan, durations), Counter(), Counter()
+    for action in (span.action for row in trace.stages for span in row):
+        if action.kind == SEND and action.peer < plan.num_stages:
+            sent[action.edge] += durations.message_bytes(action)
+        elif action.kind == FORWARD:
+            exchanged[action.lane] += durations.exchanged_bytes(action)
+    return _Sums(trace.end, _first_frames(plan, trace), sum(map(trace.busy, range(plan.num_stages))), sent, exchanged)
+
+
+def _first_frames(plan, trace):
+    """When the first block's frames are there; its latents where nothing decodes."""
+    decodes = [span.end for row in trace.rows for span in row if span.action == plan.decode_action(0)]
+    return decodes[0] if decodes else max(s.end for row in trace.stages for s in row if s.action.kind == STEP and plan.is_last_step(s.action.one) and not s.action.block)

@@ -1,0 +1,112 @@
+"""Which degrees, videos in flight and contexts a command could have on a number of GPUs, and why the others cannot.
+
+Knows: the flags of degrees and of context, the checks, and the memory of a GPU. Must not know: how long a run takes.
+"""
+
+from dataclasses import dataclass
+from itertools import product
+
+from ..plan.memory import RankMemory, fullest
+from ..plan.waiting import FLOAT8, HOST
+from ..strategies.dualparal import CACHED, DualParal
+from .advice import MOST_VIDEOS
+from .checks import check_degrees_together
+from .flags import value_of
+from .memory import in_words, is_predicted, predicted, readable
+from .memory_check import RESERVE
+from .prompts import prompts_of
+
+DEGREE_FLAGS = ("dualparal_degree", "ulysses_degree", "ring_degree", "data_parallel_degree")
+_CONTEXTS = (  # each only where those before it do not fit
+    dict(dualparal_context=CACHED), dict(dualparal_context=CACHED, dualparal_context_dtype=FLOAT8),
+    dict(dualparal_context=CACHED, dualparal_context_dtype=FLOAT8, dualparal_context_store=HOST),
+)
+_SHORT = {
+    "dualparal_degree": "stages", "ulysses_degree": "ulysses", "ring_degree": "ring", "data_parallel_degree": "replicas",
+    "dualparal_videos_in_flight": "videos",
+}
+
+
+@dataclass(frozen=True)
+class Mix:
+    """``flags``: {flag: value} beside the command's own. ``memory``: of the rank that needs most, None where it is not known. ``why_not``: why the
+    command cannot be run so, or ""."""
+
+    flags: dict
+    memory: RankMemory | None = None
+    why_not: str = ""
+
+    @property
+    def memory_bytes(self):
+        """That a rank needs, with what the libraries take; None where it is not known."""
+        return self.memory and self.memory.total + RESERVE
+
+    def __str__(self):
+        words = [f"{short} {self.flags[name]}" for name, short in _SHORT.items() if self.flags.get(name, 1) > 1 or name == "dualparal_degree"]
+        words += ["cfg 2"] if self.flags.get("use_cfg_parallel") else []
+        words += ["cached"] if self.flags.get("dualparal_context") == CACHED else []
+        words += ["float8"] if self.flags.get("dualparal_context_dtype") == FLOAT8 else []
+        return " ".join(words + (["on the host"] if self.flags.get("dualparal_context_store") == HOST else []))
+
+
+def mixes_of(args, model, num_gpus, memory_bytes):
+    """All Mixes of ``args``, parsed flags of a command, on ``num_gpus`` GPUs of ``memory_bytes`` each. A degree that is given stays as it is."""
+    found = []
+    for degrees in _degrees(args, model, num_gpus):
+        mix = _judged(args, model, degrees, memory_bytes)
+        cached = _cached(args, model, degrees, memory_bytes) if mix.memory else []
+        found += [mix, *(other for other in cached if not (mix.why_not and other.why_not))]
+    return found
+
+
+def _degrees(args, model, num_gpus):
+    """Yields {flag: value} of degrees whose product is ``num_gpus``."""
+    prompts, guided = len(prompts_of(args)), value_of(args, model, "guidance_scale") > 1
+    branches = (True,) if args["use_cfg_parallel"] else (False, True) if guided else (False,)
+    for use_cfg, replicas, ulysses, ring in product(branches, range(1, prompts + 1), *[_divisors(num_gpus)] * 2):
+        stages, left = divmod(num_gpus, ulysses * ring * replicas * (2 if use_cfg else 1))
+        degrees = dict(zip(DEGREE_FLAGS, (stages, ulysses, ring, replicas)))
+        if left or stages < 1 or any(_is_given(args, name) and args[name] != degrees[name] for name in DEGREE_FLAGS):
+            continue
+        for videos in _videos(args, -(-prompts // replicas)):
+            yield degrees | dict(use_cfg_parallel=use_cfg, dualparal_videos_in_flight=videos)
+
+
+def _videos(args, most):
+    given = args["dualparal_videos_in_flight"]
+    is_sharing = args["dualparal_strategy"] == DualParal.name
+    return range(1, min(MOST_VIDEOS, most) + 1) if given == 1 and is_sharing else (given,)
+
+
+def _is_given(args, name):
+    return args[name] not in (None, 1) or (name == "dualparal_degree" and args[name] is not None)
+
+
+def _divisors(number):
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def _cached(args, model, degrees, memory_bytes):
+    """Of the Mixes with cached context the first that fits, or else the last."""
+    if args["dualparal_strategy"] != DualParal.name or args["dualparal_context"] == CACHED or not args["dualparal_context_latents"]:
+        return []
+    judged = (_judged(args, model, degrees | context, memory_bytes) for context in _CONTEXTS)
+    last = None
+    for last in judged:
+        if not last.why_not:
+            break
+    return [last]
+
+
+def _judged(args, model, flags, memory_bytes):
+    mixed = args | flags
+    try:
+        check_degrees_together(mixed, model)
+    except ValueError as error:
+        return Mix(flags, why_not=str(error))
+    if not is_predicted(mixed):
+        return Mix(flags)
+    memory = fullest(predicted(mixed, model, on_host=False))[1]
+    if memory.total + RESERVE <= memory_bytes:
+        return Mix(flags, memory)
+    return Mix(flags, memory, f"a rank needs {in_words(memory)} and {readable(RESERVE)} for libraries, and a GPU has {readable(memory_bytes)}")

@@ -1,0 +1,123 @@
+"""``xdit-dualparal plan``: which degrees for a number of GPUs, how long, and how much memory.
+
+Knows: the flags and what is printed. Must not know: how a time or a memory is computed.
+"""
+
+import json
+
+from ..launch.errors import refuse
+from ..output.files import reason_of, write_whole
+from ..plan.device import device_named
+from ..plan.recorded import compare, read_trace
+from ..plan.timeline import draw_timeline
+from .experts import check_weights, files_of_experts
+from .flags import make_parser, value_of
+from .memory import readable
+from .plan_flags import parse_plan
+from .planning import simulated, ways_of
+from .prompts import prompts_of
+from .registry import at_path, model_class
+
+_MOST_REASONS = 8  # that are printed
+_COLUMNS = ("", "seconds", "first frames", "stages wait", "memory", "sent to the next stage", "exchanged in a stage")
+
+
+def main(argv):
+    """Runs the command ``argv``. Ends with exit code 2, and one line, when it cannot."""
+    flags, launch = parse_plan(argv)
+    try:
+        args = _launch_flags(launch)
+        model = _model(args)
+        if flags.calibrate:
+            from .calibration import calibrate
+
+            calibrate(flags.calibrate, args, model)
+            return
+        recorded = read_trace(flags.compare) if flags.compare else None
+        device = device_named(flags.gpu)
+        ways, others = ways_of(args, model, flags.num_gpus, device, launch)
+        if not ways:
+            raise ValueError(_nothing_works(flags, device, others))
+        print(_text(flags, args, model, device, ways, others))
+        if flags.json:
+            _write_json(flags, device, ways, others)
+        _show_fastest(flags, args, model, device, ways[0], recorded)
+    except OSError as error:
+        refuse(reason_of(error))
+    except ValueError as error:
+        refuse(error)
+
+
+def _launch_flags(launch):
+    args = vars(make_parser().parse_args(launch))
+    args["prompt_is_given"] = bool(args["prompt"] or args["dataset_path"])
+    return args if args["prompt_is_given"] else args | dict(prompt=["..."])
+
+
+def _model(args):
+    """The class of the model. Raises ValueError for one that is not known, and for a video without end."""
+    degree = args["dualparal_degree"] or 1
+    model = model_class(args["model"], degree)
+    with_degree = args | dict(dualparal_degree=degree)
+    check_weights(with_degree, model)
+    if args["model_path"] is not None:
+        model = at_path(args["model"], model, args["model_path"], files_of_experts(with_degree))
+    if value_of(args, model, "num_frames") == 0:
+        raise ValueError("--num_frames is 0, for a video without end, which takes for ever: give a number of frames")
+    return model
+
+
+def _nothing_works(flags, device, others):
+    reasons = {mix.why_not: mix for mix in others}
+    least = min((mix for mix in others if mix.memory), key=lambda mix: mix.memory.total, default=None)
+    shown = (least or next(iter(reasons.values()))) if others else None
+    if shown is None:
+        return f"no degrees that are given make {flags.num_gpus} GPUs: leave one out, or give another --num_gpus"
+    return f"nothing runs on {flags.num_gpus} x {device.name}; nearest is {shown}: {shown.why_not}"
+
+
+def _text(flags, args, model, device, ways, others):
+    size = "x".join(str(value_of(args, model, name)) for name in ("height", "width", "num_frames"))
+    steps, videos = value_of(args, model, "num_inference_steps"), len(prompts_of(args))
+    lines = [f"{args['model']}, {size} (height, width, frames), {steps} steps, {videos} video{'s' * (videos > 1)}, {flags.num_gpus} x {device.name}"]
+    lines += _table([_COLUMNS, *(_row(way) for way in ways[:flags.show])])
+    if len(ways) > flags.show:
+        lines.append(f"and {len(ways) - flags.show} slower ones (--show N, --json FILE)")
+    lines += [f"not {mix}: {mix.why_not}" for mix in others[:_MOST_REASONS]]
+    if len(others) > _MOST_REASONS:
+        lines.append(f"and {len(others) - _MOST_REASONS} more that cannot be (--json FILE)")
+    lines += ["without loading the weights and encoding the prompts; by arithmetic, of:", *(f"  {source}" for source in device.sources)]
+    return "\n".join([*lines, "the fastest:", f"  {ways[0].command}"])
+
+
+def _row(way):
+    price, memory = way.price, way.mix.memory_bytes
+    sent = max(price.link_bytes.values(), default=0)
+    return (
+        str(way.mix), f"{price.seconds:.4g}", f"{price.first_frames_s:.4g}", f"{price.bubble:.1%}", readable(memory) if memory else "not known",
+        readable(sent), readable(price.exchanged_bytes),
+    )
+
+
+def _table(rows):
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+
+
+def _write_json(flags, device, ways, others):
+    refused = [dict(flags=mix.flags, why_not=mix.why_not, memory_bytes=mix.memory_bytes) for mix in others]
+    content = dict(num_gpus=flags.num_gpus, device=device.as_json(), ways=[way.as_json() for way in ways], refused=refused)
+    write_whole(flags.json, json.dumps(content, indent=1).encode() + b"\n")
+
+
+def _show_fastest(flags, args, model, device, way, recorded):
+    """Its timeline in a picture, and a recorded trace beside it, where that is asked for."""
+    if not (flags.gantt or recorded):
+        return
+    trace = simulated(args | way.mix.flags, model, device)
+    if recorded:
+        print(compare(recorded, trace).as_text())
+    if flags.gantt:
+        traces = {f"simulated, {way.mix}": trace} | ({"recorded": recorded} if recorded else {})
+        for path in draw_timeline(traces, flags.gantt, overwrite=flags.overwrite):
+            print(path)

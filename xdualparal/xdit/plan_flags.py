@@ -1,0 +1,77 @@
+"""The flags of ``xdit-dualparal plan`` beside those of a launch.
+
+Knows: their names, limits and help. Must not know: how anything is planned. Imports nothing heavy, for the help.
+"""
+
+import argparse
+from pathlib import Path
+
+from ..launch.errors import refuse
+from ..limits import DEGREE
+from ..output.files import check_apart, check_place, check_regular
+from ..plan.device import GPUS
+from ..plan.timeline import check_matplotlib, picture_paths
+
+_TEXT = """Lists the degrees, videos in flight and contexts that a command could have on a number of GPUs, the fastest first, with the memory that
+they need, why others cannot be, and the command to run. Needs no GPU and no weights.
+  xdit-dualparal plan --model Wan2.1-T2V --num_frames 1025 --num_gpus 8 --gpu rtx4090
+  xdit-dualparal plan --calibrate here.json --model tiny-wan
+All flags of xdit-dualparal may be given, as of the run that is planned; a degree that is given stays as it is. Times are computed: counted
+operations and bytes over the rates of a profile. Those that come with this program are assumed, see what is printed; --calibrate measures."""
+
+
+def plan_parser():
+    """The parser. A wrong flag ends the program with exit code 2, and one line."""
+    parser = argparse.ArgumentParser(
+        prog="xdit-dualparal plan", description=_TEXT, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, add_help=True,
+    )
+    parser.error = refuse
+    add = parser.add_argument
+    add("--num_gpus", type=int, metavar="N", help="GPUs, all in one machine and all used")
+    add("--gpu", metavar="NAME|FILE", help=f"{', '.join(GPUS)}, or a profile that --calibrate wrote or you did")
+    add("--show", type=int, default=10, metavar="N", help="how many are listed (default: 10); --json has all")
+    add("--json", type=Path, metavar="FILE", help="write all that was computed to this file")
+    add("--gantt", type=Path, metavar="FILE", help="draw the timeline of the fastest: a .svg or .png, or both without such an ending")
+    add("--compare", type=Path, metavar="TRACE", help="a recorded trace of a run (--dualparal_trace) beside the simulated one of the fastest: in figures, and in the picture of --gantt")
+    add("--calibrate", type=Path, metavar="FILE", help="measure this machine's rates with layers of --model, and write them to FILE, a profile for --gpu")
+    add("--overwrite", action="store_true", help="replace the files of --json, --gantt and --calibrate")
+    return parser
+
+
+def parse_plan(argv):
+    """(flags, the other arguments, which are the launch's)."""
+    flags, launch = plan_parser().parse_known_args(argv)
+    try:
+        _check(flags)
+    except ValueError as error:
+        refuse(error)
+    return flags, launch
+
+
+def _check(flags):
+    if flags.calibrate:
+        for name in ("num_gpus", "gpu", "json", "gantt", "compare"):
+            if getattr(flags, name) is not None:
+                raise ValueError(f"--{name} does nothing with --calibrate: leave it out, and plan with --gpu {flags.calibrate} afterwards")
+        _check_file(flags.calibrate, "--calibrate", flags.overwrite)
+        return
+    for name, example in (("num_gpus", "8"), ("gpu", "rtx4090")):
+        if getattr(flags, name) is None:
+            raise ValueError(f"--{name} is missing: give one, --{name} {example} say (--help lists the flags)")
+    DEGREE.of("--num_gpus", flags.num_gpus)
+    if flags.show < 1:
+        raise ValueError(f"--show is {flags.show}: give 1 or more")
+    if flags.json:
+        _check_file(flags.json, "--json", flags.overwrite)
+    if flags.gantt:
+        check_matplotlib()
+    pictures = picture_paths(flags.gantt, flags.overwrite) if flags.gantt else []
+    named = [("--json", flags.json), ("--compare", flags.compare), *(("--gantt", path) for path in pictures)]
+    check_apart([(what, path) for what, path in named if path])
+
+
+def _check_file(path, what, overwrite):
+    check_place(path, what, None)
+    check_regular(path, what)
+    if path.exists() and not overwrite:
+        raise ValueError(f"{what} {path} exists: give another name, or add --overwrite to replace it")
