@@ -100,7 +100,7 @@ def as_markdown(videos):
     """A table for each group."""
     lines, metrics = [], metrics_in(videos)
     for what, names in groups_of(videos).items():
-        lines += [f"| {what} | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
+        lines += [f"| {what} | " + " | ".join(metric.replace("|", "\\|") for metric in metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
         lines += [f"| {name} | " + " | ".join(cell(videos, names[0], name, metric) for metric in metrics) + " |" for name in names]
         lines.append("")
     return "\n".join(lines)
