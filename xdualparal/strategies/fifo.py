@@ -26,7 +26,7 @@ from ..plan.layout import Layout
 from ..plan.passes import Frames, PassSpec
 from ..plan.schedule import DECODE_PLACES, INLINE, NO_DECODE, THREAD, WINDOWS, PipelinePlan
 from ..plan.settings import Settings, setting
-from .base import Common
+from .base import OnWholeModels
 
 _WINDOW = Whole(1, POSITIONS, "where the model's table of positions ends")
 
@@ -186,19 +186,16 @@ class FifoPlan(PipelinePlan):
         return head + (f", decode {self.decode}" if self.decode != NO_DECODE else "")
 
 
-class Fifo(Common):
+class Fifo(OnWholeModels):
     """The strategy; see base.Strategy."""
 
     name = "fifo"
     Settings = FifoSettings
     window_settings = ("fifo_window_latents", "fifo_lookahead_latents")
-    splits_layers, merges_attention, predicts_memory = False, False, False
-    refuses = {
+    merges_attention = False
+    refuses = OnWholeModels.refuses | {
         "checkpoint": "the queue's state is not saved: leave it out, or choose dualparal",
         "videos_in_flight": "every process is busy with the windows of one video: leave it out, or choose dualparal",
-        "stage_layers": "every process has all layers: leave it out",
-        "end_costs": "every process has all layers: leave it out",
-        "expert_offload": "no process has fewer layers to move: leave it out, or choose dualparal",
         "use_torch_compile": "windows have many sizes while the queue fills and drains, and each would be compiled: leave it out",
     }
 
