@@ -15,6 +15,14 @@ def test_gpus_have_rates_and_say_where_they_are_from():
     assert device_named("RTX 4090") is device_named("rtx_4090") is GPUS["rtx4090"]
 
 
+def test_rates_by_the_makers():
+    """TF32 has half the rate of bfloat16, but PyTorch on ROCm has none for convolutions: float32, an eighth."""
+    for name, gpu in GPUS.items():
+        assert gpu.decode_half_per_s / gpu.decode_per_s == pytest.approx(8 if name == "mi300x" else 2, rel=0.02)
+    assert all("half of its rate assumed" in GPUS[name].sources[0] for name in ("rtx4090", "rtx5090"))
+    assert all("20 us a message; not measured" in gpu.sources[1] for gpu in GPUS.values())
+
+
 def test_a_file_gives_what_was_written(tmp_path):
     path = tmp_path / "here.json"
     path.write_text(json.dumps(GPUS["h100"].as_json()))

@@ -9,6 +9,7 @@ from xdualparal.plan.messages import schedule_with_messages
 from xdualparal.plan.pricing import price_of
 from xdualparal.plan.simulate import simulate
 from xdualparal.strategies.dualparal import DualParalPlan
+from xdualparal.strategies.fifo import FifoPlan
 
 
 class Made:
@@ -42,6 +43,26 @@ def test_a_long_video_is_as_if_it_were_simulated(monkeypatch, more):
     short = price_of(plan, Made())
     assert short.seconds == pytest.approx(whole.seconds, rel=1e-9) and short.bubble == pytest.approx(whole.bubble, abs=1e-9)
     assert (short.first_frames_s, short.link_bytes, short.exchanged_bytes) == (whole.first_frames_s, whole.link_bytes, whole.exchanged_bytes)
+
+
+@pytest.mark.parametrize("steps, lookahead", [(5, 0), (8, 2), (11, 2)])
+def test_a_long_queue_is_as_if_it_were_simulated(monkeypatch, steps, lookahead):
+    plan = FifoPlan(Layout(4, 0, 4 * 40), steps, 2, lookahead, decode="inline")
+    whole = price_of(plan, Made())
+    monkeypatch.setattr(pricing, "MOST_PASSES", 10)
+    monkeypatch.setattr(FifoPlan, "passes", _counted(FifoPlan.passes, waves := set()))
+    short = price_of(plan, Made())
+    assert max(one for _, one in waves) < plan.num_waves / 2
+    assert short.seconds == pytest.approx(whole.seconds, rel=1e-9) and short.bubble == pytest.approx(whole.bubble, abs=1e-9)
+    assert (short.first_frames_s, short.exchanged_bytes) == (whole.first_frames_s, whole.exchanged_bytes)
+
+
+def _counted(passes, waves):
+    def counting(plan, wave):
+        waves.add((plan.num_waves, wave))
+        return passes(plan, wave)
+
+    return counting
 
 
 def test_the_sums_by_hand():

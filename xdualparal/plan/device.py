@@ -20,7 +20,7 @@ class DeviceProfile:
 
     ``memory_bytes``: of the device. ``matrix_per_s``, ``attention_per_s``: operations a second of products with weights and of
     attention, in the numbers that the transformer has (bfloat16 on a GPU). ``float8_per_s``: of products in float8, None where there
-    are none. ``decode_per_s``, ``decode_half_per_s``: of the VAE's convolutions in float32 (TF32 on a GPU) and in 16 bits.
+    are none. ``decode_per_s``, ``decode_half_per_s``: of the VAE's convolutions in float32 (TF32 on an NVIDIA GPU) and in 16 bits.
     ``memory_per_s``: bytes a second that the elementwise parts of a layer read and write. ``link_per_s``: bytes a second from a device
     to another of the same machine, one way; ``link_s``: seconds that a message takes besides. ``host_per_s``: bytes a second between the host's
     memory and the device. ``layer_s``: seconds of a layer besides its work (starting its kernels, where that is not hidden).
@@ -60,13 +60,14 @@ _PCIE4, _PCIE5 = 32 * GB, 64 * GB
 
 
 def _gpu(name, kind, memory_mib, peaks, memory_per_s, link_per_s, host_per_s, source):
-    """``memory_mib``: as nvidia-smi and rocm-smi show it. ``peaks``: TFLOP/s, dense: bfloat16 with float32 sums, TF32, float8 (or None)."""
+    """``memory_mib``: as nvidia-smi and rocm-smi show it. ``peaks``: TFLOP/s, dense: bfloat16 with float32 sums, the VAE's float32 convolutions (TF32; on a
+    MI300X float32, as PyTorch on ROCm takes TF32 only for matrices and when HIPBLASLT_ALLOW_TF32 is set), float8 (or None)."""
     (half, single, float8), (matrix, attention) = (peak and peak * TERA for peak in peaks), _REACHED[kind]
     return DeviceProfile(
         name, memory_mib * 2**20, half * matrix, half * attention, single * _CONVOLUTION, half * _CONVOLUTION, memory_per_s * GB * _COPY,
         link_per_s * _COPY, host_per_s * _COPY, float8 and float8 * matrix,
         sources=(
-            f"peaks of {name}: {peaks[0]:g} (bfloat16), {peaks[1]:g} (TF32), {peaks[2] or 'no'} (float8) TFLOP/s, {memory_per_s:g} GB/s memory, "
+            f"peaks of {name}: {peaks[0]:g} (bfloat16), {peaks[1]:g} (float32 convolutions), {peaks[2] or 'no'} (float8) TFLOP/s, {memory_per_s:g} GB/s memory, "
             f"{link_per_s / GB:g} GB/s a link: {source}",
             f"assumed: {matrix:.0%} of the peak in products, {attention:.0%} in attention, {_CONVOLUTION:.0%} in the VAE, {_COPY:.0%} of memory's and links' rates, {LINK_S * 1e6:g} us a message; not measured",
         ),
@@ -83,7 +84,7 @@ GPUS = {
     "h200": _gpu("H200 SXM", "Hopper", 143771, (989.4, 494.7, 1978.9), 4800, 450 * GB, _PCIE5, "NVIDIA H200 data sheet, without sparsity; NVLink 4"),
     "6000ada": _gpu("RTX 6000 Ada", "Ada", 49140, (364.2, 182.1, 728.5), 960, _PCIE4, _PCIE4, f"{_ADA} B; PCIe 4.0 x16"),
     "l40s": _gpu("L40S", "Ada", 46068, (362.1, 183.2, 733), 864, _PCIE4, _PCIE4, "NVIDIA L40S data sheet, without sparsity; PCIe 4.0 x16"),
-    "mi300x": _gpu("MI300X", "CDNA 3", 196592, (1307.4, 653.7, 2614.9), 5300, 64 * GB, _PCIE5, "AMD Instinct MI300X data sheet; Infinity Fabric, a link to each of 7 others"),
+    "mi300x": _gpu("MI300X", "CDNA 3", 196592, (1307.4, 163.4, 2614.9), 5300, 64 * GB, _PCIE5, "AMD Instinct MI300X data sheet, float32 without TF32; Infinity Fabric, one of 7 links to others, as if only one were used at a time"),
 }
 _MOST = 1e300  # that a rate may be
 _RATES = [field.name for field in fields(DeviceProfile) if field.type in (int, float) or field.name == "float8_per_s"]

@@ -4,7 +4,9 @@ Knows: a model's and a run's sizes, counted operations (cost.py), a device's rat
 
 What is done one after the other is added up: products, attention, elementwise work, and what Ulysses, ring and Video-Infinity exchange
 within a layer, as the code does it. Messages between stages travel beside the work; the simulation says how much of that shows.
-Not counted: loading, encoding the prompts, the scheduler's step, writing the mp4, and other traffic on a link.
+Not counted: loading, encoding the prompts, the scheduler's step with the gathering of guidance branches and latents, cached K/V that travel to
+and from the host and become float8, writing the mp4, and other traffic on a link. Counted though it may be hidden: what ring gathers while it
+computes. A video's first latent frame, which makes one frame, is decoded as if it made four.
 """
 
 from functools import cached_property, lru_cache

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from .actions import FORWARD, SEND, STEP
 from .messages import schedule_with_messages
-from .schedule import STAGES
+from .schedule import CLIPS, STAGES
 from .simulate import simulate
 
 MOST_PASSES = 2_000  # that are simulated one by one: on 8 stages a second
@@ -31,11 +31,13 @@ class Price:
 def price_of(plan, durations):
     """The Price of ``plan``, which must have an end, with ``durations`` (durations.Durations).
 
-    A long plan is simulated up to the block with which the pipeline is full, and with one more: each further block takes as long as
-    that one, the last one too, which may be shorter.
+    A long plan is simulated up to the block with which the pipeline, or FIFO-Diffusion's queue, is full, and with one more: each further block
+    takes as long as that one, the last one too, which may be shorter. Video-Infinity makes all at once.
     """
-    full = -(-plan.num_steps // plan.stagger) + 2
-    if plan.num_blocks * plan.num_steps * plan.videos <= MOST_PASSES or plan.num_blocks <= full + 1 or plan.lanes_are != STAGES:
+    if plan.num_blocks * plan.num_steps * plan.videos <= MOST_PASSES or plan.lanes_are == CLIPS:
+        return _sums(plan, durations).price(plan.num_stages)
+    full = -(-plan.num_steps // (plan.stagger if plan.lanes_are == STAGES else plan.layout.block_latents)) + 2
+    if plan.num_blocks <= full + 1:
         return _sums(plan, durations).price(plan.num_stages)
     before, after = (_sums(plan.first_blocks(count), durations) for count in (full, full + 1))
     return after.with_more(before, plan.num_blocks - full - 1).price(plan.num_stages)
@@ -46,7 +48,7 @@ def trace_of(plan, durations):
     return simulate(_schedule(plan), durations.seconds, durations.message_seconds)
 
 
-@lru_cache(maxsize=16)  # degrees that are not stages change only durations
+@lru_cache(maxsize=64)  # degrees that are not stages change only durations
 def _schedule(plan):
     return schedule_with_messages(plan)
 
