@@ -58,8 +58,11 @@ def test_the_entry_points_are_there():
 
 
 def test_the_readme_needs_no_file_beside_it():
-    links = re.findall(r"\]\(([^)]+)\)", (ROOT / "README.md").read_text())
+    """But pictures, for which an index of packages shows their words."""
+    text = (ROOT / "README.md").read_text()
+    pictures, links = re.findall(r"!\[([^]]*)\]\(([^)]+)\)", text), re.findall(r"(?<!!)\[[^]]+\]\(([^)]+)\)", text)
     assert links and all(link.startswith("https://") for link in links)
+    assert pictures and all(words and (ROOT / file).suffix == ".png" for words, file in pictures)
 
 
 def test_the_demo_models_fit_in_the_package_and_name_no_place_of_this_machine():

@@ -27,6 +27,9 @@ def test_a_file_gives_what_was_written(tmp_path):
     (dict(link_s=-1), "has link_s -1: give a number of 0 or more"),
     (dict(host_per_s="fast"), "has host_per_s 'fast'"),
     (dict(memory_bytes=None), "has memory_bytes None"),
+    (dict(link_per_s=10**400), "has link_per_s 1000"),
+    (dict(decodes_beside="no"), "has decodes_beside 'no': give true or false"),
+    (dict(sources=5), "is no profile"),
     (dict(flops=1), "is no profile: give one of rtx4090, "),
 ])
 def test_refuses_what_is_no_rate(tmp_path, change, message):

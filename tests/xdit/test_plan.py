@@ -88,12 +88,17 @@ def test_other_strategies_are_priced_too(tmp_path):
 
 def test_a_recorded_trace_beside_it_in_a_picture(tmp_path, capsys):
     trace = tmp_path / "trace.json"
-    trace.write_text(chrome_trace(simulate(schedule_with_messages(DualParalPlan(3, 4, 2)))))
+    trace.write_text(chrome_trace(simulate(schedule_with_messages(DualParalPlan(4, 4, 2)))))
     picture = tmp_path / "timeline"
     flags = f"--num_gpus 2 --gpu rtx4090 --dualparal_degree 2 --gantt {picture} --compare {trace}"
     main(["plan", *shlex.split(f"{DEMO} --prompt x {flags}")])
     assert "stage 1 pass" in capsys.readouterr().out
     assert {path.suffix for path in tmp_path.glob("timeline.*")} == {".svg", ".png"}
+
+
+def test_float8_is_planned_where_this_machine_has_none(tmp_path):
+    plain, float8 = (planned(tmp_path, f"{DEMO} --prompt x {flags}", 2)["ways"] for flags in ("", "--gemm_quantization fp8"))
+    assert len(float8) == len(plain) and float8[0]["seconds"] < plain[0]["seconds"] and "--gemm_quantization fp8" in float8[0]["command"]
 
 
 @pytest.mark.parametrize("flags, message", [
@@ -112,13 +117,17 @@ def test_a_recorded_trace_beside_it_in_a_picture(tmp_path, capsys):
     ("--model tiny-wan --num_gpus 2 --gpu rtx4090 --json there.json", "--json there.json exists: .* --overwrite"),
     ("--model tiny-wan --num_gpus 2 --gpu rtx4090 --gantt x.jpg", "ends in .jpg: give .svg, .png"),
     ("--model tiny-wan --num_gpus 2 --gpu rtx4090 --compare there.json", "is not a recorded trace"),
+    ("--model tiny-wan --num_gpus 2 --gpu rtx4090 --num_frames 129 --dualparal_degree 1 --ring_degree 2 --compare two.json", "two.json is of 2 stages and the fastest is stages 1 ring 2.*: add"),
+    ("--model tiny-wan --num_gpus 2 --gpu rtx4090 --num_frames 33 --dualparal_degree 2 --compare two.json", "two.json has 16 passes, and .* are planned"),
+    ("--model tiny-wan --num_gpus 2 --gpu a100 --gemm_quantization fp8", "profile of A100 80 GB SXM has no rate in float8"),
     ("--model tiny-wan --num_gpus 2 --calibrate new.json", "--num_gpus does nothing with --calibrate"),
 ])
 def test_refused_in_one_line(tmp_path, monkeypatch, capsys, flags, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there.json").write_text("{}")
+    (tmp_path / "two.json").write_text(chrome_trace(simulate(schedule_with_messages(DualParalPlan(4, 4, 2)))))
     with pytest.raises(SystemExit) as end:
         main(["plan", *shlex.split(flags)])
     out, error = capsys.readouterr()
     assert end.value.code == 2 and out == "" and len(error.strip().splitlines()) == 1 and re.search(message, error), error
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["there.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["there.json", "two.json"]

@@ -11,6 +11,7 @@ import math
 from dataclasses import asdict, dataclass, fields, replace
 
 GB, TERA = 10**9, 10**12
+LINK_S = 20e-6  # seconds of starting a message: a guess, of the order of a kernel's start and NCCL's latency
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class DeviceProfile:
     link_per_s: float
     host_per_s: float
     float8_per_s: float | None = None
-    link_s: float = 20e-6
+    link_s: float = LINK_S
     layer_s: float = 0.0
     decodes_beside: bool = False
     sources: tuple[str, ...] = ()
@@ -53,7 +54,8 @@ class DeviceProfile:
 # Elementwise kernels and copies: 0.85 of the memory's and the link's rate.
 _REACHED = {"consumer": (0.9, 0.9), "Ada": (0.75, 0.75), "A100": (0.8, 0.73), "Hopper": (0.7, 0.65), "CDNA 3": (0.5, 0.4)}
 _CONVOLUTION, _COPY = 0.4, 0.85
-# Bytes a second of a link, one way, by the makers' data sheets. Without peer-to-peer copies (GeForce) all goes through the host: half.
+# Bytes a second of a link, one way, by the makers' data sheets. Without peer-to-peer copies (GeForce) all goes
+# through the host, one copy there and one back: half of it is assumed.
 _PCIE4, _PCIE5 = 32 * GB, 64 * GB
 
 
@@ -66,15 +68,16 @@ def _gpu(name, kind, memory_mib, peaks, memory_per_s, link_per_s, host_per_s, so
         sources=(
             f"peaks of {name}: {peaks[0]:g} (bfloat16), {peaks[1]:g} (TF32), {peaks[2] or 'no'} (float8) TFLOP/s, {memory_per_s:g} GB/s memory, "
             f"{link_per_s / GB:g} GB/s a link: {source}",
-            f"assumed: {matrix:.0%} of the peak in products, {attention:.0%} in attention, {_CONVOLUTION:.0%} in the VAE, {_COPY:.0%} of memory's and links' rates; not measured",
+            f"assumed: {matrix:.0%} of the peak in products, {attention:.0%} in attention, {_CONVOLUTION:.0%} in the VAE, {_COPY:.0%} of memory's and links' rates, {LINK_S * 1e6:g} us a message; not measured",
         ),
     )
 
 
+_THROUGH_HOST = "half of its rate assumed, as messages go through the host"
 _ADA = "NVIDIA Ada GPU architecture whitepaper, appendix"
 GPUS = {
-    "rtx4090": _gpu("RTX 4090", "consumer", 24564, (165.2, 82.6, 330.3), 1008, _PCIE4 / 2, _PCIE4, f"{_ADA} A; PCIe 4.0 x16, no peer-to-peer copies"),
-    "rtx5090": _gpu("RTX 5090", "consumer", 32607, (209.5, 104.8, 419), 1792, _PCIE5 / 2, _PCIE5, "NVIDIA RTX Blackwell GPU architecture whitepaper, appendix A; PCIe 5.0 x16, no peer-to-peer copies"),
+    "rtx4090": _gpu("RTX 4090", "consumer", 24564, (165.2, 82.6, 330.3), 1008, _PCIE4 / 2, _PCIE4, f"{_ADA} A; PCIe 4.0 x16, {_THROUGH_HOST}"),
+    "rtx5090": _gpu("RTX 5090", "consumer", 32607, (209.5, 104.8, 419), 1792, _PCIE5 / 2, _PCIE5, f"NVIDIA RTX Blackwell GPU architecture whitepaper, appendix A; PCIe 5.0 x16, {_THROUGH_HOST}"),
     "a100": _gpu("A100 80 GB SXM", "A100", 81920, (312, 156, None), 2039, 300 * GB, _PCIE4, "NVIDIA A100 data sheet; NVLink 3"),
     "h100": _gpu("H100 SXM", "Hopper", 81559, (989.4, 494.7, 1978.9), 3350, 450 * GB, _PCIE5, "NVIDIA H100 data sheet, without sparsity; NVLink 4"),
     "h200": _gpu("H200 SXM", "Hopper", 143771, (989.4, 494.7, 1978.9), 4800, 450 * GB, _PCIE5, "NVIDIA H200 data sheet, without sparsity; NVLink 4"),
@@ -82,6 +85,7 @@ GPUS = {
     "l40s": _gpu("L40S", "Ada", 46068, (362.1, 183.2, 733), 864, _PCIE4, _PCIE4, "NVIDIA L40S data sheet, without sparsity; PCIe 4.0 x16"),
     "mi300x": _gpu("MI300X", "CDNA 3", 196592, (1307.4, 653.7, 2614.9), 5300, 64 * GB, _PCIE5, "AMD Instinct MI300X data sheet; Infinity Fabric, a link to each of 7 others"),
 }
+_MOST = 1e300  # that a rate may be
 _RATES = [field.name for field in fields(DeviceProfile) if field.type in (int, float) or field.name == "float8_per_s"]
 
 
@@ -97,19 +101,22 @@ def read_profile(path):
         with open(path, "rb") as file:
             values = json.load(file)
         profile = DeviceProfile(**values)
+        profile = replace(profile, sources=tuple(map(str, profile.sources)))
     except OSError as error:
         raise ValueError(f"--gpu is {path!r} ({error.strerror}): give one of {', '.join(GPUS)}, or a file that --calibrate wrote") from None
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise ValueError(f"--gpu {path} is no profile: give one of {', '.join(GPUS)}, or a file that --calibrate wrote") from None
     for name in _RATES:
         _check_rate(path, name, getattr(profile, name))
-    return replace(profile, sources=tuple(map(str, profile.sources)))
+    if not isinstance(profile.decodes_beside, bool):
+        raise ValueError(f"--gpu {path} has decodes_beside {profile.decodes_beside!r}: give true or false")
+    return profile
 
 
 def _check_rate(path, name, value):
     if value is None and name == "float8_per_s":
         return
     may_be_nothing = name in ("link_s", "layer_s")
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and -math.inf < value < _MOST
     if not is_number or value < 0 or (value == 0 and not may_be_nothing):
         raise ValueError(f"--gpu {path} has {name} {value!r}: give a number {'of 0 or more' if may_be_nothing else 'above 0'}")

@@ -67,3 +67,14 @@ class OnStages(Common):
     def settled(self, settings, lanes):
         """As they are."""
         return settings
+
+
+class OnWholeModels(Common):
+    """What is common to strategies whose lanes have all layers each."""
+
+    splits_layers, predicts_memory = False, False
+    refuses = {
+        "stage_layers": "every process has all layers: leave it out",
+        "end_costs": "every process has all layers: leave it out",
+        "expert_offload": "no process has fewer layers to move: leave it out, or choose dualparal",
+    }

@@ -30,7 +30,7 @@ from ..plan.layout import Layout
 from ..plan.passes import Frames, PassSpec, Scope
 from ..plan.schedule import CLIPS, DECODE_PLACES, INLINE, NO_DECODE, THREAD, PipelinePlan
 from ..plan.settings import Settings, setting
-from .base import Common
+from .base import OnWholeModels
 
 _LATENTS = Whole(0, 1024, "latent frames; the model's table of positions has no more")
 _BIAS = Number(0, 100, why="in logits; 10, the paper's, leaves of the other scope's weight a factor of 1 to 22,026")
@@ -232,19 +232,16 @@ class ClipsPlan(PipelinePlan):
         return head + (f", decode {self.decode}" if self.decode != NO_DECODE else "")
 
 
-class VideoInfinity(Common):
+class VideoInfinity(OnWholeModels):
     """The strategy; see base.Strategy."""
 
     name = "video_infinity"
     Settings = ClipsSettings
     window_settings = ("halo_latents", "global_latents")
-    splits_layers, merges_attention, predicts_memory = False, True, False
-    refuses = {
+    merges_attention = True
+    refuses = OnWholeModels.refuses | {
         "checkpoint": "all clips are finished together, at the end, so there is nothing to resume: leave it out, or choose dualparal",
         "videos_in_flight": "every process is busy with its own clip: leave it out, or choose dualparal",
-        "stage_layers": "every process has all layers: leave it out",
-        "end_costs": "every process has all layers: leave it out",
-        "expert_offload": "no process has fewer layers to move: leave it out, or choose dualparal",
         "ring_degree": "the K/V that clips exchange are not passed round a ring: give --ulysses_degree",
         "use_torch_compile": "its attention meets other processes in every layer, which is not compiled: leave it out",
     }

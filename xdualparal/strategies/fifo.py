@@ -5,15 +5,15 @@ computed.
 
 A queue holds the latent frames that are being denoised, the cleanest in front. In each iteration every one of them does one step: so
 latent frame i does step s in iteration i + s. The one in front is then finished and leaves, and one of noise comes in at the back
-(section 3.1, diagonal denoising). The queue is cut into windows, as many latent frames as a pass has (section 3.2, latent partitioning); the processes of the
+(the paper's section 3: diagonal denoising). The queue is cut into windows, as many latent frames as a pass has (latent partitioning); the processes of the
 pipeline share an iteration's windows, each with the whole model, and then tell each other their predictions. A window also sees latent frames in front of
-those that it predicts, which are cleaner (section 3.3, lookahead denoising: half of the window).
+those that it predicts, which are cleaner (lookahead denoising; there it is half of the window).
 
 Where this differs from the paper:
 
-- its queue begins with latent frames that the model has made alone, noised; here it begins empty and fills, and drains at the end: no frames are made that
-  the video does not have;
-- its U-Net gets one timestep a frame in the same way as here; what a window sees of finished frames has a timestep of 0 here;
+- its queue begins with latent frames that the model has made alone, noised, and copies of the first of them, which the video does not have; here it begins
+  empty and fills, and drains at the end: nothing is made that the video does not have, and the first and last windows are shorter;
+- the authors' code gives finished frames in a window the lowest noise level; here they have a timestep of 0, where they stand;
 - its number of steps is a multiple of the window; here the last window has what is left;
 - positions are those in the video: to RoPE only distances count.
 """
@@ -26,7 +26,7 @@ from ..plan.layout import Layout
 from ..plan.passes import Frames, PassSpec
 from ..plan.schedule import DECODE_PLACES, INLINE, NO_DECODE, THREAD, WINDOWS, PipelinePlan
 from ..plan.settings import Settings, setting
-from .base import Common
+from .base import OnWholeModels
 
 _WINDOW = Whole(1, POSITIONS, "where the model's table of positions ends")
 
@@ -186,19 +186,16 @@ class FifoPlan(PipelinePlan):
         return head + (f", decode {self.decode}" if self.decode != NO_DECODE else "")
 
 
-class Fifo(Common):
+class Fifo(OnWholeModels):
     """The strategy; see base.Strategy."""
 
     name = "fifo"
     Settings = FifoSettings
     window_settings = ("fifo_window_latents", "fifo_lookahead_latents")
-    splits_layers, merges_attention, predicts_memory = False, False, False
-    refuses = {
+    merges_attention = False
+    refuses = OnWholeModels.refuses | {
         "checkpoint": "the queue's state is not saved: leave it out, or choose dualparal",
         "videos_in_flight": "every process is busy with the windows of one video: leave it out, or choose dualparal",
-        "stage_layers": "every process has all layers: leave it out",
-        "end_costs": "every process has all layers: leave it out",
-        "expert_offload": "no process has fewer layers to move: leave it out, or choose dualparal",
         "use_torch_compile": "windows have many sizes while the queue fills and drains, and each would be compiled: leave it out",
     }
 

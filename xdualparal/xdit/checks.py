@@ -76,12 +76,13 @@ def check_command(args, world_size):
 
 
 def check_degrees_together(args, model):
-    """What ``check_command`` checks of a command with DualParal that needs no file, process or device of its own. Raises ValueError."""
+    """What ``check_command`` checks of a command with DualParal that needs no file, process or device, for a run that may be elsewhere. Raises
+    ValueError."""
     check_degrees(args)
-    _check_dualparal(args, model)
+    _check_dualparal(args, model, is_here=False)
 
 
-def _check_dualparal(args, model):
+def _check_dualparal(args, model, is_here=True):
     config = dualparal_config(args)
     command_settings(args)
     check_support(args)
@@ -89,17 +90,15 @@ def _check_dualparal(args, model):
     check_refused(config, {name: args[name] for name, is_given in options.items() if is_given})
     check_numbers(args, model)
     check_guidance(args, model)
-    check_quantization(args)
+    check_quantization(args, is_here)
     check_tiles(args, model)
     _check_stages(args, model, config)
     _check_video(args, model)
     check_sampling(args, model)
     check_prompts(args)
     check_effect(args, config, value_of(args, model, "guidance_scale"), len(model.family.facts.experts))
-    if args["use_torch_compile"]:
-        _check_compiler()
-    for name in ("attention_backend", "cross_attention_backend"):
-        check_backend(args[name], on_cpu=not torch.accelerator.is_available())
+    if is_here:
+        _check_machine(args)
     if strategy_of(config).merges_attention and args["attention_backend"]:
         check_log_sum_exp(args["attention_backend"])
     _check_plan(args, model)
@@ -113,6 +112,13 @@ def _check_dualparal(args, model):
         raise ValueError(
             "--use_parallel_vae decodes at the end and --dualparal_checkpoint saves what was decoded: leave one out"
         )
+
+
+def _check_machine(args):
+    if args["use_torch_compile"]:
+        _check_compiler()
+    for name in ("attention_backend", "cross_attention_backend"):
+        check_backend(args[name], on_cpu=not torch.accelerator.is_available())
 
 
 def _check_plan(args, model):

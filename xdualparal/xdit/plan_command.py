@@ -7,6 +7,7 @@ import json
 
 from ..launch.errors import refuse
 from ..output.files import reason_of, write_whole
+from ..plan.actions import FORWARD
 from ..plan.device import device_named
 from ..plan.recorded import compare, read_trace
 from ..plan.timeline import draw_timeline
@@ -38,14 +39,17 @@ def main(argv):
         ways, others = ways_of(args, model, flags.num_gpus, device, launch)
         if not ways:
             raise ValueError(_nothing_works(flags, device, others))
+        timeline = _timeline(flags, args, model, device, ways[0], recorded)
         print(_text(flags, args, model, device, ways, others))
         if flags.json:
             _write_json(flags, device, ways, others)
-        _show_fastest(flags, args, model, device, ways[0], recorded)
+        _show_fastest(flags, ways[0], timeline, recorded)
     except OSError as error:
-        refuse(reason_of(error))
-    except ValueError as error:
-        refuse(error)
+        refuse(f"{error.filename}: {reason_of(error)}" if error.filename else reason_of(error))
+    except (ValueError, RuntimeError) as error:  # of torch and gloo: what --calibrate cannot measure
+        if isinstance(error, RuntimeError) and not flags.calibrate:
+            raise
+        refuse(" ".join(str(error).split()))
 
 
 def _launch_flags(launch):
@@ -110,14 +114,32 @@ def _write_json(flags, device, ways, others):
     write_whole(flags.json, json.dumps(content, indent=1).encode() + b"\n")
 
 
-def _show_fastest(flags, args, model, device, way, recorded):
-    """Its timeline in a picture, and a recorded trace beside it, where that is asked for."""
+def _timeline(flags, args, model, device, way, recorded):
+    """The simulated Trace of ``way``, None where nobody asks for it. Raises ValueError where ``recorded`` is of another run."""
     if not (flags.gantt or recorded):
-        return
+        return None
     trace = simulated(args | way.mix.flags, model, device)
+    if not recorded:
+        return trace
+    stages, passes = len(recorded.stages), [_passes(one) for one in (recorded, trace)]
+    if stages != len(trace.stages):
+        raise ValueError(f"--compare {flags.compare} is of {stages} stages and the fastest is {way.mix}: add the degrees of the recorded run, --dualparal_degree {stages} say")
+    if passes[0] != passes[1]:
+        raise ValueError(
+            f"--compare {flags.compare} has {len(passes[0])} passes, and {len(passes[1])} are planned, or others: give the frames, steps and prompts of the recorded run"
+        )
+    return trace
+
+
+def _passes(trace):
+    return {span.action.one for row in trace.stages for span in row if span.action.kind == FORWARD}
+
+
+def _show_fastest(flags, way, timeline, recorded):
+    """Its timeline in a picture, and a recorded trace beside it, where that is asked for."""
     if recorded:
-        print(compare(recorded, trace).as_text())
+        print(compare(recorded, timeline).as_text())
     if flags.gantt:
-        traces = {f"simulated, {way.mix}": trace} | ({"recorded": recorded} if recorded else {})
+        traces = {f"simulated, {way.mix}": timeline} | ({"recorded": recorded} if recorded else {})
         for path in draw_timeline(traces, flags.gantt, overwrite=flags.overwrite):
             print(path)

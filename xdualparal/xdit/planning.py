@@ -16,6 +16,7 @@ from .flags import dualparal_config, value_of
 from .memory import decode_operations_of, plan_of, run_numbers, sizes_of
 from .mixes import Mix, mixes_of
 from .prompts import prompts_of
+from .quantization import quantization_of
 
 # The share of the trained timesteps from which Wan2.2's first expert works: model_index.json of Wan-AI/Wan2.2-T2V-A14B-Diffusers.
 _BOUNDARY = 0.875
@@ -38,7 +39,11 @@ class Way:
 
 def ways_of(args, model, num_gpus, device, launch):
     """(the Ways, fastest first; the Mixes that do not work) of ``args``, checked flags, on ``num_gpus`` GPUs with the profile ``device``. ``launch``: the
-    flags as they were typed."""
+    flags as they were typed. Raises ValueError where float8 is asked for and the profile has no rate of it."""
+    if quantization_of(args) and device.float8_per_s is None:
+        raise ValueError(
+            f"--gemm_quantization is {quantization_of(args)} and the profile of {device.name} has no rate in float8: leave it out, or give a profile with float8_per_s"
+        )
     mixes = mixes_of(args, model, num_gpus, device.memory_bytes)
     ways = [Way(mix, _price(args | mix.flags, model, device), _command(launch, args, mix)) for mix in mixes if not mix.why_not]
     return sorted(ways, key=lambda way: way.price.seconds), [mix for mix in mixes if mix.why_not]
