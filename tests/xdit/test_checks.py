@@ -67,6 +67,7 @@ def test_a_good_command_gives_its_model(tmp_path):
     (dict(extra=["--enable_group_cpu_offload"]), "--enable_group_cpu_offload is given and every layer computes in every wave.*leave it out"),
     (dict(extra=["--use_fp8_gemms"]), "--use_fp8_gemms is given and xDiT.s newer flag says it: give --gemm_quantization fp8"),
     (dict(extra=["--ulysses_degree", "0"]), "--ulysses_degree is 0: give a whole number from 1"),
+    (dict(extra=["--dualparal_strategy", "chunks", "--num_frames", "33", "--dualparal_chunk_overlap_latents", "2"]), "chunk_overlap_latents is 2 and the video's 9 latent frames are one chunk: leave it out"),
     (dict(extra=["--data_parallel_degree", "-2"]), "--data_parallel_degree is -2: give a whole number from 1"),
 ])
 def test_refuses(tmp_path, extra, message):

@@ -60,6 +60,9 @@ class ClipsSettings(Settings):
         _LATENTS.of("global_latents", self.global_latents)
         _BIAS.of("scope_bias", self.scope_bias)
         SHARE.of("global_steps", self.global_steps)
+        for name in ("scope_bias", "global_steps"):
+            if self.global_latents == 0 and getattr(self, name) != getattr(ClipsSettings, name):
+                raise ValueError(f"{name} is {getattr(self, name)} and global_latents is 0, so that no sampled frames are seen: leave one of them out")
 
 
 @dataclass(frozen=True)

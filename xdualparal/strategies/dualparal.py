@@ -74,6 +74,9 @@ class DualParalSettings(Settings):
             )
         check_whole("block_latents", self.block_latents, at_least=1)
         check_whole("context_latents", self.context_latents, at_least=0)
+        for name, idle in (("context", RECOMPUTED), ("context_timestep", OWN)):
+            if self.context_latents == 0 and getattr(self, name) != idle:
+                raise ValueError(f"{name} is {getattr(self, name)} and context_latents is 0, so there is no context: leave one of them out")
         STEPS.of("stagger", self.stagger)
         SHARE.of("fresh_noise", self.fresh_noise)
         if self.context_latents > self.block_latents:

@@ -124,7 +124,12 @@ def _check_machine(args):
 def _check_plan(args, model):
     """Raises ValueError for settings of the strategy that do not suit the numbers of steps and frames."""
     experts = (0,) * len(model.family.facts.experts)  # at which steps they begin, a scheduler says
-    plan_of(args, model, Lanes(args["dualparal_degree"], NO_DECODE, split_guidance=False), experts)
+    layout = plan_of(args, model, Lanes(args["dualparal_degree"], NO_DECODE, split_guidance=False), experts).layout
+    if layout.overlap_latents and layout.latent_frames is not None and layout.num_blocks == 1:
+        raise ValueError(
+            f"--dualparal_chunk_overlap_latents is {layout.overlap_latents} and the video's {layout.latent_frames} latent frames are one chunk: "
+            "leave it out, or give a lower --dualparal_chunk_latents"
+        )
 
 
 def _check_texts(args):
