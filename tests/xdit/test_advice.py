@@ -38,6 +38,14 @@ def test_little_waiting_is_not_worth_a_line():
     assert said(model="Wan2.1-T2V") == ""  # xDiT's own
 
 
+def test_processes_without_a_window_of_the_queue_are_counted():
+    queue = ("--long_video_strategy", "fifo", "--num_inference_steps", "10")  # 3 windows of 4 steps
+    assert said(*queue, "--dualparal_degree", "3") == ""
+    assert said(*queue, "--dualparal_degree", "5") == (
+        "2 of 5 processes will have nothing to do (the queue of 10 steps has 3 windows): --dualparal_degree 3 is as fast"
+    )
+
+
 def test_several_prompts_share_the_stages():
     line = said(*MANY, "--num_frames", "5", "--dualparal_degree", "2", "--ring_degree", "16", prompts=("a red circle", "a blue square"))
     assert line.endswith(": --dualparal_videos_in_flight 2 waits 11%")

@@ -47,7 +47,8 @@ def test_the_launcher_takes_every_command(tmp_path, monkeypatch, capsys):
         assert num_processes(args) == 4 and args["prompt"] == ["a red circle", "a blue square"]
         assert {name: args[name] or (False if value is False else args[name]) for name, value in way["flags"].items()} == way["flags"]
         check_command(args | dict(output_directory=str(tmp_path / "out")), 4)
-    assert plan["ways"][0]["command"] in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert plan["ways"][0]["command"] in out and "the fastest, whose fullest GPU needs" in out and "decoding" in out
 
 
 def test_the_fastest_is_first_and_all_of_it_is_told(tmp_path):

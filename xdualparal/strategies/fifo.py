@@ -100,10 +100,14 @@ class FifoPlan(PipelinePlan):
         front = one.step - self.num_steps + 1 + one.block * stride  # the cleanest step's place is the queue's front, empty or not
         return range(max(front, queue.start), min(front + stride, queue.stop))
 
+    @property
+    def most_windows(self):
+        """Of an iteration: more lanes than that have nothing to do."""
+        return -(-self.num_steps // (self.layout.block_latents - self.lookahead))
+
     def passes(self, wave):
         """The windows that predict something, the cleanest first."""
-        windows = -(-self.num_steps // (self.layout.block_latents - self.lookahead))
-        passes = [Pass(0, window, wave) for window in range(windows)] if wave >= 0 else []
+        passes = [Pass(0, window, wave) for window in range(self.most_windows)] if wave >= 0 else []
         return [one for one in passes if self.predicted(one)]
 
     def passes_of_lane(self, lane, wave):

@@ -7,6 +7,7 @@ from ..plan.advice import WORTH_SAYING, Degrees, Job
 from ..plan.schedule import NO_DECODE
 from ..strategies.base import Lanes
 from ..strategies.dualparal import DualParal
+from ..strategies.fifo import Fifo
 from .flags import dualparal_config, value_of
 from .memory import plan_of
 from .memory_check import fits
@@ -18,8 +19,10 @@ MOST_VIDEOS = 4  # side by side that are advised: each needs memory of its own
 def waiting_line(args, model):
     """A line, or "" where stages wait too little to say so, or another strategy's do. ``args``: checked flags. ``model``: their
     model class."""
-    if args["dualparal_degree"] is None or args["dualparal_strategy"] != DualParal.name:
+    if args["dualparal_degree"] is None or args["dualparal_strategy"] not in (DualParal.name, Fifo.name):
         return ""
+    if args["dualparal_strategy"] == Fifo.name:
+        return _idle_line(args, model)
     given, job = _degrees(args), _job(args, model)
     share = job.waiting(given)
     if share < WORTH_SAYING:
@@ -32,6 +35,18 @@ def waiting_line(args, model):
     weights = given.stages / degrees.stages
     price = f", with {weights:.3g} times the weights on each process and what is exchanged not counted" if weights > 1 else ""
     return f"{line}: {_as_flags(given, degrees)} waits {less:.0%}{price}"
+
+
+def _idle_line(args, model):
+    """Where FIFO has fewer windows than processes."""
+    degree = args["dualparal_degree"]
+    windows = plan_of(args, model, Lanes(degree, NO_DECODE, split_guidance=False)).most_windows
+    if degree <= windows:
+        return ""
+    return (
+        f"{degree - windows} of {degree} processes will have nothing to do (the queue of {value_of(args, model, 'num_inference_steps')} steps has "
+        f"{windows} window{'s' * (windows > 1)}): --dualparal_degree {windows} is as fast"
+    )
 
 
 def _degrees(args):

@@ -13,7 +13,8 @@ from ..plan.recorded import compare, read_trace
 from ..plan.timeline import draw_timeline
 from .experts import check_weights, files_of_experts
 from .flags import make_parser, value_of
-from .memory import readable
+from .memory import in_words, readable
+from .memory_check import RESERVE
 from .plan_flags import parse_plan
 from .planning import simulated, ways_of
 from .prompts import prompts_of
@@ -91,7 +92,9 @@ def _text(flags, args, model, device, ways, others):
     if len(others) > _MOST_REASONS:
         lines.append(f"and {len(others) - _MOST_REASONS} more that cannot be (--json FILE)")
     lines += ["without loading the weights and encoding the prompts; by arithmetic, of:", *(f"  {source}" for source in device.sources)]
-    return "\n".join([*lines, "the fastest:", f"  {ways[0].command}"])
+    memory = ways[0].mix.memory
+    needs = f", whose fullest GPU needs {in_words(memory)} and {readable(RESERVE)} for libraries" if memory else ""
+    return "\n".join([*lines, f"the fastest{needs}:", f"  {ways[0].command}"])
 
 
 def _row(way):
