@@ -65,7 +65,7 @@ CASES = [
     CASE,
     Case("the paper's bias", bias=10.0, scheduler="dpm++"),
     Case("no halo, no guidance", halo=0, guidance_scale=1.0),
-    Case("nothing sampled, a halo over several clips", num_frames=33, halo=7, sampled=0),
+    Case("nothing sampled, a halo over several clips", num_frames=33, halo=7, sampled=0, bias=1.0, share=0.2),  # their defaults: what they say has no effect
     Case("more sampled than there are", num_frames=25, sampled=50, bias=0.0, num_steps=2),
     Case("two experts", boundary_ratio=0.875),
 ]
