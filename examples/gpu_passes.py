@@ -14,7 +14,7 @@ import statistics
 from pathlib import Path
 
 import gpu_stages
-from gpu_report import matrix_peak, timed
+from gpu_report import matrix_peak
 
 SHAPES = {  # DESIGN section 3: heads, ffn, text; pixels
     "cuda": {
@@ -96,14 +96,14 @@ def pass_of(device, shape, size, layers, context, mode, compiled, waves):
 
 def wave_s(run, stage, plan, shard, wave, device):
     """The seconds of the wave's passes that see both neighbours; of the first waves, which also warm up, none."""
-    from xdualparal.engine.lone_stage import random_inputs
+    from xdualparal.engine.lone_stage import random_inputs, seconds_of
     from xdualparal.plan.actions import FORWARD
 
     seconds = []
     for action in (one for one in plan.actions(0, wave) if one.kind == FORWARD):
         spec = plan.spec(action.one)
         inputs = random_inputs(run, stage, spec, shard, device)
-        took = timed(lambda: run.forward(action, spec, inputs), device)
+        took = seconds_of(lambda: run.forward(action, spec, inputs), device)
         if wave >= 2 * STEPS and 0 < action.step:
             seconds.append(took)
     return seconds

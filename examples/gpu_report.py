@@ -124,21 +124,11 @@ def matrix_peak(device, dtype):
     """Operations a second of the fastest of 10 products of square matrices."""
     import torch
 
+    from xdualparal.engine.lone_stage import seconds_of
+
     size = MATRIX[device]
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    return 2 * size**3 / min(timed(lambda: a @ b, device) for _ in range(10))
-
-
-def timed(function, device):
-    """Seconds until ``function`` is done on the device."""
-    import torch
-
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    wait()
-    start = time.perf_counter()
-    function()
-    wait()
-    return time.perf_counter() - start
+    return 2 * size**3 / min(seconds_of(lambda: a @ b, device) for _ in range(10))
 
 
 def measure_passes(device):
@@ -213,6 +203,7 @@ def measure_decoding(device):
     import torch
     from diffusers import AutoencoderKLWan
 
+    from xdualparal.engine.lone_stage import seconds_of
     from xdualparal.models.wan_vae import StreamingDecoder
 
     rows, small = [], dict(base_dim=8, dim_mult=[1, 1, 1, 1], num_res_blocks=1)
@@ -223,7 +214,7 @@ def measure_decoding(device):
             decoder = StreamingDecoder(vae)
             first, second = (torch.randn(1, 16, count, height // 8, width // 8, device=device) for count in (12, 8))
             decoder.decode(first)
-            seconds = timed(lambda: decoder.decode(second), device)
+            seconds = seconds_of(lambda: decoder.decode(second), device)
             peak = f", peak {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if device == "cuda" else ""
             rows.append((f"{height}p {str(dtype).removeprefix('torch.')}", f"{seconds:.2f} s for 32 frames{peak}"))
             del vae, decoder

@@ -7,8 +7,9 @@ import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from dualparal_testing.allocated import Allocated
 from dualparal_testing.small_wan import small_vae
+from torch.utils.flop_counter import FlopCounterMode
 
-from xdualparal.models.numbers import UMT5_XXL, model_numbers
+from xdualparal.models.numbers import UMT5_XXL, decode_operations, model_numbers
 from xdualparal.models.wan import WanFamily
 from xdualparal.models.wan22 import Wan22Family
 from xdualparal.models.wan_vae import StreamingDecoder, decoder_sizes
@@ -100,3 +101,14 @@ def test_a_decoder_holds_so_much():
 def test_a_decoder_of_small_frames_holds_more():
     held, sizes = decoded(16, 96)
     assert sizes.small_rows > 96 and held == pytest.approx(sizes.held_if_small * 4 * 96**2, rel=0.1)
+
+
+def test_decoding_grows_as_the_pixels_do():
+    """To 1 %, at 480 x 832: what is counted for each pixel at 128 x 128 holds there."""
+    with torch.device("meta"), torch.no_grad():
+        decoder, latent = StreamingDecoder(AutoencoderKLWan()), torch.empty(1, 16, 1, 60, 104)
+        for _ in range(2):
+            with FlopCounterMode(display=False) as counter:
+                decoder._decode_one((0, 0), latent)
+    a_pixel = decode_operations(WanFamily(), {})
+    assert 3.37e7 < a_pixel < 3.39e7 and 0.99 * counter.get_total_flops() < a_pixel * 480 * 832 < counter.get_total_flops()

@@ -5,7 +5,6 @@ windows there are, or what is done with a finished block.
 """
 
 import torch
-import torch.distributed as dist
 
 from ..plan.actions import FORWARD, Action, Pass
 from ..plan.schedule import INLINE, THREAD
@@ -13,25 +12,19 @@ from .executor import Edges
 
 
 class Predictions:
-    """What the lanes tell each other after an iteration's passes. ``group``: the pipeline's process group; ``lanes``: how many."""
+    """What the lanes tell each other after an iteration's passes. ``pipeline``: xDiT's group of them."""
 
-    def __init__(self, group, lanes):
-        self._group, self._lanes = group, lanes
-        self.bytes_sent = 0
+    def __init__(self, pipeline):
+        self._pipeline, self.bytes_sent = pipeline, 0
 
     def gather(self, own, counts):
         """The predictions of all lanes, in their order, (1, channels, frames, height, width), of ``own`` and as many frames of each lane as ``counts`` says."""
-        if self._lanes == 1:
+        if len(counts) == 1:
             return own
-        most = max(counts)
-        padded = torch.nn.functional.pad(own, (0, 0, 0, 0, 0, most - own.shape[2])).contiguous()
-        parts = [torch.empty_like(padded) for _ in counts]
-        dist.all_gather(parts, padded, group=self._group)
-        self.bytes_sent += padded.nbytes * (self._lanes - 1)
+        padded = torch.nn.functional.pad(own, (0, 0, 0, 0, 0, max(counts) - own.shape[2])).contiguous()
+        self.bytes_sent += padded.nbytes * (len(counts) - 1)
+        parts = self._pipeline.all_gather(padded).split(1)
         return torch.cat([part[:, :, :count] for part, count in zip(parts, counts)], dim=2)
-
-    def finish(self):
-        """Nothing is under way after ``gather``."""
 
 
 class QueueExecutor:
@@ -44,7 +37,7 @@ class QueueExecutor:
     def __init__(self, run, stage_run, denoiser, guide, noise):
         self._run, self._plan, self._lane = run, run.plan, run.stage.index
         self._stage_run, self._denoiser, self._guide, self._noise = stage_run, denoiser, guide, noise
-        self._predictions = Predictions(run.mesh.lanes[0], run.plan.num_stages)
+        self._predictions = Predictions(run.mesh.pipeline)
         run.edges = Edges(outgoing={"lanes": self._predictions})
         self._latents = {}  # of latent frames in the queue, and of finished ones that are still seen or not yet given
 
@@ -54,7 +47,6 @@ class QueueExecutor:
             self._run.meter.waits(f"for rank 0 to say whether iteration {wave} is to be done", self._run.at_wave, wave)
             self._draw(wave)
             prediction = self._gathered(wave, [self._predict(one) for one in self._plan.passes_of_lane(self._lane, wave)])
-            self._check("prediction", wave, prediction)
             self._run.meter.does(self._plan.step_action(self._lane, wave), self._advance, wave, prediction)
             self._give(wave)
             self._forget(wave)
@@ -70,8 +62,8 @@ class QueueExecutor:
         """Of the latent frames that the window ``one`` predicts, (1, channels, frames, height, width), guidance applied."""
         spec = self._plan.spec(one)
         window = torch.cat([self._latents[frames.one.block] for frames in spec.window], dim=2)
-        branches = self._run.meter.does(Action(self._lane, FORWARD, one), self._stage_run.forward, Action(self._lane, FORWARD, one), spec, window)
-        return self._guide(one, branches)
+        action = Action(self._lane, FORWARD, one)
+        return self._guide(one, self._run.meter.does(action, self._stage_run.forward, action, spec, window))
 
     def _gathered(self, wave, own):
         """The prediction of all latent frames in the queue, cleanest first."""
@@ -81,13 +73,13 @@ class QueueExecutor:
         return self._run.meter.waits("for the other lanes' windows", self._predictions.gather, own, counts)
 
     def _advance(self, wave, prediction):
-        for number, frame in enumerate(self._plan.in_queue(wave)):
-            self._latents[frame] = self._denoiser.advance(Pass(0, frame, wave - frame), prediction[:, :, number:number + 1])
-        self._check("latents", wave, *(self._latents[frame] for frame in self._plan.in_queue(wave)))
-
-    def _check(self, what, wave, *tensors):
-        """Raises FloatingPointError for a NaN or an infinity."""
-        if not torch.stack([tensor.isfinite().all() for tensor in tensors]).all():
+        """Raises FloatingPointError for a NaN or an infinity: one question to the device an iteration."""
+        queue = self._plan.in_queue(wave)
+        for frame, own in zip(queue, prediction.split(1, dim=2)):
+            self._latents[frame] = self._denoiser.advance(Pass(0, frame, wave - frame), own)
+        latents = torch.cat([self._latents[frame] for frame in queue], dim=2)
+        if not torch.stack([prediction.isfinite().all(), latents.isfinite().all()]).all():
+            what = "latents" if prediction.isfinite().all() else "prediction"
             raise FloatingPointError(f"the {what} of iteration {wave} of the queue has a NaN or an infinity")
 
     def _give(self, wave):

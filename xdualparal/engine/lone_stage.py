@@ -4,6 +4,7 @@ Knows: a stage and its run. Must not know: what is measured with it, or other st
 """
 
 import os
+import time
 
 import torch
 
@@ -46,8 +47,6 @@ def random_inputs(run, stage, spec, shard, device):
 
 def seconds_of(function, device):
     """Until ``function()`` is done on ``device`` (a name)."""
-    import time
-
     wait = torch.cuda.synchronize if str(device).startswith("cuda") else lambda: None
     wait()
     start = time.perf_counter()

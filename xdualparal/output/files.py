@@ -74,6 +74,15 @@ def _identities(path):
         yield found.st_dev, found.st_ino
 
 
+def check_replaceable(path, what, overwrite):
+    """Raises ValueError unless the file ``path`` can be written; one that is there only where ``overwrite``, the flag of that name, is given.
+    ``what``: how the user named it."""
+    check_place(path, what, None)
+    check_regular(path, what)
+    if os.path.lexists(path) and not overwrite:
+        raise ValueError(f"{what} {path} exists: give another name, or add --overwrite to replace it")
+
+
 def check_place(path, what, checkpoint):
     """Raises ValueError unless the folder of ``path`` is there, and is not ``checkpoint`` (a path or None)."""
     folder = os.path.realpath(Path(path).absolute().parent)

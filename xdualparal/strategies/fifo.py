@@ -153,7 +153,7 @@ class FifoPlan(PipelinePlan):
     # Each lane does its windows, then all do all steps.
 
     def actions(self, lane, wave):
-        """The lane's windows and, where it has some, one STEP, of all latent frames; behind it the decoding of what is finished."""
+        """The lane's windows, if it has any, and one STEP, of all latent frames; behind it the decoding of what is finished."""
         own = self.passes_of_lane(lane, wave) if lane < self.num_stages else []
         actions = [Action(lane, FORWARD, one) for one in own]
         if lane < self.num_stages and self.passes(wave):

@@ -62,7 +62,7 @@ def _job(args, model):
 
     return Job(
         plan_on, prompts=len(prompts_of(args)), guided=value_of(args, model, "guidance_scale") > 1,
-        most_stages=model.num_layers, most_videos=MOST_VIDEOS, shards=allowed_shards(args, model),
+        most_stages=model.num_layers, most_videos=MOST_VIDEOS, shards=_shards(args, model),
         allows=lambda degrees: _is_possible(args, model, degrees),
     )
 
@@ -78,7 +78,7 @@ def _is_possible(args, model, degrees):
     return fits(args | flags, model)
 
 
-def allowed_shards(args, model):
+def _shards(args, model):
     """The Ulysses degrees that divide the attention heads and, with the ring degree, the tokens of a frame."""
     height, width = (value_of(args, model, name) // model.pixels_per_token for name in ("height", "width"))
     ring = args["ring_degree"] or 1

@@ -30,7 +30,7 @@ from .memory import plan_of
 from .numbers import check_degrees, check_numbers
 from .outputs import check_names
 from .prompts import check_prompts, prompts_of
-from .quantization import check_quantization
+from .quantization import check_machine, check_quantization
 from .registry import at_path, model_class
 from .resume import check_checkpoint
 from .sampling import check_sampling
@@ -60,6 +60,7 @@ def check_command(args, world_size):
     check_degrees(args)
     if args["dualparal_degree"] is not None:
         _check_dualparal(args, model)
+        _check_machine(args)
     elif dualparal_config(args) != DualParalConfig() or command_settings(args) != CommandSettings():
         raise ValueError("a --dualparal_ flag is given and DualParal is off: add --dualparal_degree 1 (or more)")
     _check_world(args, world_size)
@@ -79,10 +80,10 @@ def check_degrees_together(args, model):
     """What ``check_command`` checks of a command with DualParal that needs no file, process or device, for a run that may be elsewhere. Raises
     ValueError."""
     check_degrees(args)
-    _check_dualparal(args, model, is_here=False)
+    _check_dualparal(args, model)
 
 
-def _check_dualparal(args, model, is_here=True):
+def _check_dualparal(args, model):
     config = dualparal_config(args)
     command_settings(args)
     check_support(args)
@@ -90,15 +91,13 @@ def _check_dualparal(args, model, is_here=True):
     check_refused(config, {name: args[name] for name, is_given in options.items() if is_given})
     check_numbers(args, model)
     check_guidance(args, model)
-    check_quantization(args, is_here)
+    check_quantization(args)
     check_tiles(args, model)
     _check_stages(args, model, config)
     _check_video(args, model)
     check_sampling(args, model)
     check_prompts(args)
     check_effect(args, config, value_of(args, model, "guidance_scale"), len(model.family.facts.experts))
-    if is_here:
-        _check_machine(args)
     if strategy_of(config).merges_attention and args["attention_backend"]:
         check_log_sum_exp(args["attention_backend"])
     _check_plan(args, model)
@@ -115,6 +114,7 @@ def _check_dualparal(args, model, is_here=True):
 
 
 def _check_machine(args):
+    check_machine(args)
     if args["use_torch_compile"]:
         _check_compiler()
     for name in ("attention_backend", "cross_attention_backend"):

@@ -28,7 +28,7 @@ def main(argv):
     """Runs the command ``argv``. Ends with exit code 2, and one line, when it cannot."""
     flags, launch = parse_plan(argv)
     try:
-        args = _launch_flags(launch)
+        args, launch = _launch_flags(launch)
         model = _model(args)
         if flags.calibrate:
             from .calibration import calibrate
@@ -54,9 +54,11 @@ def main(argv):
 
 
 def _launch_flags(launch):
+    """(the parsed flags, as they are typed), with a prompt: a run's time does not depend on what it says."""
     args = vars(make_parser().parse_args(launch))
-    args["prompt_is_given"] = bool(args["prompt"] or args["dataset_path"])
-    return args if args["prompt_is_given"] else args | dict(prompt=["..."])
+    if args["prompt"] or args["dataset_path"]:
+        return args, launch
+    return args | dict(prompt=["..."]), [*launch, "--prompt", "..."]
 
 
 def _model(args):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..launch.errors import refuse
 from ..limits import DEGREE
-from ..output.files import check_apart, check_place, check_regular
+from ..output.files import check_apart, check_replaceable
 from ..plan.device import GPUS
 from ..plan.timeline import check_matplotlib, picture_paths
 
@@ -53,7 +53,7 @@ def _check(flags):
         for name in ("num_gpus", "gpu", "json", "gantt", "compare"):
             if getattr(flags, name) is not None:
                 raise ValueError(f"--{name} does nothing with --calibrate: leave it out, and plan with --gpu {flags.calibrate} afterwards")
-        _check_file(flags.calibrate, "--calibrate", flags.overwrite)
+        check_replaceable(flags.calibrate, "--calibrate", flags.overwrite)
         return
     for name, example in (("num_gpus", "8"), ("gpu", "rtx4090")):
         if getattr(flags, name) is None:
@@ -62,16 +62,9 @@ def _check(flags):
     if flags.show < 1:
         raise ValueError(f"--show is {flags.show}: give 1 or more")
     if flags.json:
-        _check_file(flags.json, "--json", flags.overwrite)
+        check_replaceable(flags.json, "--json", flags.overwrite)
     if flags.gantt:
         check_matplotlib()
     pictures = picture_paths(flags.gantt, flags.overwrite) if flags.gantt else []
     named = [("--json", flags.json), ("--compare", flags.compare), *(("--gantt", path) for path in pictures)]
     check_apart([(what, path) for what, path in named if path])
-
-
-def _check_file(path, what, overwrite):
-    check_place(path, what, None)
-    check_regular(path, what)
-    if path.exists() and not overwrite:
-        raise ValueError(f"{what} {path} exists: give another name, or add --overwrite to replace it")

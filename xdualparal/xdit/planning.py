@@ -97,7 +97,7 @@ def _boundary(model):
 
 def _command(launch, args, mix):
     """What runs the mix: what was typed, and behind it the flags of the mix that say something else."""
-    words = list(launch) if args["prompt_is_given"] else [*launch, "--prompt", "..."]
+    words = list(launch)
     for name, value in mix.flags.items():
         if isinstance(value, bool):
             words += [f"--{name}"] if value and not args[name] else []

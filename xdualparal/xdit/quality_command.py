@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from ..launch.errors import refuse
-from ..output.files import check_apart, check_new, check_place, check_regular, reason_of, write_whole
+from ..output.files import check_apart, check_replaceable, reason_of, write_whole
 from ..quality.facts import facts_of
 from ..quality.frames import frames_of
 from ..quality.measure import metrics_of, watch_video
@@ -45,19 +45,9 @@ def _check_outputs(flags):
     named = [(f"--{name}", Path(getattr(flags, name))) for name in ("json", "sheet", "plot") if getattr(flags, name)]
     check_apart([*named, *(("FILE", path) for path in (*flags.files, *(flags.compare or ())))])
     for what, path in named:
-        check_place(path, what, None)
-        check_regular(path, what)
-        if not flags.overwrite and not flags.model:  # Results looks at its own file
-            _check_new(path, what)
+        check_replaceable(path, what, flags.overwrite or flags.model)  # with a model Results looks at its own file
     if flags.sheet or flags.plot:
         check_matplotlib()
-
-
-def _check_new(path, what):
-    try:
-        check_new(path, what)
-    except ValueError:
-        raise ValueError(f"{what} {path} exists: give another name, or add --overwrite to replace it") from None
 
 
 def _measure_file(path, flags):

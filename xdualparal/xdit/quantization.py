@@ -21,22 +21,24 @@ def precision_of(args, dtype):
     return precision_name(dtype, quantization_of(args))
 
 
-def check_quantization(args, is_here=True):
-    """Raises ValueError, one line, for a format that is not supported, at all or, where the run ``is_here``, on this machine. Makes no model."""
+def check_quantization(args):
+    """Raises ValueError, one line, for a format that is not supported. Makes no model."""
     name = quantization_of(args)
     if name is None:
         return
     if name != FORMAT:
         raise ValueError(f"--gemm_quantization is {name} and the stages' layers can be in {FORMAT} only: give {FORMAT}, or leave it out")
-    if is_here:
-        _check_machine(name)
     if args["dualparal_expert_offload"]:
         raise ValueError(
             f"--gemm_quantization is {name} and --dualparal_expert_offload moves layers that are plain tensors only: leave one of them out"
         )
 
 
-def _check_machine(name):
+def check_machine(args):
+    """Raises ValueError, one line, where this machine cannot compute in the format."""
+    name = quantization_of(args)
+    if name is None:
+        return
     able = probe_fp8_backend_capabilities()
     if not (able.torchao_fp8 or able.aiter_block_scale):
         raise ValueError(
