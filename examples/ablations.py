@@ -1,8 +1,8 @@
 """What each setting of the method does to the demo model's videos: a table and a figure.
 
-    python examples/ablations.py FOLDER [--prompts 50] [--seeds 1] [--num_frames 129] [--jobs 2] [--only context-8,...]
+    python examples/ablations.py FOLDER [--model tiny-wan] [--prompts 50] [--seeds 1] [--num_frames 129] [--jobs 2] [--only context-8,...]
 
-Every setting is one `xdit-dualparal quality --model tiny-wan` with the same prompts and seeds; its figures are FOLDER/NAME.json, which
+Every setting is one `xdit-dualparal quality --model ...` with the same prompts and seeds; its figures are FOLDER/NAME.json, which
 grows: the same command goes on where it was ended. Then the table, FOLDER/ablations.md: means, and of each difference from the first
 setting of its group the 95 % interval over pairs of the same prompt and seed, bold where it is not about 0; and FOLDER/ablations.png.
 """
@@ -39,7 +39,11 @@ GROUPS = {  # {what is asked: {setting: its flags}}; the first setting of a grou
         "full": ["--dualparal_strategy", "full"],
     },
 }
-METRICS = ("prompt", "one_object", "longest_jump_px", "seam_jump_px", "seam_first_ratio", "|area_drift|", "|saturation_drift|", "loop_excess", "frozen_share")
+METRICS = (  # those of one world only are left out of the other's table
+    "prompt", "one_object", "all_right", "longest_jump_px", "seam_jump_px", "seam_first_ratio", "seam_pan_error_px", "pan_error_px", "fade_error", "identity",
+    "in_front", "|colour_drift|", "|area_drift|", "|saturation_drift|", "loop_excess", "frozen_share",
+)
+SHOWN = 5  # of them in the figure
 
 
 def main(argv=None):
@@ -48,6 +52,7 @@ def main(argv=None):
     parser.add_argument("folder", type=Path)
     for name, default in (("prompts", 50), ("seeds", 1), ("num_frames", 129), ("jobs", 2)):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default: {default}")
+    parser.add_argument("--model", default="tiny-wan", help="default: tiny-wan")
     parser.add_argument("--only", help="some settings, by name")
     arguments = parser.parse_args(argv)
     settings = {name: flags for group in GROUPS.values() for name, flags in group.items()}
@@ -69,7 +74,7 @@ def measure(name, flags, arguments):
     given = [flag for flag in flags if flag.startswith("--")]
     common = [part for flag, value in zip(COMMON[::2], COMMON[1::2]) if flag not in given for part in (flag, value)]
     command = [
-        sys.executable, "-m", "xdualparal.xdit.cli", "quality", "--model", "tiny-wan", "--json", str(arguments.folder / f"{name}.json"),
+        sys.executable, "-m", "xdualparal.xdit.cli", "quality", "--model", arguments.model, "--json", str(arguments.folder / f"{name}.json"),
         *(part for one in ("prompts", "seeds", "num_frames") for part in (f"--{one}", str(getattr(arguments, one)))),
         "--", *common, *flags,
     ]
@@ -85,12 +90,18 @@ def groups_of(videos):
     return {what: names for what, names in measured.items() if len(names) > 1 and names[0] == next(iter(GROUPS[what]))}
 
 
+def metrics_in(videos):
+    """The METRICS that some video has."""
+    known = {name for of in videos.values() for video in of for name in with_sizes(video["metrics"])}
+    return [metric for metric in METRICS if metric in known]
+
+
 def as_markdown(videos):
     """A table for each group."""
-    lines = []
+    lines, metrics = [], metrics_in(videos)
     for what, names in groups_of(videos).items():
-        lines += [f"| {what} | " + " | ".join(METRICS) + " |", "|---" * (len(METRICS) + 1) + "|"]
-        lines += [f"| {name} | " + " | ".join(cell(videos, names[0], name, metric) for metric in METRICS) + " |" for name in names]
+        lines += [f"| {what} | " + " | ".join(metric.replace("|", "\\|") for metric in metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
+        lines += [f"| {name} | " + " | ".join(cell(videos, names[0], name, metric) for metric in metrics) + " |" for name in names]
         lines.append("")
     return "\n".join(lines)
 
@@ -120,7 +131,7 @@ def draw(videos, file):
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    groups, shown = groups_of(videos), METRICS[:5]
+    groups, shown = groups_of(videos), metrics_in(videos)[:SHOWN]
     if not groups:
         return
     figure, axes = pyplot.subplots(len(groups), len(shown), figsize=(3 * len(shown), 0.5 + 0.32 * sum(len(names) + 2 for names in groups.values())),
