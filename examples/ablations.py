@@ -36,6 +36,8 @@ GROUPS = {  # {what is asked: {setting: its flags}}; the first setting of a grou
         "video-infinity": ["--dualparal_strategy", "video_infinity", "--dualparal_degree", "2"],
         "chunks": ["--dualparal_strategy", "chunks"],
         "chunks-overlap-5": ["--dualparal_strategy", "chunks", "--dualparal_chunk_overlap_latents", "5"],
+        "fifo": ["--dualparal_strategy", "fifo"],
+        "fifo-no-lookahead": ["--dualparal_strategy", "fifo", "--dualparal_fifo_lookahead_latents", "0"],
         "full": ["--dualparal_strategy", "full"],
     },
 }

@@ -73,13 +73,14 @@ def pass_of(device, shape, size, layers, context, mode, compiled, waves):
     """(median seconds of a middle block's pass of both branches, its operations)."""
     import torch
 
+    from xdualparal.engine.lone_stage import random_transformer
     from xdualparal.engine.sharding import SpatialShard
     from xdualparal.engine.stage import Stage, StageRun
     from xdualparal.models import WanFamily
     from xdualparal.plan.layout import Layout
     from xdualparal.strategies.dualparal import DualParalPlan
 
-    stage = Stage(WanFamily(), [gpu_stages.random_transformer(device, shape, layers)], 1, 3, range(layers))
+    stage = Stage(WanFamily(), [random_transformer(device, shape, layers)], 1, 3, range(layers))
     if compiled:
         stage.compile()
     plan = DualParalPlan(None, STEPS, 1, layout=Layout(BLOCK, context), context=mode)
@@ -95,12 +96,13 @@ def pass_of(device, shape, size, layers, context, mode, compiled, waves):
 
 def wave_s(run, stage, plan, shard, wave, device):
     """The seconds of the wave's passes that see both neighbours; of the first waves, which also warm up, none."""
+    from xdualparal.engine.lone_stage import random_inputs
     from xdualparal.plan.actions import FORWARD
 
     seconds = []
     for action in (one for one in plan.actions(0, wave) if one.kind == FORWARD):
         spec = plan.spec(action.one)
-        inputs = gpu_stages.random_inputs(run, stage, spec, shard, device)
+        inputs = random_inputs(run, stage, spec, shard, device)
         took = timed(lambda: run.forward(action, spec, inputs), device)
         if wave >= 2 * STEPS and 0 < action.step:
             seconds.append(took)

@@ -9,7 +9,6 @@ flight, as in a run; nothing is sent. ``--device cpu`` has a tiny shape and trie
 
 import argparse
 import gc
-import os
 import time
 
 SHAPES = {  # DESIGN section 3: heads, ffn, text, layers; pixels
@@ -51,27 +50,21 @@ def measure(device, counts, waves):
 
 def start_group():
     """xDiT's groups of this process alone."""
-    os.environ.update(dict(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="localhost", MASTER_PORT="0") | os.environ)
     from xdualparal import enable_host_platform
 
     enable_host_platform()
-    from diffusers import UniPCMultistepScheduler, WanPipeline
-    from xfuser import xFuserArgs
-
     from xdualparal.compat.backports import complete_xfuser
+    from xdualparal.engine import lone_stage
 
     complete_xfuser()
-    from xdualparal.engine.mesh import Mesh
-
-    engine, _ = xFuserArgs(model="random").create_config()
-    parts = dict(tokenizer=None, text_encoder=None, vae=None, scheduler=UniPCMultistepScheduler())
-    Mesh(WanPipeline(transformer=random_transformer("cpu", SHAPES["cpu"][0], 1), **parts), engine)
+    lone_stage.start_group()
 
 
 def figures(device, experts, swapped, index, count, waves):
     """Seconds of a pass and peak memory of a stage, as text."""
     import torch
 
+    from xdualparal.engine.lone_stage import random_transformer
     from xdualparal.engine.sharding import SpatialShard
     from xdualparal.engine.stage import Stage, StageRun
     from xdualparal.models import Wan22Family, WanFamily
@@ -99,24 +92,11 @@ def figures(device, experts, swapped, index, count, waves):
     return f"{sorted(seconds)[len(seconds) // 2] / STEPS:.3g} s a pass{peak}"
 
 
-def random_transformer(device, shape, layers):
-    """A WanTransformer3DModel in bfloat16, but for what diffusers keeps in float32."""
-    import torch
-    from diffusers import WanTransformer3DModel
-
-    with torch.device(device):
-        transformer = WanTransformer3DModel(**shape, num_layers=layers, in_channels=16, out_channels=16).eval()
-    in_float32 = set(transformer._keep_in_fp32_modules)
-    for name, weights in transformer.named_parameters():
-        if not in_float32.intersection(name.split(".")):
-            weights.data = weights.data.to(torch.bfloat16)
-    return transformer
-
-
 def wave_s(run, stage, plan, shard, wave, device):
     """The seconds of a wave's passes."""
     import torch
 
+    from xdualparal.engine.lone_stage import random_inputs
     from xdualparal.plan.actions import FORWARD, LOAD
     from xdualparal.plan.progress import Progress
 
@@ -135,15 +115,6 @@ def wave_s(run, stage, plan, shard, wave, device):
         wait()
         seconds += time.perf_counter() - start
     return seconds
-
-
-def random_inputs(run, stage, spec, shard, device):
-    """What the stage before would send: latents for the first one, hidden states for the others."""
-    import torch
-
-    if stage.is_first:
-        return torch.randn(1, 16, spec.window_latents, *shard.latent_size, device=device)
-    return torch.randn(run.hidden_shape(spec, ""), device=device, dtype=torch.bfloat16)
 
 
 def free(device):

@@ -4,7 +4,7 @@
 
 The stages of examples/train_tiny_wan.py, resumable and seeded in the same way, but each starts from tiny-wan's weights. The VAE
 gets patches of 2 x 2 pixels before and after what it was, so that 64 x 64 pixels are 8 x 8 latents as 32 x 32 were; the text encoder
-keeps the words that it knows. A step of the transformer then costs what tiny-wan's does.
+keeps the words that it knows. A step of the transformer then costs what tiny-wan's does. At last the VAE's decoder is trained on alone.
 
 The checkpoint is not in the package: this was run for a few steps only. It needs about 7.8 MB.
 """

@@ -6,15 +6,16 @@ from pathlib import Path
 
 from test_hybrid import TABLE
 
-from xdualparal import DualParalConfig, build_schedule
-from xdualparal.plan.render import time_grid
+from xdualparal import DualParalConfig
 from xdualparal.xdit.settings import CommandSettings
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 
 
-def test_the_picture_is_the_schedule():
-    assert time_grid(build_schedule(4, 4, 2)) in README
+def test_its_pictures_and_programs_are_there():
+    named = re.findall(r"\]\((examples/[\w./]+)\)", README) + re.findall(r"(?:bash|python) ((?:examples|tests)/[\w/]+\.\w+)", README)
+    assert len(named) > 10 and all((ROOT / name).is_file() for name in named)
 
 
 def test_the_combinations_are_those_of_the_table_test():

@@ -68,6 +68,8 @@ class RunSpec:
     global_latents: int | None = None
     scope_bias: float | None = None
     global_steps: float | None = None
+    fifo_window_latents: int | None = None
+    fifo_lookahead_latents: int | None = None
     output_type: str | None = None
     vae_precision: str | None = None
     tiling: tuple[int, ...] | None = None

@@ -42,3 +42,12 @@ def test_words_of_both_worlds_keep_what_they_mean(training):
     torch.testing.assert_close(embed(tokenizer, new, "a red circle on a"), embed(known, old, "a red circle on a"))
     assert {len(tokenizer(scene.prompt).input_ids) for scene in world.all_scenes()} == {training.PROMPT_TOKENS}
     assert tokenizer.unk_token_id not in tokenizer(" ".join(world.vocabulary())).input_ids
+
+
+def test_the_decoder_alone_is_trained_on(training, tmp_path):
+    """So that latents, and a transformer that learned them, stay as they are."""
+    before = training.new_vae().state_dict()
+    training.save_state(tmp_path / "vae.pt", model=before, step=0)
+    training.train_decoder(tmp_path, "cpu", 1)
+    after = training.load_state(tmp_path / "decoder.pt")["model"]
+    assert {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])} == {"decoder", "post_quant_conv"}

@@ -78,9 +78,11 @@ def test_a_degree_that_is_given_stays(tmp_path):
 
 
 def test_other_strategies_are_priced_too(tmp_path):
-    full, clips = (planned(tmp_path, f"{DEMO} --prompt x --long_video_strategy {name}")["ways"] for name in ("full", "video_infinity"))
+    full, clips, queue = (
+        planned(tmp_path, f"{DEMO} --prompt x --long_video_strategy {name}")["ways"] for name in ("full", "video_infinity", "fifo")
+    )
     ours = planned(tmp_path, f"{DEMO} --prompt x")["ways"]
-    assert full[0]["seconds"] > ours[0]["seconds"]
+    assert full[0]["seconds"] > ours[0]["seconds"] and queue[0]["seconds"] > ours[0]["seconds"]
     assert clips and all(way["memory"] is None and way["exchanged_bytes"] > 0 for way in clips if way["flags"]["dualparal_degree"] > 1)
 
 

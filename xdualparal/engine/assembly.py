@@ -9,10 +9,12 @@ from itertools import islice
 import torch
 
 from ..plan.messages import messages_of
+from ..plan.schedule import CLIPS, WINDOWS
 from ..plan.waiting import FLOAT8, HOST
 from .blocks import BlockStore, Denoiser, apply_guidance
 from .clips import ClipLanes
 from .executor import Edges, Executor, Work
+from .fifo import QueueExecutor
 from .kept_kv import DeviceShelf, HostShelf, exact, float8
 from .kept_state import KeptState, Place
 from .p2p import Receiver, Sender
@@ -24,7 +26,7 @@ def make_executor(run, cleanup):
     a_request, videos = run.videos[0].request, run.videos_to_make
     timesteps = a_request.make_scheduler(run.device).timesteps
     texts = {video.number: _text(run, video.request) for video in videos}
-    lanes = ClipLanes(run) if run.plan.exchanges else None
+    lanes = ClipLanes(run) if run.plan.lanes_are == CLIPS else None
     stage_run = StageRun(
         run.stage, timesteps, run.plan.expert_starts, texts, run.videos[0].shard, _lasting(run), lanes and lanes.context
     )
@@ -33,22 +35,39 @@ def make_executor(run, cleanup):
         _restore_kept(run)
     cleanup.callback(stage_run.end)
     cleanup.enter_context(stage_run.context.installed())
+    if run.plan.lanes_are == WINDOWS:
+        return _queue_executor(run, stage_run, timesteps)
     run.edges = lanes.edges if lanes else _make_edges(run)
     work = Work(stage_run, run.edges, lambda recv: _message_shape(run, stage_run, recv))
     if run.stage.is_first:
         work.blocks = BlockStore(_noises(run), run.device, _together(video.live_latents() for video in videos))
     if run.stage.is_last:
-        work.denoiser = run.denoiser = Denoiser(
-            lambda: a_request.make_scheduler(run.device), timesteps, _noises(run), run.device,
-            _together(video.in_flight() for video in videos), {video.number: video.step_noise() for video in videos},
-            run.videos[0].shard,
-        )
+        work.denoiser = run.denoiser = _make_denoiser(run, timesteps, _noises(run))
         work.guide, work.decode = lambda one, prediction: _guide(run, one, prediction), run.decoder.add
         work.finish = lambda one, latents: run.finish(one, run.denoiser.blended(one, latents, run.plan.layout))
     if lanes:
         work.finish, work.decode = lanes.finish, lanes.decode
     messages = messages_of(run.plan, run.progress)
     return Executor(run.plan, run.progress, messages, run.stage.index, work, run.meter, run.at_wave)
+
+
+def _make_denoiser(run, timesteps, noises):
+    videos = run.videos_to_make
+    return Denoiser(
+        lambda: run.videos[0].request.make_scheduler(run.device), timesteps, noises, run.device,
+        _together(video.in_flight() for video in videos), {video.number: video.step_noise() for video in videos}, run.videos[0].shard,
+    )
+
+
+def _queue_executor(run, stage_run, timesteps):
+    """Of one video, whose latent frames are blocks of one to the denoiser."""
+    run.denoiser = _make_denoiser(run, timesteps, {number: _by_frame(noise) for number, noise in _noises(run).items()})
+    [noise] = _noises(run).values()
+    return QueueExecutor(run, stage_run, run.denoiser, lambda one, prediction: _guide(run, one, prediction), _by_frame(noise))
+
+
+def _by_frame(blocks):
+    return (frame for block in blocks for frame in block.split(1, dim=2))
 
 
 def _lasting(run):
@@ -73,7 +92,7 @@ def _restore_kept(run):
 
 def _noises(run):
     """Of the blocks that this rank needs: all, or those from its own clip on."""
-    first = run.stage.index if run.plan.exchanges else 0
+    first = run.stage.index if run.plan.lanes_are == CLIPS else 0
     return {video.number: islice(video.noise(), first, None) for video in run.videos_to_make}
 
 

@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache
 
 from .actions import BOTH, DECODE, FORWARD, LOAD
 from .cost import StagePart, forward_operations, shape_of
-from .schedule import INLINE, THREAD
+from .schedule import INLINE, STAGES, THREAD
 
 # Bytes that the elementwise parts of a layer read and write, in hidden states of the layer: counted for WanTransformerBlock (diffusers
 # 0.42.1) in bfloat16, eager, with the ffn of 1.3B and 14B: 191 and 185 (tests/plan/test_durations.py counts again). Compiled, by the fusions that one expects: an
@@ -69,7 +69,7 @@ class Durations:
     def _pass_seconds(self, lane, shape):
         """Of one branch."""
         layers = self._layers(lane)
-        is_whole = self._plan.exchanges  # each lane has the whole model
+        is_whole = self._plan.lanes_are != STAGES
         part = StagePart(layers, lane == 0 or is_whole, lane == self._plan.num_stages - 1 or is_whole)
         operations = forward_operations(self._model, part, shape, self._frame_tokens, self._run.text_tokens)
         work = operations.matrix / self._matrix_per_s + operations.attention / self._device.attention_per_s

@@ -17,7 +17,7 @@ from itertools import accumulate
 
 from .actions import FORWARD, LOAD, RECV, SEND, STEP, Action
 from .progress import Progress
-from .schedule import THREAD, whole_schedule
+from .schedule import STAGES, THREAD, whole_schedule
 
 MAX_PENDING_SENDS = 2  # one is made or used while the next one travels; more would only add memory
 
@@ -130,7 +130,7 @@ def _last_slots(forwards, offset):
 
 
 class NoMessages:
-    """As Messages, of a plan whose lanes tell each other all within a FORWARD, see PipelinePlan.exchanges."""
+    """As Messages, of a plan whose lanes tell each other all within a FORWARD, see PipelinePlan.lanes_are."""
 
     def __init__(self, plan, progress):
         self._plan, self._progress = plan, progress
@@ -143,7 +143,7 @@ class NoMessages:
 
 def messages_of(plan, progress):
     """The Messages, or NoMessages, of ``plan`` in the waves of ``progress``."""
-    return (NoMessages if plan.exchanges else Messages)(plan, progress)
+    return (Messages if plan.lanes_are == STAGES else NoMessages)(plan, progress)
 
 
 def schedule_with_messages(plan, progress=None):

@@ -9,6 +9,7 @@ from functools import lru_cache
 
 from .actions import FORWARD, SEND, STEP
 from .messages import schedule_with_messages
+from .schedule import STAGES
 from .simulate import simulate
 
 MOST_PASSES = 2_000  # that are simulated one by one: on 8 stages a second
@@ -34,7 +35,7 @@ def price_of(plan, durations):
     that one, the last one too, which may be shorter.
     """
     full = -(-plan.num_steps // plan.stagger) + 2
-    if plan.num_blocks * plan.num_steps * plan.videos <= MOST_PASSES or plan.num_blocks <= full + 1 or plan.exchanges:
+    if plan.num_blocks * plan.num_steps * plan.videos <= MOST_PASSES or plan.num_blocks <= full + 1 or plan.lanes_are != STAGES:
         return _sums(plan, durations).price(plan.num_stages)
     before, after = (_sums(plan.first_blocks(count), durations) for count in (full, full + 1))
     return after.with_more(before, plan.num_blocks - full - 1).price(plan.num_stages)

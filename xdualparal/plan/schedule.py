@@ -12,6 +12,7 @@ from .actions import BOTH, CONDITIONAL, DECODE, FORWARD, LOAD, STEP, UNCONDITION
 from .passes import Live
 from .progress import Progress
 
+STAGES, CLIPS, WINDOWS = "stages", "clips", "windows"  # what the lanes of a plan are
 NO_DECODE, INLINE, THREAD, AT_END = "none", "inline", "thread", "end"
 DECODE_PLACES = (NO_DECODE, INLINE, THREAD, AT_END)
 
@@ -24,13 +25,15 @@ class PipelinePlan:
     ``split_guidance`` (whether the two branches may run as two half passes, see ``branches_of``) and ``decode``: where
     blocks are decoded: by the last stage as soon as they are finished (INLINE), behind it in a lane of its own (THREAD), by
     the last stage when all are finished (AT_END), or not at all (NO_DECODE). ``layout``: which latent frames a block owns.
-    ``exchanges``: whether the passes of a wave meet in every layer, where their lanes exchange K/V (strategies/clips.py); what lanes
-    tell each other is then part of a FORWARD and no message. ``noise_is_whole``: whether the blocks' noise is cut from what an
+    ``lanes_are``: STAGES, which send each other messages; CLIPS, which have all layers and exchange K/V in every layer of the passes of a wave
+    (strategies/clips.py); or WINDOWS, passes over latent frames at different steps, of which all lanes then take all steps (strategies/fifo.py). What
+    those tell each other is part of their actions and no message. ``noise_is_whole``: whether the blocks' noise is cut from what an
     ordinary pipeline draws. ``expert_starts``: for each expert (transformer) the first of the steps that it does. ``swaps_experts``: whether a stage has the layers of one expert at a time on its device, and changes them. ``fresh_noise``: the
     share, 0 to 1, of a block's noise that no other block has (engine/noise.py). ``stagger``: waves from block to block.
     """
 
-    swaps_experts = exchanges = noise_is_whole = False
+    lanes_are = STAGES
+    swaps_experts = noise_is_whole = False
     expert_starts = (0,)
     fresh_noise = 1.0
     stagger = 1

@@ -28,7 +28,7 @@ from ..limits import SHARE, Number, Whole
 from ..plan.actions import DECODE, FORWARD, STEP, Action, Pass
 from ..plan.layout import Layout
 from ..plan.passes import Frames, PassSpec, Scope
-from ..plan.schedule import DECODE_PLACES, INLINE, NO_DECODE, THREAD, PipelinePlan
+from ..plan.schedule import CLIPS, DECODE_PLACES, INLINE, NO_DECODE, THREAD, PipelinePlan
 from ..plan.settings import Settings, setting
 from .base import Common
 
@@ -132,7 +132,7 @@ class ClipsPlan(PipelinePlan):
     decode: str = NO_DECODE
     expert_starts: tuple[int, ...] = (0,)
 
-    videos, split_guidance, exchanges, noise_is_whole = 1, False, True, True
+    videos, split_guidance, lanes_are, noise_is_whole = 1, False, CLIPS, True
 
     def __post_init__(self):
         layout = self.layout

@@ -10,13 +10,14 @@ from ..plan.settings import setting
 from .chunks import Chunks, ChunksSettings
 from .clips import ClipsSettings, VideoInfinity
 from .dualparal import DualParal, DualParalSettings
+from .fifo import Fifo, FifoSettings
 from .full import Full, FullSettings
 
-STRATEGIES = {strategy.name: strategy for strategy in (DualParal(), Chunks(), Full(), VideoInfinity())}
+STRATEGIES = {strategy.name: strategy for strategy in (DualParal(), Chunks(), Full(), VideoInfinity(), Fifo())}
 
 
 @dataclass(frozen=True)
-class StrategySettings(ClipsSettings, FullSettings, ChunksSettings, DualParalSettings):
+class StrategySettings(FifoSettings, ClipsSettings, FullSettings, ChunksSettings, DualParalSettings):
     """The strategy, and the settings of all strategies: each is one's own, and refused where another one is chosen."""
 
     strategy: str = setting(

@@ -117,7 +117,8 @@ def _check_dualparal(args, model):
 
 def _check_plan(args, model):
     """Raises ValueError for settings of the strategy that do not suit the numbers of steps and frames."""
-    plan_of(args, model, Lanes(args["dualparal_degree"], NO_DECODE, split_guidance=False))
+    experts = (0,) * len(model.family.facts.experts)  # at which steps they begin, a scheduler says
+    plan_of(args, model, Lanes(args["dualparal_degree"], NO_DECODE, split_guidance=False), experts)
 
 
 def _check_texts(args):

@@ -44,15 +44,15 @@ def sizes_of(args, model):
 @lru_cache(maxsize=16)
 def decode_operations_of(model):
     """Of the model's VAE, see models.numbers."""
-    return decode_operations(model.family, _configs(model)[1])
+    return decode_operations(model.family, configs_of(model)[1])
 
 
 @lru_cache(maxsize=16)
 def _model_numbers(model, vae_dtype):
-    return ModelNumbers(**model_numbers(model.family, *_configs(model), model.dtype, vae_dtype))
+    return ModelNumbers(**model_numbers(model.family, *configs_of(model), model.dtype, vae_dtype))
 
 
-def _configs(model):
+def configs_of(model):
     """Of the transformer, the VAE and the text encoder."""
     folder = Path(model.settings.model_name)
     if not folder.is_dir():
