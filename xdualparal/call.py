@@ -9,7 +9,7 @@ from .limits import check_whole
 
 TAKEN = (
     "prompt", "negative_prompt", "height", "width", "num_frames", "num_inference_steps", "guidance_scale", "guidance_scale_2", "generator",
-    "prompt_embeds", "negative_prompt_embeds", "output_type", "max_sequence_length",
+    "prompt_embeds", "negative_prompt_embeds", "output_type", "max_sequence_length", "continue_latents",
 )
 # Accepted with a value that changes nothing: (those values, what to do instead of another one).
 ONLY_AS = {

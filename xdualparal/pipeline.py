@@ -118,6 +118,9 @@ class DualParalPipeline:
         Arguments are those of diffusers' WanPipeline: ``prompt`` and ``negative_prompt`` (str or list of str),
         ``num_frames``, ``height``, ``width`` (pixels), ``num_inference_steps``, ``guidance_scale``, ``guidance_scale_2``
         (of a second transformer), ``generator`` (on the CPU), ``prompt_embeds`` and ``negative_prompt_embeds`` (videos, length, dim), ``max_sequence_length``;
+        ``continue_latents``: the last latent frames of another video, (1, channels, frames, height, width) before VAE scaling, as
+        output_type "latent" gives them: this video goes on from there, and has the frames that follow, ``num_frames`` of them. The last
+        ``context_latents`` are what its first block sees; earlier ones, if given, only make the first frames decode as in one video.
         ``output_type`` is "np" (videos, frames, height, width, 3) in 0..1, "uint8" (the same in 0..255), "pt" (videos, frames, 3, height, width),
         "pil" (a list of images a video) or "latent" (videos, channels, latent frames, height, width) before VAE
         scaling.
@@ -237,9 +240,13 @@ class DualParalPipeline:
         decode = NO_DECODE if request.output_type == "latent" else decode
         can_split = request.branches == 2 and self.mesh.branch[1] == 1
         lanes = Lanes(self.mesh.stage[1], decode, can_split, self.config.expert_offload)
-        latent_frames = None if request.is_endless else request.latent_frames
+        continued = 0
+        if request.continue_latents is not None:
+            continued = self.strategy.continued_latents(self.config, request.continue_latents.shape[2])
+        latent_frames = None if request.is_endless else continued + request.latent_frames
         expert_starts = self.family.expert_starts(self.pipe, request.make_scheduler("cpu").timesteps)
-        return self.strategy.plan(self.config, latent_frames, request.num_inference_steps, lanes, expert_starts)
+        plan = self.strategy.plan(self.config, latent_frames, request.num_inference_steps, lanes, expert_starts)
+        return plan.continuing(continued) if continued else plan
 
     def _spec(self, request, file_spec=None):
         pipe = self.pipe

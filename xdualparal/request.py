@@ -8,7 +8,7 @@ import copy
 
 import torch
 
-from .call_checks import check_embeds, check_generators, check_prompts
+from .call_checks import check_embeds, check_generators, check_given_latents, check_prompts
 from .limits import FRAMES, GUIDANCE, PIXELS, SIDE, STEPS, TEXT_TOKENS
 from .models.schedulers import SHIFT_NAMES, check_scheduler, flow_shift, fresh_scheduler
 from .run_spec import short_digest
@@ -22,7 +22,7 @@ class Request:
 
     def __init__(self, pipe, *, prompt=None, negative_prompt=None, height=480, width=832, num_frames=81,
                  num_inference_steps=50, guidance_scale=5.0, guidance_scale_2=None, generator=None, prompt_embeds=None,
-                 negative_prompt_embeds=None, max_sequence_length=MAX_SEQUENCE_LENGTH, output_type="np"):
+                 negative_prompt_embeds=None, max_sequence_length=MAX_SEQUENCE_LENGTH, output_type="np", continue_latents=None):
         self.pipe = pipe
         self.prompt, self.negative_prompt = prompt, negative_prompt
         self.height, self.width = SIDE.of("height", height), SIDE.of("width", width)
@@ -32,7 +32,7 @@ class Request:
         self.guidance_scale_2 = self._second_scale(guidance_scale_2)
         self.prompt_embeds, self.negative_prompt_embeds = prompt_embeds, negative_prompt_embeds
         self.max_sequence_length = TEXT_TOKENS.of("max_sequence_length", max_sequence_length)
-        self.output_type = output_type
+        self.output_type, self.continue_latents = output_type, continue_latents
         self._check()
         self.generator = generator if generator is not None else torch.Generator().manual_seed(shared_seed(drawn_seed()))
         check_generators(self.generator, self.num_videos)
@@ -44,6 +44,9 @@ class Request:
         self.pipe.check_inputs(
             self.prompt, self.negative_prompt, self.height, self.width, self.prompt_embeds, self.negative_prompt_embeds
         )
+        if self.continue_latents is not None:
+            check_given_latents(self.continue_latents, self.latent_shape)
+            self.continue_latents = self.continue_latents.detach().float().cpu()
         self.scheduler_facts = check_scheduler(self.pipe.scheduler, self.num_inference_steps)
         if self.output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type is {self.output_type!r}: give one of {', '.join(OUTPUT_TYPES)}")
@@ -109,14 +112,16 @@ class Request:
             {name: getattr(self, name) for name in names}, guidance_scale=float(self.guidance_scale),
             guidance_scale_2=self.guidance_scale_2, boundary_ratio=self.pipe.config.boundary_ratio, seed=self.generator.initial_seed(),
             embeds=tuple(short_digest(rows.float().cpu().numpy().tobytes()) for rows in embeds),
+            continued=None if self.continue_latents is None else short_digest(self.continue_latents.numpy().tobytes()),
             generator=short_digest(self.generator.get_state().numpy().tobytes()),
             scheduler=f"{type(scheduler).__name__} {short_digest(settings.encode())}", flow_shift=flow_shift(scheduler),
         )
 
     @property
     def latent_frames(self):
-        """Latent frames that hold ``num_frames``: the first is 1 frame, each other one 4 (DESIGN section 2)."""
-        return 1 + -(-(self.num_frames - 1) // self.pipe.vae_scale_factor_temporal)
+        """Latent frames that hold ``num_frames``: a video's first is 1 frame, each other one 4 (DESIGN section 2)."""
+        is_first = self.continue_latents is None
+        return is_first + -(-(self.num_frames - is_first) // self.pipe.vae_scale_factor_temporal)
 
     @property
     def latent_shape(self):

@@ -37,6 +37,7 @@ class Case:
     cached: bool = False
     context_dtype: str = "model"
     context_store: str = "device"
+    continued: int = 0  # latent frames of another video that are given
 
     def config(self):
         """The DualParalConfig of the case."""
@@ -52,12 +53,19 @@ class Case:
         return dict(
             prompt_embeds=positive, negative_prompt_embeds=negative, height=SIZE, width=SIZE, num_frames=self.num_frames,
             num_inference_steps=self.num_steps, guidance_scale=self.guidance_scale, guidance_scale_2=self.guidance_scale_2,
-            generator=torch.Generator().manual_seed(SEED), output_type="latent",
+            generator=torch.Generator().manual_seed(SEED), output_type="latent", continue_latents=self.given(),
         )
+
+    def given(self):
+        """Another video's last latent frames, or None."""
+        if not self.continued:
+            return None
+        return torch.randn(1, 16, self.continued, SIZE // 8, SIZE // 8, generator=torch.Generator().manual_seed(11))
 
     def sequential(self, **broken):
         """The sequential program's latents."""
-        latent_frames = 1 + -(-(self.num_frames - 1) // 4)
+        seen = min(self.continued, self.context)
+        latent_frames = seen + -(-self.num_frames // 4) if seen else 1 + -(-(self.num_frames - 1) // 4)
         blocks = 1 + max(0, -(-(latent_frames - self.block - self.context) // self.block))
         generator = torch.Generator().manual_seed(SEED)
         noise = initial_noise(blocks, self.block, self.context, (16, 4, 4), generator, latent_frames)
@@ -69,7 +77,8 @@ class Case:
         return sequential_latents(
             transformers, (SCHEDULERS | FEW_STEPS | STOCHASTIC)[self.scheduler], self.num_steps, noise, branches, scales,
             self.block, self.context, self.stagger, step_generator=self._step_generator(), boundary=boundary,
-            **dict(true_timesteps=self.context_timestep == "true", cached=self.cached, in_float8=self.context_dtype == "float8")
+            **dict(true_timesteps=self.context_timestep == "true", cached=self.cached, in_float8=self.context_dtype == "float8",
+                   given=self.given()[:, :, -seen:] if seen else None)
             | broken,
         )
 
@@ -101,6 +110,13 @@ CACHED = [
     Case("cached context, two experts", num_frames=77, num_steps=4, boundary_ratio=0.875, guidance_scale_2=3.0, cached=True),
     Case("cached context in float8, stagger 2", num_frames=77, num_steps=4, stagger=2, cached=True, context_dtype="float8"),
 ]
+CONTINUED = [
+    Case("goes on from a video", num_frames=120, num_steps=3, continued=5),
+    Case("goes on from a video, cached context, stagger 2", num_frames=60, num_steps=4, cached=True, stagger=2, continued=2),
+    Case("goes on from a video of one latent frame, one block, no guidance", num_frames=12, num_steps=4, continued=1, guidance_scale=1.0),
+    Case("goes on from a video, two experts", num_frames=77, num_steps=4, boundary_ratio=0.875, continued=4, scheduler="dpm++"),
+    Case("goes on from a video, context as long as a block", num_frames=77, num_steps=4, block=3, context=3, continued=3, scheduler="euler"),
+]
 ON_HOST = [replace(case, name=f"{case.name}, on the host", context_store="host") for case in CACHED]
 OFFLOADED = [replace(case, name=f"{case.name}, one at a time on the device", expert_offload=True) for case in EXPERTS]
 CASES = [
@@ -108,6 +124,7 @@ CASES = [
     *EXPERTS,
     *TRUE_TIMESTEPS,
     *CACHED,
+    *CONTINUED,
     Case("more blocks than steps", num_frames=120, num_steps=3),
     Case("more steps than blocks", num_frames=57, num_steps=8),
     Case("context as long as a block", num_frames=77, num_steps=4, block=3, context=3),

@@ -62,7 +62,7 @@ def as_float8(x):
 @torch.no_grad()
 def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, guidance_scale, block, context, stagger=1,
                        next_context=True, previous_context_after=True, step_generator=None, boundary=None,
-                       crossing=False, true_timesteps=False, cached=False, of_step=0, in_float8=False):
+                       crossing=False, true_timesteps=False, cached=False, of_step=0, in_float8=False, given=None, noised=True):
     """All latents of the video, (1, channels, latent frames, height, width).
 
     ``transformers``: one, or two, of which the first does the steps with timesteps of ``boundary`` or more; then
@@ -71,7 +71,8 @@ def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, gu
     noisier; a next context of the other transformer. ``true_timesteps``: the previous context gets the timestep at which it stands.
     ``cached``: the previous context is the K/V of the block before at the same step (``of_step`` breaks that: so many steps earlier), in
     float8 where ``in_float8``.
-    ``step_generator(block, step)``: of the noise that a scheduler adds in a step.
+    ``given``: the clean latents of the first frames of block 0, another video's last ones; where they are not ``noised`` for each step a
+    rule is broken. ``step_generator(block, step)``: of the noise that a scheduler adds in a step.
     """
     processors = [[ContextAttention() for _ in transformer.blocks] for transformer in transformers]
     for transformer, own in zip(transformers, processors):
@@ -92,6 +93,10 @@ def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, gu
         start = [x.clone() for x in latents]
         for i in reversed([n for n in range(count) if 0 <= wave - n * stagger < num_steps]):
             step = wave - i * stagger
+            if i == 0 and given is not None:
+                count_given, level = given.shape[2], float(schedulers[0].sigmas[step]) if noised else 0.0
+                seen = (1 - level) * given + level * noise[0][:, :, :count_given]
+                start[i] = torch.cat([seen, start[i][:, :, count_given:]], dim=2)
             window = start[i]
             if i > 0 and context > 0 and not cached:
                 previous = start[i - 1] if previous_context_after else history[i - 1][step]
@@ -128,4 +133,4 @@ def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, gu
             drawn = {} if step_generator is None else dict(generator=step_generator(i, step))
             latents[i] = schedulers[i].step(own, timesteps[step], start[i], return_dict=False, **drawn)[0]
             history[i].append(latents[i])
-    return torch.cat(latents, dim=2)
+    return torch.cat(latents, dim=2)[:, :, 0 if given is None else given.shape[2]:]

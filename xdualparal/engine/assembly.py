@@ -40,11 +40,12 @@ def make_executor(run, cleanup):
     run.edges = lanes.edges if lanes else _make_edges(run)
     work = Work(stage_run, run.edges, lambda recv: _message_shape(run, stage_run, recv))
     if run.stage.is_first:
-        work.blocks = BlockStore(_noises(run), run.device, _together(video.live_latents() for video in videos))
+        work.blocks = BlockStore(_noises(run), run.device, _together(video.live_latents() for video in videos), _given(run))
     if run.stage.is_last:
         work.denoiser = run.denoiser = _make_denoiser(run, timesteps, _noises(run))
         work.guide, work.decode = lambda one, prediction: _guide(run, one, prediction), run.decoder.add
-        work.finish = lambda one, latents: run.finish(one, run.denoiser.blended(one, latents, run.plan.layout))
+        given = _given(run)
+        work.finish = lambda one, latents: run.finish(one, _finished(run, one, latents, given))
     if lanes:
         work.finish, work.decode = lanes.finish, lanes.decode
     messages = messages_of(run.plan, run.progress)
@@ -57,6 +58,19 @@ def _make_denoiser(run, timesteps, noises):
         lambda: run.videos[0].request.make_scheduler(run.device), timesteps, noises, run.device,
         _together(video.in_flight() for video in videos), {video.number: video.step_noise() for video in videos}, run.videos[0].shard,
     )
+
+
+def _finished(run, one, latents, given):
+    """What the video has of the block that the pass ``one`` has finished."""
+    if one.block == 0 and one.video in given:
+        return given[one.video].in_block(latents)
+    return run.denoiser.blended(one, latents, run.plan.layout)
+
+
+def _given(run):
+    """{video: GivenFrames} of the videos that begin with given frames."""
+    given = {video.number: video.given_frames() for video in run.videos_to_make}
+    return {number: frames for number, frames in given.items() if frames is not None}
 
 
 def _queue_executor(run, stage_run, timesteps):

@@ -15,11 +15,12 @@ class BlockStore:
 
     ``noises``: for each video what yields the initial latents, (1, channels, frames, height, width), of its blocks that start
     from now on.
-    ``live``: {Pass: latents after it}, what Plan.live names where a run is resumed.
+    ``live``: {Pass: latents after it}, what Plan.live names where a run is resumed. ``given``: {video: given.GivenFrames}, of the
+    videos that begin with given frames.
     """
 
-    def __init__(self, noises, device, live=()):
-        self._noises, self._device = noises, device
+    def __init__(self, noises, device, live=(), given={}):
+        self._noises, self._device, self._given = noises, device, given
         self._latents = {one: latents.to(device) for one, latents in dict(live).items()}
 
     def has(self, one):
@@ -33,7 +34,8 @@ class BlockStore:
     def window(self, spec):
         """The window of a PassSpec, (1, channels, window frames, height, width). A block's noise is drawn when it starts."""
         parts = [self._after(frames.one)[:, :, frames.first:frames.first + frames.count] for frames in spec.window]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+        window = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+        return self._given[spec.window[0].one.video].in_window(window, spec.steps) if spec.given else window
 
     def free(self, passes):
         """The latents after ``passes`` are needed no more."""

@@ -57,7 +57,7 @@ class SegmentMaker:
         self._run, self._request = run, video.request
         self._decoder = run.stage.family.decoder(run.pipe.vae)
         self._missing = video.request.num_frames - video.frames_given
-        self._seen = video.snapshots.latents_before(video.segments_given) if video.segments_given else None
+        self._seen = video.latents_before()
         self.close = self._decoder.close
 
     def make(self, block, latents):
@@ -82,8 +82,14 @@ def _decode_together(run, video, latents):
         return None
     if not run.mesh.is_output:
         channels, height, width = request.latent_shape
-        latents = torch.empty(1, channels, run.plan.layout.first_latent(blocks), height, width, device=run.device)
-    frames = run.stage.family.decode_at_once(run.pipe.vae, run.mesh.share_in_replica(latents))
+        count = run.plan.layout.first_latent(blocks) - run.plan.layout.continued_latents
+        latents = torch.empty(1, channels, count, height, width, device=run.device)
+    latents, seen = run.mesh.share_in_replica(latents), video.latents_before()
+    if seen is not None:
+        latents = torch.cat([seen.to(latents), latents], dim=2)
+    frames = run.stage.family.decode_at_once(run.pipe.vae, latents)
+    if seen is not None:
+        frames = frames[:, :, 1 + (seen.shape[2] - 1) * run.stage.family.facts.frames_per_latent:]
     return _as_asked(run, request, frames[:, :, :request.num_frames]) if run.mesh.is_output else None
 
 

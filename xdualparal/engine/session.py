@@ -162,13 +162,14 @@ class GroupRun:
     # What the executor calls.
 
     def finish(self, one, latents):
-        """Takes a finished block's latents, this rank's part; returns the whole ones."""
+        """Takes a finished block's latents, this rank's part; returns the whole ones that are decoded."""
         self._decode_backlog()
         video = self.videos[one.video]
         joined = self.meter.waits(f"for the other parts of block {one.block}", self.mesh.join_shards, latents)
         whole = video.shard.join(joined)
         self.mesh.synchronize()
         video.finish(one.block, whole)
+        whole = video.own(one.block, whole)
         if self.plan.decode in (NO_DECODE, AT_END):  # the plan has no action for that now
             self.decoder.add(self.plan.decode_action(one.block, one.video), whole)
         return whole
@@ -179,7 +180,7 @@ class GroupRun:
     def _decode_backlog(self, blocks=None):
         """Decodes ``blocks`` of those that an earlier run finished and did not decode, or all."""
         for number, block, latents in islice(self._backlog, blocks):
-            self.decoder.add(self.plan.decode_action(block, number), latents.to(self.device))
+            self.decoder.add(self.plan.decode_action(block, number), self.videos[number].own(block, latents).to(self.device))
 
     # Ending early and saving.
 

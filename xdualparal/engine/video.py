@@ -8,8 +8,11 @@ from collections import deque
 from enum import Enum
 from itertools import islice
 
+import torch
+
 from ..plan.schedule import NO_DECODE
 from ..plan.waiting import FLOAT8
+from .given import GivenFrames
 from .noise import StepNoise, noise_blocks, whole_noise
 from .sharding import SpatialShard
 from .snapshot import Snapshots
@@ -40,8 +43,8 @@ class Video:
         self.vae_on_all_ranks, self.frames_per_latent = pipeline.vae_on_all_ranks, pipeline.pipe.vae_scale_factor_temporal
         self.request, self.plan, self.spec, self.number = request, plan, spec, 0  # the number is its run's to give
         self.shard = SpatialShard(request.latent_shape[1:], request.patch, *self.mesh.shard)
-        memory = pipeline.family.decoder_memory_latents(pipeline.pipe.vae) if plan.decode != NO_DECODE else 0
-        self.snapshots = Snapshots(checkpoint, self.mesh, self.shard, plan, memory, blocks_kept)
+        self._memory_latents = pipeline.family.decoder_memory_latents(pipeline.pipe.vae) if plan.decode != NO_DECODE else 0
+        self.snapshots = Snapshots(checkpoint, self.mesh, self.shard, plan, self._memory_latents, blocks_kept)
         self.first_wave = self.snapshots.first_wave
         self.blocks_finished = plan.finished(self.first_wave)
         self.segments_given = min(blocks_kept, self.blocks_finished)
@@ -86,6 +89,17 @@ class Video:
         """The noise that the scheduler adds in its steps, None for one that adds none."""
         return StepNoise(self._generator) if self.request.scheduler_facts.draws_noise else None
 
+    def given_frames(self):
+        """GivenFrames where block 0 begins with another video's last latent frames, else None."""
+        count = self.plan.layout.continued_latents
+        if not count:
+            return None
+        noise = next(self._noise_of(self._generator.clone_state()))[:, :, :count]
+        latents = self.shard.take(self.request.continue_latents[:, :, -count:]).float()
+        scheduler = self.request.make_scheduler(self.device)
+        sigmas = torch.as_tensor(scheduler.sigmas)[:self.plan.num_steps].tolist()
+        return GivenFrames(latents.to(self.device), noise.to(self.device), sigmas)
+
     def _noise_of(self, generator):
         what = self.plan.layout, self.request.latent_shape, generator
         return map(self.shard.take, whole_noise(*what) if self.plan.noise_is_whole else noise_blocks(*what, self.plan.fresh_noise))
@@ -97,8 +111,22 @@ class Video:
         self.blocks_finished = block + 1
         if self.mesh.is_output:
             if self.latents_sink is not None:
-                self.latents_sink.append(block, latents)
+                self.latents_sink.append(block, self.own(block, latents))
             self.snapshots.remember(block, latents)
+
+    def own(self, block, latents):
+        """Of a finished ``block``'s whole latents those that are not another video's."""
+        return latents if block else latents[:, :, self.plan.layout.continued_latents:]
+
+    def latents_before(self):
+        """What a decoder looks back to before the segments that are given now, (1, channels, frames, height, width); None at the start of a
+        video that continues no other."""
+        parts, given = [], self.request.continue_latents
+        if self.blocks_kept:
+            parts = [self.snapshots.latents_before(self.blocks_kept)]
+        if given is not None:  # block 0 has the last of them, too
+            parts.insert(0, given[:, :, :-self.plan.layout.continued_latents] if parts else given)
+        return torch.cat(parts, dim=2)[:, :, -self._memory_latents:] if parts else None
 
     def live_latents(self):
         """See Snapshots.live_latents."""

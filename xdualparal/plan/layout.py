@@ -15,6 +15,8 @@ class Layout:
     ``equal_windows``: whether the windows of block 0 and the other whole blocks have one size, B + C; else the others' have B.
     ``overlap_latents``: V, 0 to B / 2, without context only: the last V of a block's latent frames are also the first V of the next one's,
     and are given to the video with that one.
+    ``continued_latents``: the first so many of block 0's, at most B, are another video's last ones, which this one continues: they are
+    among ``latent_frames``, and this video has no frames of them.
     """
 
     block_latents: int
@@ -22,9 +24,11 @@ class Layout:
     latent_frames: int | None = None
     equal_windows: bool = True
     overlap_latents: int = 0
+    continued_latents: int = 0
 
     def __post_init__(self):
         assert not (self.overlap_latents and self.context_latents), "blocks that overlap have no context"
+        assert 0 <= self.continued_latents <= self.block_latents, f"{self.continued_latents} latents of another video, blocks of {self.block_latents}"
         assert 0 <= 2 * self.overlap_latents <= self.block_latents, f"{self.block_latents} latents overlap in {self.overlap_latents}"
 
     @property
@@ -76,9 +80,12 @@ class Layout:
 
     def frames_of(self, blocks, num_frames, frames_per_latent):
         """Video frames in the first ``blocks`` blocks of a video of ``num_frames`` (0: endless). A latent frame is
-        ``frames_per_latent`` video frames, the video's first one is 1."""
+        ``frames_per_latent`` video frames, the first one of a video that continues no other is 1."""
         latents = self.first_latent(blocks)
-        frames = 1 + (latents - 1) * frames_per_latent if latents else 0
+        if self.continued_latents:
+            frames = max(0, latents - self.continued_latents) * frames_per_latent
+        else:
+            frames = 1 + (latents - 1) * frames_per_latent if latents else 0
         return min(frames, num_frames) if num_frames else frames
 
     def whole_blocks(self, frames, num_frames, frames_per_latent):

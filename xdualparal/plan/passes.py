@@ -49,7 +49,8 @@ class PassSpec:
     """What one pass sees and leaves. Frames are latent frames.
 
     ``window``: what is embedded, in order. ``predicted``: the window frames whose prediction is kept. ``position``: the
-    absolute latent position of the window's first frame. ``steps``: the step whose timestep the window's frames get, one for
+    absolute latent position of the window's first frame. ``given``: the first so many frames of the window are given, not made: they enter each
+    pass with the noise of the step that ``steps`` says. ``steps``: the step whose timestep the window's frames get, one for
     all or one a frame; as many as there are steps stands for a finished frame. ``texts``: the number of the window's text in the run's table of texts, one for all: the video's. ``expert``: the number
     of the transformer that computes the pass. ``reads``: the K/V, of the same expert, that every self-attention sees beside
     the window's own: the first ``reads_before`` of them before those, the others behind, in the order of time. ``scopes``: what it
@@ -69,6 +70,7 @@ class PassSpec:
     expert: int = 0
     reads_before: int = 0
     scopes: tuple[Scope, ...] = ()
+    given: int = 0
 
     @property
     def window_latents(self):

@@ -47,6 +47,10 @@ class Strategy(Protocol):
     def layout(self, settings: Any, latent_frames: int | None) -> Any:
         """The plan's plan.layout.Layout."""
 
+    def continued_latents(self, settings: Any, available: int) -> int:
+        """How many of ``available`` last latent frames of another video, at least 1, a video that continues it begins with. Raises
+        ValueError where that cannot be."""
+
     def identity(self, settings: Any) -> dict:
         """The fields of a RunSpec that the settings decide."""
 
@@ -57,6 +61,10 @@ class Common:
     def identity(self, settings):
         """The strategy's name and settings."""
         return dict(strategy=self.name, **{field.name: getattr(settings, field.name) for field in fields(self.Settings)})
+
+    def continued_latents(self, settings, available):
+        """Raises ValueError: there is no block that sees another video's frames as a block before it."""
+        raise ValueError(f"a video is to be continued and strategy is {self.name}, which cannot: choose dualparal")
 
 
 class OnStages(Common):

@@ -144,6 +144,10 @@ class DualParalPlan(PipelinePlan):
             return 0
         return most_kept(self.num_steps, self.num_blocks, self.stagger)
 
+    def continuing(self, latents):
+        """The plan of a video whose first ``latents`` are another one's last."""
+        return replace(self, layout=replace(self.layout, continued_latents=latents))
+
     def first_blocks(self, count):
         """The plan of the first ``count`` blocks alone."""
         return replace(self, num_blocks=count, layout=self.layout.of_blocks(count), first_waves=())
@@ -196,6 +200,7 @@ class DualParalPlan(PipelinePlan):
             position=self.layout.first_latent(one.block) - own_first, steps=self._steps(one, own_first, window[-1].count),
             texts=(one.video,), expert=self.expert_of(one.step),
             reads=reads, keeps=self._keeps(one, own_first), drops=reads, frees=self._frees(one, window), reads_before=len(before),
+            given=0 if one.block else self.layout.continued_latents,
         )
 
     def _steps(self, one, previous, own):
@@ -286,6 +291,12 @@ class DualParal(OnStages):
     def layout(self, settings, latent_frames):
         """Which latent frames a block owns."""
         return Layout(settings.block_latents, settings.context_latents, latent_frames, equal_windows=settings.context == RECOMPUTED)
+
+    def continued_latents(self, settings, available):
+        """As many as a block's context: what the first new block sees of the video before it."""
+        if not settings.context_latents:
+            raise ValueError("context_latents is 0, and a video is continued by what its last latent frames show: give 1 or more")
+        return min(available, settings.context_latents)
 
 
 def build_schedule(num_blocks, num_steps, num_stages, split_guidance=False, stagger=1, decode=NO_DECODE):

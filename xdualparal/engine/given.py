@@ -1,0 +1,35 @@
+"""Latent frames at a video's start that are given and not made: the last ones of a video that it continues.
+
+Knows: what they are with each step's noise. Must not know: where they come from, or which passes see them.
+"""
+
+import torch
+
+
+class GivenFrames:
+    """The first latent frames of block 0, in place of which nothing is made.
+
+    ``latents``: clean ones, (1, channels, frames, height, width), float32. ``noise``: what block 0 begins with in their place, of that
+    shape. ``sigmas``: the noise levels of the steps, 1 to 0. All are this rank's part, on its device.
+    """
+
+    def __init__(self, latents, noise, sigmas):
+        self._latents, self._noise = latents, noise
+        self._sigmas = [*sigmas, 0.0]  # behind the last step they are clean
+
+    def at(self, step):
+        """As a flow model is trained to see them at ``step``: between clean ones and noise by its noise level."""
+        sigma = self._sigmas[step]
+        return (1 - sigma) * self._latents + sigma * self._noise
+
+    def in_window(self, window, steps):
+        """``window``, block 0's latents, with these as they are at ``steps``, see PassSpec.steps."""
+        return self._in_front(self.at(steps[0]), window)
+
+    def in_block(self, latents):
+        """The finished block 0's ``latents`` with these, clean."""
+        return self._in_front(self._latents, latents)
+
+    @staticmethod
+    def _in_front(given, latents):
+        return torch.cat([given, latents[:, :, given.shape[2]:]], dim=2)
