@@ -205,6 +205,12 @@ class DualParalPipeline:
         request.check_is_one_video()
         return self._spec(next(request.each_video()), file_spec)
 
+    def layout(self, **arguments):
+        """The plan.layout.Layout of what ``stream`` with the same arguments makes."""
+        arguments = {name: value for name, value in arguments.items() if name not in ("file_spec", "blocks_kept")}
+        output_type = arguments.pop("output_type", "np")
+        return self._plan(self._request(arguments.pop("prompt", None), output_type, arguments)).layout
+
     def stop(self):
         """Ends the run under way soon, see VideoRun.stop; without one it does nothing. From any thread of any rank."""
         run = self.run
@@ -243,7 +249,7 @@ class DualParalPipeline:
         continued = 0
         if request.continue_latents is not None:
             continued = self.strategy.continued_latents(self.config, request.continue_latents.shape[2])
-        latent_frames = None if request.is_endless else continued + request.latent_frames
+        latent_frames = None if request.is_endless else self.family.facts.latent_frames(request.num_frames, continued)
         expert_starts = self.family.expert_starts(self.pipe, request.make_scheduler("cpu").timesteps)
         plan = self.strategy.plan(self.config, latent_frames, request.num_inference_steps, lanes, expert_starts)
         return plan.continuing(continued) if continued else plan

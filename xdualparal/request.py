@@ -118,12 +118,6 @@ class Request:
         )
 
     @property
-    def latent_frames(self):
-        """Latent frames that hold ``num_frames``: a video's first is 1 frame, each other one 4 (DESIGN section 2)."""
-        is_first = self.continue_latents is None
-        return is_first + -(-(self.num_frames - is_first) // self.pipe.vae_scale_factor_temporal)
-
-    @property
     def latent_shape(self):
         """(channels, height, width) of a latent frame."""
         factor = self.pipe.vae_scale_factor_spatial

@@ -111,7 +111,7 @@ class Video:
         self.blocks_finished = block + 1
         if self.mesh.is_output:
             if self.latents_sink is not None:
-                self.latents_sink.append(block, self.own(block, latents))
+                self.latents_sink.append(block, self.own(block, latents), None if block else self.request.continue_latents)
             self.snapshots.remember(block, latents)
 
     def own(self, block, latents):

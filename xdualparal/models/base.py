@@ -22,9 +22,11 @@ class Facts:
     text_parts: tuple[str, ...]  # the parts of a pipeline that only the first stage uses
     vae_dtype: torch.dtype  # of the VAE's weights, whatever the transformer's dtype
 
-    def latent_frames(self, num_frames):
-        """Latent frames that hold ``num_frames`` video frames: the first is 1 frame (DESIGN section 2)."""
-        return 1 + -(-(num_frames - 1) // self.frames_per_latent)
+    def latent_frames(self, num_frames, continued=0):
+        """Latent frames that hold ``num_frames`` video frames: a video's first is 1 frame (DESIGN section 2), unless it begins with
+        ``continued`` ones of another video, which are counted and show no frame."""
+        is_first = continued == 0
+        return continued + is_first + -(-(num_frames - is_first) // self.frames_per_latent)
 
 
 class Classes(NamedTuple):

@@ -211,6 +211,26 @@ def unnormalised(vae, latents):
     return latents / (1.0 / std) + mean  # in this form, for the same bits as the ordinary pipeline
 
 
+def normalised(vae, latents):
+    """Scales latents that ``vae`` encodes to those that the transformer predicts, the other way than ``unnormalised``."""
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1, 1).to(latents) for values in (vae.config.latents_mean, vae.config.latents_std))
+    return (latents - mean) * (1.0 / std)  # as diffusers' pipeline_wan_i2v.py
+
+
+@torch.no_grad()
+def encode(vae, frames):
+    """Encodes the ``frames`` of a video, (frames, height, width, 3) uint8, 1 + a multiple of those of a latent frame.
+
+    Returns (1, channels, latent frames, height, width) float32 on the CPU, as the transformer predicts them: the middle of what the VAE
+    says, as diffusers encodes conditions. In tiles where the VAE is set so. Raises FloatingPointError for a NaN or an infinity.
+    """
+    video = torch.from_numpy(frames).to(vae.device, vae.dtype).permute(3, 0, 1, 2)[None] / 127.5 - 1
+    latents = normalised(vae, vae.encode(video, return_dict=False)[0].mode()).float().cpu()
+    if not is_finite(latents):
+        raise FloatingPointError("the VAE made latents with a NaN or an infinity of frames: use its weights in float32, or others")
+    return latents
+
+
 @torch.no_grad()
 def decode_at_once(vae, latents):
     """Decodes all of a video's latents, to the frames that StreamingDecoder gives, in one call of ``vae.decode``.

@@ -4,7 +4,7 @@ Knows: the file's format. Must not know: how latents are made or decoded.
 
 The file is a sequence of safetensors records, one per block, so it is valid up to its last finished block at every
 moment. A record begins with 8 bytes, the length of its JSON header, little endian, and the header says where the data
-ends (safetensors' own format description).
+ends (safetensors' own format description). The first record of a video that continues another one has that one's last latents, too.
 """
 
 import json
@@ -16,7 +16,7 @@ from safetensors.torch import load, save
 
 from .files import check_new, check_place, check_regular, not_written, sync_folder
 
-_NAME = "latents"
+_NAME, _BEFORE = "latents", "before"
 _MOST_HEADER_BYTES = 100_000_000  # safetensors' own limit
 
 
@@ -62,13 +62,15 @@ class LatentsFile:
         if self._file is not None:
             self._file.close()
 
-    def append(self, block, latents):
+    def append(self, block, latents, before=None):
         """Appends ``latents``, the own ones of ``block``: (1, channels, frames, height, width), any device. They are on the
-        disk when this returns.
+        disk when this returns. ``before``: with block 0, the last latents of a video that this one continues.
 
         Raises OSError when there is no space, or another file has appeared.
         """
         tensors = {_NAME: latents.detach().cpu().contiguous()}
+        if before is not None:
+            tensors[_BEFORE] = before.detach().cpu().contiguous()
         record = save(tensors, metadata={**self._facts, "block": str(block)})
         if self._file is None:
             self._open_new()
@@ -91,8 +93,23 @@ def _is_of(path, facts):
     return there is not None and "run" in there and there["run"] == facts.get("run")
 
 
+def read_before(path):
+    """The last latents of the video that the one in the file at ``path`` continues, or None. Raises as ``read_latents``."""
+    return next(_tensors(path))[1].get(_BEFORE)
+
+
 def read_latents(path):
     """Yields (facts, latents) of each block in the file at ``path``; leaves out a block that is not whole.
+
+    Raises ValueError when there is no whole block or what is there is not what LatentsFile writes, OSError when there is no
+    file.
+    """
+    for facts, tensors in _tensors(path):
+        yield facts, tensors[_NAME]
+
+
+def _tensors(path):
+    """Yields (facts, {name: tensor}) of each whole block.
 
     Raises ValueError when there is no whole block or what is there is not what LatentsFile writes, OSError when there is no
     file.
@@ -104,10 +121,10 @@ def read_latents(path):
             file.seek(start)
             record = file.read(end - start)
         try:
-            latents = load(record)[_NAME]
-        except (SafetensorError, KeyError, ValueError, OverflowError) as error:
+            tensors = load(record)
+        except (SafetensorError, ValueError, OverflowError) as error:
             raise ValueError(f"{path} is damaged in the block that begins at byte {start} ({error}): make it anew") from None
-        yield _header(path, record)["__metadata__"], latents
+        yield _header(path, record)["__metadata__"], tensors
         empty = False
     if empty:
         raise ValueError(f"{path} has no finished block: give a file that --dualparal_latents_out wrote")
@@ -137,7 +154,7 @@ def _records(path, run=None):
         header, data_start = found
         if run is not None and header["__metadata__"].get("run") != run:
             return
-        end = data_start + header[_NAME]["data_offsets"][1]
+        end = data_start + _data_bytes(header)
         if end > size:
             return
         yield start, end
@@ -163,12 +180,21 @@ def _header(path, record):
     length = int.from_bytes(record[:8], "little")
     try:
         header = json.loads(record[8:8 + length])
-        first, last = header[_NAME]["data_offsets"]
-        if set(header) == {"__metadata__", _NAME} and isinstance(header["__metadata__"], dict) and 0 == first <= last:
+        if {_NAME} <= set(header) - {"__metadata__"} <= {_NAME, _BEFORE} and isinstance(header["__metadata__"], dict) and _data_bytes(header) >= 0:
             return header
     except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise _foreign(path)
+
+
+def _data_bytes(header):
+    """How long a record's data is. Raises ValueError for tensors that do not lie one behind the other."""
+    end = 0
+    for first, last in sorted(one["data_offsets"] for name, one in header.items() if name != "__metadata__"):
+        if not end == first <= last:
+            raise ValueError("a gap")
+        end = last
+    return end
 
 
 def _foreign(path):

@@ -17,7 +17,7 @@ import numpy as np
 
 from .files import check_new, check_regular, create_beside, not_written, place_new, replace
 from .h264 import QUALITY, add_encoder, as_pictures, as_uint8, encoding_of
-from .left_video import LABEL, DamageError, checked, seals_of, whole_packets
+from .left_video import LABEL, DamageError, checked, frames_in, seals_of, whole_packets
 from .seals import digest_of, seal_box
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,8 @@ class VideoWriter:
 
     ``fps``: frames a second. ``quality``: H.264's constant rate factor, 0 to 51, lower is better. ``label``: a text that
     the file carries, see ``label_of``. ``tags``: others of its metadata, see tags.tags_of. ``frames_kept``: how many frames of
-    an existing file stay, see ``frames_in``; they must end with a segment. ``overwrite``: whether an existing file may be
+    an existing file stay, see ``frames_in``; they must end with a segment. ``after``: a VideoWriter's mp4 whose frames come first; those
+    kept begin with them. ``overwrite``: whether an existing file may be
     replaced; it is left as it is until the first segment is written. A segment is on the disk, also after a power cut, when
     ``write`` returns.
 
@@ -45,7 +46,7 @@ class VideoWriter:
     another one would be decoded to garbage.
     """
 
-    def __init__(self, path, fps, quality=QUALITY, frames_kept=0, label="", tags=(), overwrite=False):
+    def __init__(self, path, fps, quality=QUALITY, frames_kept=0, label="", tags=(), overwrite=False, after=None):
         self.path, self.fps, self.quality = Path(path), Fraction(fps), quality
         self._tags = {**dict(tags), LABEL: label}
         self.frames_written = 0
@@ -58,13 +59,14 @@ class VideoWriter:
         check_regular(self.path, "the video")
         if not self._may_replace:
             check_new(self.path, "the video")
-        if frames_kept:
-            with self._refusing_damage():
-                a_frame = self._check_same_encoding()
+        copied = self.path if frames_kept else after
+        if copied is not None:
+            with self._refusing_damage(copied):
+                a_frame = self._check_same_encoding(copied)
         self._unfinished = create_beside(self.path)
         self._growing = self._unfinished  # an existing file stays until there is a segment
-        if frames_kept:
-            self._keep(frames_kept, a_frame)
+        if copied is not None:
+            self._keep(copied, frames_kept or frames_in(after), a_frame)
 
     def __enter__(self):
         return self
@@ -101,9 +103,9 @@ class VideoWriter:
                 self._is_closed = True
                 self._finish()
 
-    def _check_same_encoding(self):
-        """An mp4 of one frame as this writer encodes it, a file in memory."""
-        with av.open(str(self.path)) as source:
+    def _check_same_encoding(self, path):
+        """An mp4 of one frame as this writer encodes it, a file in memory. Raises ValueError where ``path`` has another encoding."""
+        with av.open(str(path)) as source:
             there = encoding_of(source)
         self._size = there.size
         memory = BytesIO()
@@ -117,7 +119,7 @@ class VideoWriter:
         ]
         if differences:
             raise ValueError(
-                f"{self.path} has frames of another encoding, which new ones cannot follow ({differences[0]}): give the "
+                f"{path} has frames of another encoding, which new ones cannot follow ({differences[0]}): give the "
                 "same settings, or start anew without the frames that are there"
             )
         return memory
@@ -170,34 +172,35 @@ class VideoWriter:
             raise not_written(error, self.path) from None
         self._fragments += sum(kind == b"moof" for kind, _ in boxes)
 
-    def _keep(self, frames, a_frame):
-        """Copies the first ``frames`` frames of the existing file. Raises ValueError when they are not as they were written."""
+    def _keep(self, path, frames, a_frame):
+        """Copies the first ``frames`` frames of ``path``. Raises ValueError when they are not as they were written."""
         try:
-            with self._refusing_damage():
-                self._copy(frames, seals_of(self.path, frames), a_frame)
-            self._take_place()
+            with self._refusing_damage(path):
+                self._copy(path, frames, seals_of(path, frames), a_frame)
+            if path == self.path:  # else what is there stays until there is a segment
+                self._take_place()
         except BaseException:
             self._unfinished.unlink(missing_ok=True)
             raise
 
     @contextmanager
-    def _refusing_damage(self):
+    def _refusing_damage(self, path):
         try:
             yield
         except (DamageError, LookupError, StopIteration, RuntimeError, av.error.FFmpegError) as error:  # as PyAV finds it
             raise ValueError(
-                f"{self.path} is damaged in the frames that are kept ({error}): put a good copy back, or delete it and its "
+                f"{path} is damaged in the frames that are kept ({error}): put a good copy back, or delete it and its "
                 "checkpoint to start anew"
             ) from None
 
-    def _copy(self, frames, seals, a_frame):
-        """Appends the first ``frames`` frames of the existing file without decoding them, some COPIED_FRAMES at a time.
+    def _copy(self, path, frames, seals, a_frame):
+        """Appends the first ``frames`` frames of ``path`` without decoding them, some COPIED_FRAMES at a time.
 
         What is said of the stream is that of ``a_frame``: the existing file's may be damaged.
         """
         a_frame.seek(0)
-        with av.open(str(self.path)) as source, av.open(a_frame) as model:
-            packets = checked(islice(whole_packets(source, self.path), frames), seals, self.fps)
+        with av.open(str(path)) as source, av.open(a_frame) as model:
+            packets = checked(islice(whole_packets(source, path), frames), seals, self.fps)
             for piece in _in_pieces(packets):
                 memory = BytesIO()
                 with self._fragmented(memory) as container:

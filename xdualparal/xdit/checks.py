@@ -21,6 +21,7 @@ from ..plan.schedule import NO_DECODE
 from ..strategies.base import Lanes
 from ..strategies.table import check_refused, lane_layers, strategy_of
 from ..engine.sharding import check_even_split, check_heads
+from .continuing import check_continued
 from .degrees import DEGREES, num_processes
 from .experts import check_guidance, check_weights, files_of_experts
 from .flags import command_settings, dualparal_config, value_of, xdit_args
@@ -68,6 +69,7 @@ def check_command(args, world_size):
     check_folders(args)
     if args["dualparal_degree"] is not None:
         check_loras(model, command_settings(args), Weights(model.settings.model_name, files_of_experts(args)))
+        check_continued(args, model, dualparal_config(args), command_settings(args))
         check_names(args, model, dualparal_config(args), command_settings(args))
     if args["dualparal_degree"] is not None and args["dualparal_checkpoint"]:
         check_checkpoint(args, model, dualparal_config(args), command_settings(args))

@@ -20,7 +20,7 @@ from ..models.wan_vae import StreamingDecoder
 from ..models.weights import checkpoint_folder, load_vae
 from ..models.identity import digest_of_parts, dtype_name, part_sums, tiling_of
 from ..output.files import check_apart, reason_of, remove_left_beside
-from ..output.latents_file import read_latents
+from ..output.latents_file import read_before, read_latents
 from ..output.lock import FileLock
 from ..output.owners import check_owner, spec_in_video
 from ..output.mp4 import VideoWriter
@@ -128,6 +128,8 @@ def _write(file, segments, missing):
 def _segments(arguments, vae, missing):
     """Yields each block's frames, (frames, height, width, 3) uint8; ``missing`` in all, if that is not None."""
     processor, decoder = VideoProcessor(vae_scale_factor=vae.config.scale_factor_spatial), StreamingDecoder(vae)
+    if (before := read_before(arguments.file)) is not None:  # of the video that this one continues
+        decoder.warm_up(before.to(vae.device))
     for _, latents in read_latents(arguments.file):
         if latents.dim() != 5 or latents.shape[1] != vae.config.z_dim:
             raise ValueError(f"{arguments.file} has latents of {latents.shape[1:2]} channels and the VAE {vae.config.z_dim}: give its own --model")

@@ -45,6 +45,9 @@ def make_parser():
     parser.add_argument(
         "--long_video_strategy", dest="dualparal_strategy", metavar="NAME", help="the same as --dualparal_strategy"
     )
+    parser.add_argument(
+        "--dualparal_continue", dest="dualparal_continue_from", metavar="FILE", help="the same as --dualparal_continue_from"
+    )
     for name in ("lora", "lora_2"):
         parser.add_argument(
             f"--{name}", dest=f"dualparal_{name}", action="append", metavar="PATH[:WEIGHT]", help=f"the same as --dualparal_{name}"

@@ -20,7 +20,8 @@ from ..strategies.base import Lanes
 from ..strategies.dualparal import CACHED, TRUE
 from ..strategies.table import lane_layers, strategy_of
 from ..text_settings import DEVICE
-from .flags import dualparal_config, value_of
+from .continuing import continued_latents
+from .flags import command_settings, dualparal_config, value_of
 from .quantization import quantization_of
 
 # DESIGN section 3: feed-forward dimension by the number of heads, of models that are not in a folder here.
@@ -86,9 +87,11 @@ def run_numbers(args, model, on_host=None):
 def plan_of(args, model, lanes, expert_starts=(0,)):
     """The PipelinePlan of one video of a command on ``lanes`` (strategies.base.Lanes)."""
     num_frames = value_of(args, model, "num_frames")
-    latent_frames = model.family.facts.latent_frames(num_frames) if num_frames else None
     config = dualparal_config(args)
-    return strategy_of(config).plan(config, latent_frames, value_of(args, model, "num_inference_steps"), lanes, expert_starts)
+    continued = continued_latents(config, command_settings(args))
+    latent_frames = model.family.facts.latent_frames(num_frames, continued) if num_frames else None
+    plan = strategy_of(config).plan(config, latent_frames, value_of(args, model, "num_inference_steps"), lanes, expert_starts)
+    return plan.continuing(continued) if continued else plan
 
 
 def _kept_bytes(model, config):

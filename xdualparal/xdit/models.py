@@ -27,6 +27,7 @@ from ..output.report import resident_bytes
 from ..request import shared_seed
 from ..strategies.table import lane_layers, strategy_of
 from ..launch.errors import Refused, refuse
+from .continuing import last_latents
 from .encoding import encode_prompts
 from .experts import files_of_experts
 from .flags import value_of
@@ -159,9 +160,19 @@ class DualParalWanModel(xFuserWan21T2VModel):
         # The adapter (patches/0008) has the degree as xDiT's own.
         flags = dict(self._flags, dualparal_degree=self.engine_config.parallel_config.pp_degree)
         self._memory = memory_report(flags, type(self), self.dualparal.mesh.gather_objects(self._bytes_before))
+        self._continued = self._last_latents()
         self._made = set()  # the prompts whose videos this process has made
         if self.watchdog is not None:
             self.watchdog.observe(self.dualparal)
+
+    def _last_latents(self):
+        """Of the video that is continued, on every rank, or None."""
+        if self.command.continue_from is None:
+            return None
+        self._begin_phase("reads the video that is continued")
+        mesh, config = self.dualparal.mesh, self.dualparal_config
+        latents = self._or_refuse(lambda: mesh.on_output_rank(lambda: last_latents(self.command.continue_from, self.pipe.vae, config.context_latents)))
+        return mesh.share_object(latents)
 
     @classmethod
     def scheduler(cls, stored, shift=None):
@@ -179,8 +190,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
         deque(self.dualparal.stream(**self._arguments(input_args["prompt"][0], warm_up), output_type="latent"), maxlen=0)
 
     def _warm_up_frames(self, input_args):
-        latent_frames = self.family.facts.latent_frames(input_args["num_frames"]) if input_args["num_frames"] else None
-        layout = strategy_of(self.dualparal_config).layout(self.dualparal_config, latent_frames).shortest_alike()
+        layout = self.dualparal.layout(**self._arguments(input_args["prompt"][0], input_args)).shortest_alike()
         return layout.frames_of(layout.num_blocks, 0, self.family.facts.frames_per_latent)
 
     def _warm_up_steps(self, input_args):
@@ -217,7 +227,9 @@ class DualParalWanModel(xFuserWan21T2VModel):
         """A prompt's VideoFile. What the file has of the video already is kept, where there is a checkpoint."""
         arguments = dict(self._arguments(prompt, input_args), output_type="uint8")
         config = self.dualparal.config = self._config_of(prompt)
-        file = VideoFile(self.paths[prompt.number], self.dualparal.run_spec(**arguments), config, self.family.facts.frames_per_latent)
+        spec, layout = self.dualparal.run_spec(**arguments), self.dualparal.layout(**arguments)
+        after = self.command.append_to and Path(self.command.append_to)
+        file = VideoFile(self.paths[prompt.number], spec, config, self.family.facts.frames_per_latent, layout, after)
         kept = self.dualparal.mesh.on_output_rank(lambda: file.blocks_kept(input_args["num_frames"]))
         file.video = self.dualparal.video(blocks_kept=kept or 0, **arguments)
         self._made.add(prompt.number)
@@ -259,7 +271,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
             arguments["max_sequence_length"] = input_args["max_sequence_length"]
         return dict(
             arguments, prompt=prompt, negative_prompt=prompt.negative_prompt,
-            generator=torch.Generator().manual_seed(input_args["seed"]),
+            generator=torch.Generator().manual_seed(input_args["seed"]), continue_latents=self._continued,
             file_spec=dict(quality=self.command.quality, fps=self.settings.fps),
         )
 

@@ -38,7 +38,8 @@ def video_paths(args, model, config, command):
     if command.output is not None:
         return [Path(command.output)]
     more = {name: args.get(name) for name in _MORE}
-    weights = [_weights(name) for name in (model.settings.model_name, *files_of_experts(args).values())]
+    given = [path for path in (command.continue_from, command.append_to) if path]
+    weights = [_weights(name) for name in (model.settings.model_name, *files_of_experts(args).values(), *given)]
     names, paths = {}, []
     for values in known_values(args, model, config, command):
         digest = short_digest(json.dumps([values, more, weights], sort_keys=True, default=str).encode())[:8]
@@ -119,7 +120,10 @@ def _lock(path, what):
 def _check_places(args, model, config, command, named):
     """That no two files are one, none is an input, and none is where states are saved."""
     inputs = [(f"--{name}", args[name]) for name in ("dataset_path", *PATHS.values()) if args.get(name)]
+    inputs += [(f"--dualparal_{name}", path) for name in ("continue_from",) if (path := getattr(command, name))]
     check_apart([*named, *inputs])
+    if command.append_to:
+        check_apart([*named, ("--dualparal_append_to", command.append_to)])
     for lora in lora_files(model, command):  # one of them may be there twice
         check_apart([*named, ("--lora", lora)])
     folders = {"the model's folder": model.settings.model_name} if os.path.isdir(model.settings.model_name) else {}
@@ -151,7 +155,7 @@ def _weights(name):
     """What is known of the weights without reading them all: a hub name, or of a folder the size of each file and some of its
     bytes, so that it may be moved."""
     if os.path.isfile(name):
-        return sample_of(name)
+        return sample_of(Path(name))
     if not os.path.isdir(name):
         return name
     return [(str(file.relative_to(name)), *sample_of(file)) for file in sorted(Path(name).rglob("*.safetensors"))]

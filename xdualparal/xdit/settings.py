@@ -29,6 +29,13 @@ class CommandSettings(Settings):
         "experts (Wan2.2) only into the first, which does the noisy steps", "PATH[:WEIGHT]"
     )
     lora_2: tuple[str, ...] | None = setting(None, "the same for the second expert, which does the other steps", "PATH[:WEIGHT]")
+    continue_from: str | None = setting(
+        None, "go on from the last frames of this mp4, or better from its latents (a file of --dualparal_latents_out): what is made are the "
+        "--num_frames frames that follow", "FILE"
+    )
+    append_to: str | None = setting(
+        None, "put a copy of this mp4, the one that is continued, in front of the new frames; by default they are alone in their file", "FILE"
+    )
     hang_timeout: float | None = setting(
         None, "seconds that a process may be silent before the run is ended; by default 50 times its longest action, at "
         "least 60"
@@ -48,6 +55,8 @@ class CommandSettings(Settings):
             SECONDS.of("hang_timeout", self.hang_timeout)
         if self.output is not None and not self.output.endswith(".mp4"):
             raise ValueError(f"output is {self.output!r}: give a file that ends in .mp4")
+        if self.append_to is not None and self.continue_from is None:
+            raise ValueError(f"append_to is {self.append_to} and nothing is continued: give continue_from too, or leave it out")
         if self.memory_check not in (REFUSE, WARN):
             raise ValueError(f"memory_check is {self.memory_check!r}: give one of {REFUSE}, {WARN}")
 

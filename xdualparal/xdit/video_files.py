@@ -20,8 +20,8 @@ from ..output.owners import check_owner, spec_in_json, spec_in_video
 from ..output.report import as_text, provenance
 from ..output.tags import tags_of
 from ..output.writer import ThreadedWriter
+from ..plan.layout import Layout
 from ..run_spec import RunSpec
-from ..strategies.table import strategy_of
 from .outputs import report_path
 from .screen import end_text
 
@@ -31,12 +31,14 @@ logger = logging.getLogger(__name__)
 @dataclass
 class VideoFile:
     """The mp4 at ``path`` of the run with the identity ``spec``. On the output rank. ``video``: the Video, when it is known what of
-    it the file has."""
+    it the file has. ``layout``: of its blocks. ``after``: an mp4 whose frames come before the video's own."""
 
     path: Path
     spec: RunSpec
     config: DualParalConfig
     frames_per_latent: int
+    layout: Layout
+    after: Path | None = None
     video: Video | None = None
 
     def blocks_kept(self, num_frames):
@@ -46,9 +48,7 @@ class VideoFile:
         check_owner(report_path(self.path), "the report", spec_in_json, self.spec.as_json(), self.config.overwrite)
         if self.config.checkpoint is None or not self._is_left:
             return 0
-        latent_frames = 1 + -(-(num_frames - 1) // self.frames_per_latent) if num_frames else None
-        layout = strategy_of(self.config).layout(self.config, latent_frames)
-        return layout.whole_blocks(frames_in(self.path), num_frames, self.frames_per_latent)
+        return self.layout.whole_blocks(frames_in(self.path) - self._frames_before, num_frames, self.frames_per_latent)
 
     def open(self):
         """The VideoWriter for the video's frames. One that was finished has no more: its file is made whole, if a kill has left it
@@ -58,12 +58,16 @@ class VideoFile:
             return None
         kept = video.plan.layout.frames_of(video.blocks_kept, video.request.num_frames, self.frames_per_latent)
         writer = VideoWriter(
-            self.path, self.spec.fps, self.spec.quality, kept, self.spec.digest(), tags_of(self.spec.as_json()),
-            overwrite=self.config.overwrite or self._is_left,
+            self.path, self.spec.fps, self.spec.quality, kept and self._frames_before + kept, self.spec.digest(), tags_of(self.spec.as_json()),
+            overwrite=self.config.overwrite or self._is_left, after=self.after,
         )
         if not video.is_to_make:
             writer.close()
         return writer
+
+    @property
+    def _frames_before(self):
+        return 0 if self.after is None else frames_in(self.after)
 
     @property
     def _is_left(self):
