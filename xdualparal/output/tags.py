@@ -6,6 +6,18 @@ Knows: the facts of a run, and the names of an mp4's standard tags. Must not kno
 import json
 from importlib.metadata import version
 
+from .left_video import description_of
+
+FRAMES_BEFORE = "frames_before"  # in the description of a video that was put behind another one
+
+
+def frames_before(path):
+    """How many frames of other runs, which its own continues, are at the start of the mp4 ``path``. Raises ValueError as ``description_of``."""
+    try:
+        return int(json.loads(description_of(path))[FRAMES_BEFORE])
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return 0
+
 
 def tags_of(facts):
     """The tags of a run's video, a dict: "title", the prompt, and "description", all of ``facts`` as JSON.

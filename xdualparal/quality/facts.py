@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..output.owners import spec_in_json, spec_in_video
+from ..output.tags import frames_before
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,8 @@ class VideoFacts:
 
     ``block_latents``: B, at least 1, ``context_latents``: C, 0 to B, latent frames: block 0 owns B + C, the others B.
     ``frames_per_latent``: video frames of a latent frame (the first one is 1; Wan's VAE: 4). ``rate_factor``: H.264's, 0 is without loss.
+    ``continues_at``: the frame with which a run began that continued another video, whose frames are before it; seams are those from there on,
+    this one among them. None: it continued none.
     Raises ValueError for other sizes.
     """
 
@@ -25,6 +28,7 @@ class VideoFacts:
     frames_per_latent: int = 4
     prompt: str | None = None
     rate_factor: int | None = None
+    continues_at: int | None = None
 
     def __post_init__(self):
         block, context = self.block_latents, self.context_latents
@@ -38,9 +42,17 @@ class VideoFacts:
     def boundaries(self, num_frames):
         """(latent frames, the video frames with which they begin) behind the first C latent frames: where a step from one latent frame
         to the next can be compared with a seam's. Two int arrays; without the sizes of blocks, from latent frame 1."""
+        if self.continues_at is not None and self.block_latents is not None:
+            return self._boundaries_behind_a_join(num_frames)
         first = 1 + (self.context_latents or 0)
         latents = np.arange(first, max(first, 1 - (1 - num_frames) // self.frames_per_latent))
         return latents, 1 + (latents - 1) * self.frames_per_latent
+
+    def _boundaries_behind_a_join(self, num_frames):
+        """Also those of a block's length before the join. The numbers are such that the join is a seam by ``seam_phase``."""
+        before = min(self.block_latents - 1, (self.continues_at - 1) // self.frames_per_latent)
+        own = np.arange(-before, -((self.continues_at - num_frames) // self.frames_per_latent))
+        return own + self.block_latents + self.context_latents, self.continues_at + own * self.frames_per_latent
 
     def by_latent(self, values):
         """``values``, one a video frame, in rows: (boundaries, frames_per_latent), a row for each of ``boundaries``; NaN behind the end."""
@@ -75,6 +87,8 @@ def facts_of(path, **given):
     given = {name: value for name, value in given.items() if value is not None}
     if not {"block_latents", "context_latents"} & set(given):
         known |= next(filter(None, map(_sizes, specs)), {})
+    if specs and specs[0].continued:
+        known["continues_at"] = frames_before(path)
     return VideoFacts(**known | given)
 
 

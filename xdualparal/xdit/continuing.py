@@ -115,7 +115,8 @@ def _check_append(command, size, fps):
         raise ValueError(f"--dualparal_append_to {path} is no mp4 that xdit-dualparal wrote, whose frames are known to be whole: leave it out, and join the files")
     with av.open(str(path)) as source:
         there = encoding_of(source)
-    for name, given, wanted in (("size", there.size, size), ("fps", there.fps, Fraction(fps)), ("quality", there.quality, f"{command.quality:.1f}")):
+    quality = float(there.quality or 0)  # x264 writes none where there is no loss
+    for name, given, wanted in (("size", there.size, size), ("fps", there.fps, Fraction(fps)), ("quality", quality, command.quality)):
         if given != wanted:
             raise ValueError(f"--dualparal_append_to {path} has frames of {name} {_shown(given)} and the new ones have {_shown(wanted)}: give the same, or leave it out")
     if os.path.samefile(path, command.continue_from):

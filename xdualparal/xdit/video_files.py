@@ -18,7 +18,7 @@ from ..output.left_video import frames_in, is_fragmented, label_of
 from ..output.mp4 import VideoWriter
 from ..output.owners import check_owner, spec_in_json, spec_in_video
 from ..output.report import as_text, provenance
-from ..output.tags import tags_of
+from ..output.tags import FRAMES_BEFORE, tags_of
 from ..output.writer import ThreadedWriter
 from ..plan.layout import Layout
 from ..run_spec import RunSpec
@@ -57,8 +57,9 @@ class VideoFile:
         if not video.is_to_make and not is_fragmented(self.path):
             return None
         kept = video.plan.layout.frames_of(video.blocks_kept, video.request.num_frames, self.frames_per_latent)
+        tags = tags_of({**self.spec.as_json(), FRAMES_BEFORE: self._frames_before or None})
         writer = VideoWriter(
-            self.path, self.spec.fps, self.spec.quality, kept and self._frames_before + kept, self.spec.digest(), tags_of(self.spec.as_json()),
+            self.path, self.spec.fps, self.spec.quality, kept and self._frames_before + kept, self.spec.digest(), tags,
             overwrite=self.config.overwrite or self._is_left, after=self.after,
         )
         if not video.is_to_make:
