@@ -1,5 +1,7 @@
 """Durations of actions against sums by hand, and the elementwise work against what torch does."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed, WanTransformerBlock
@@ -11,7 +13,7 @@ from xdualparal.models.wan import WanFamily
 from xdualparal.plan.actions import BOTH, CONDITIONAL, DECODE, FORWARD, LOAD, SEND, STEP, Action, Pass
 from xdualparal.plan.cost import StagePart, forward_operations, shape_of
 from xdualparal.plan.device import GPUS, DeviceProfile
-from xdualparal.plan.durations import EAGER, Durations, decode_place
+from xdualparal.plan.durations import EAGER, Durations, decode_place, layers_with_copies
 from xdualparal.plan.layout import Layout
 from xdualparal.plan.memory_numbers import ModelNumbers, RunNumbers
 from xdualparal.plan.pricing import price_of
@@ -74,6 +76,35 @@ def test_decoding_and_experts():
     assert durations().seconds(Action(0, LOAD, Pass(0, 1, 1))) == pytest.approx(15 * numbers().layer_bytes / 2e10)
     assert plan.layout.own_latents(0) == 12
     assert decode_place("thread", GPUS["h100"]) == "inline" and decode_place("end", GPUS["h100"]) == "end"
+
+
+def on_the_host(host_per_s):
+    """(seconds of a pass with cached K/V on the host, of one with them on the device, seconds of copying a layer's one way)."""
+    plan, one = DualParalPlan(3, 4, 1, layout=LAYOUT, context="cached"), Action(0, FORWARD, Pass(0, 1, 1), CONDITIONAL)
+    device = replace(DEVICE, host_per_s=host_per_s)
+    here, there = (durations(1, device, plan, kept_bytes=2, kept_on_host=where) for where in (False, True))
+    size = 2 * 4 * FRAME * 1536 * 2  # K and V of 4 latent frames
+    assert there.host_bytes(one) == 30 * 2 * size and here.host_bytes(one) == 0
+    assert there.host_bytes(Action(0, FORWARD, Pass(0, 0, 1), BOTH)) == 2 * 30 * size  # block 0 reads none, block 2 leaves none
+    assert there.host_bytes(Action(0, FORWARD, Pass(0, 2, 1), BOTH)) == 2 * 30 * size and there.host_bytes(Action(0, STEP, one.one)) == 0
+    return there.seconds(one), here.seconds(one), size / host_per_s
+
+
+def test_copies_from_and_to_the_host_are_made_beside_the_pass():
+    """But for the first layer's, where the link is fast; where it is slow a pass takes what the copies take, in both directions one after the other."""
+    there, here, copy = on_the_host(1e12)
+    assert there == pytest.approx(here + copy) and copy < 0.01 * here
+    there, here, copy = on_the_host(1e7)
+    assert 30 * 2 * copy <= there <= 30 * 2 * copy + here / 30
+
+
+def test_copies_by_hand():
+    """3 layers of 10 s, each with 4 s of K/V that come and 2 that leave; then of 1 s."""
+    assert layers_with_copies(3, 10, 4, 2) == 4 + 3 * 10
+    # Come: 0 to 4 and 8. Layer 0 from 4; the third's come from 8 to 12, before layer 0's leave until 14; layer 1 from 8, its own leave until 16; layer 2 from 12.
+    assert layers_with_copies(3, 1, 4, 2) == 18
+    assert layers_with_copies(3, 10, 0, 0) == 30 and layers_with_copies(1, 1, 4, 2) == 6
+    assert layers_with_copies(3, 10, 0, 2) == 30 and layers_with_copies(3, 10, 0, 12) == 36
 
 
 def test_float8_layers_have_its_rate():

@@ -78,6 +78,13 @@ def test_a_degree_that_is_given_stays(tmp_path):
     assert not any(" --dualparal_degree 2 " in way["command"].partition("--dualparal_degree 2")[2] for way in ways)
 
 
+def test_what_waits_on_the_host_is_told(tmp_path, capsys):
+    there, here = (planned(tmp_path, f"{DEMO} --prompt x --dualparal_context cached --dualparal_context_store {place}")["ways"] for place in ("host", "device"))
+    tables = capsys.readouterr().out.split("tiny-wan, ")[1:]
+    assert ["from and to the host" in table for table in tables] == [True, False] and "of the host's memory:" in tables[0]
+    assert all(way["host_bytes"] > 0 for way in there) and not any(way["host_bytes"] for way in here)
+
+
 def test_other_strategies_are_priced_too(tmp_path):
     full, clips, queue = (
         planned(tmp_path, f"{DEMO} --prompt x --long_video_strategy {name}")["ways"] for name in ("full", "video_infinity", "fifo")

@@ -34,20 +34,29 @@ class StagePart:
 
 class PassShape(NamedTuple):
     """Latent frames of a pass: of its ``window``; that each self-attention has ``seen``, with K/V that it reads; that are ``predicted``; whose K/V are
-    ``fetched`` from other passes that run at the same time."""
+    ``fetched`` from other passes that run at the same time; of K/V that last for waves, those that are ``kept_read`` and ``kept_left``."""
 
     window: int
     seen: int
     predicted: int
     fetched: int
+    kept_read: int = 0
+    kept_left: int = 0
 
 
 def shape_of(plan, one):
     """The PassShape of the pass ``one``."""
     spec = plan.spec(one)
-    kept = {kept.key: kept.count for key in spec.reads for kept in plan.spec(key.one).keeps}
-    fetched = sum(len(scope.frames) for scope in spec.scopes)
-    return PassShape(spec.window_latents, spec.window_latents + sum(kept[key] for key in spec.reads) + fetched, len(spec.predicted), fetched)
+    kept = {kept.key: kept for key in spec.reads for kept in plan.spec(key.one).keeps}
+    read, fetched = [kept[key] for key in spec.reads], sum(len(scope.frames) for scope in spec.scopes)
+    return PassShape(
+        spec.window_latents, spec.window_latents + _frames(read) + fetched, len(spec.predicted), fetched,
+        kept_read=_frames(one for one in read if one.lasts), kept_left=_frames(one for one in spec.keeps if one.lasts),
+    )
+
+
+def _frames(kept):
+    return sum(one.count for one in kept)
 
 
 def forward_operations(model, part, shape, frame_tokens, text_tokens=512):

@@ -21,7 +21,7 @@ from .prompts import prompts_of
 from .registry import at_path, model_class
 
 _MOST_REASONS = 8  # that are printed
-_COLUMNS = ("", "seconds", "first frames", "stages wait", "memory", "sent to the next stage", "exchanged in a stage")
+_COLUMNS = ("", "seconds", "first frames", "stages wait", "memory", "sent to the next stage", "exchanged in a stage", "from and to the host")
 
 
 def main(argv):
@@ -87,7 +87,8 @@ def _text(flags, args, model, device, ways, others):
     size = "x".join(str(value_of(args, model, name)) for name in ("height", "width", "num_frames"))
     steps, videos = value_of(args, model, "num_inference_steps"), len(prompts_of(args))
     lines = [f"{args['model']}, {size} (height, width, frames), {steps} steps, {videos} video{'s' * (videos > 1)}, {flags.num_gpus} x {device.name}"]
-    lines += _table([_COLUMNS, *(_row(way) for way in ways[:flags.show])])
+    columns = len(_COLUMNS) - (not any(way.price.host_bytes for way in ways[:flags.show]))
+    lines += _table([row[:columns] for row in (_COLUMNS, *map(_row, ways[:flags.show]))])
     if len(ways) > flags.show:
         lines.append(f"and {len(ways) - flags.show} slower ones (--show N, --json FILE)")
     lines += [f"not {mix}: {mix.why_not}" for mix in others[:_MOST_REASONS]]
@@ -96,6 +97,7 @@ def _text(flags, args, model, device, ways, others):
     lines += ["without loading the weights and encoding the prompts; by arithmetic, of:", *(f"  {source}" for source in device.sources)]
     memory = ways[0].mix.memory
     needs = f", whose fullest GPU needs {in_words(memory)} and {readable(RESERVE)} for libraries" if memory else ""
+    needs += f", and {readable(memory.host)} of the host's memory" if memory and memory.host else ""
     return "\n".join([*lines, f"the fastest{needs}:", f"  {ways[0].command}"])
 
 
@@ -104,7 +106,7 @@ def _row(way):
     sent = max(price.link_bytes.values(), default=0)
     return (
         str(way.mix), f"{price.seconds:.4g}", f"{price.first_frames_s:.4g}", f"{price.bubble:.1%}", readable(memory) if memory else "not known",
-        readable(sent), readable(price.exchanged_bytes),
+        readable(sent), readable(price.exchanged_bytes), readable(price.host_bytes),
     )
 
 
