@@ -17,7 +17,9 @@ from xdualparal.plan.durations import EAGER, Durations, decode_place, layers_wit
 from xdualparal.plan.layout import Layout
 from xdualparal.plan.memory_numbers import ModelNumbers, RunNumbers
 from xdualparal.plan.pricing import price_of
+from xdualparal.strategies.clips import ClipLayout, ClipsPlan
 from xdualparal.strategies.dualparal import DualParalPlan
+from xdualparal.strategies.fifo import FifoPlan
 
 SMALL = dict(num_layers=30, num_attention_heads=12, ffn_dim=8960)  # Wan2.1-T2V-1.3B
 DEVICE = DeviceProfile("one", 10**10, 2e12, 1e12, 4e12, 8e12, 1e11, 1e10, 2e10, float8_per_s=4e12, link_s=1e-3, layer_s=1e-4)
@@ -56,6 +58,43 @@ def test_shards_share_the_work_and_exchange():
     assert durations(ulysses=2).exchanged_bytes(one) == 15 * 4 * share // 2
     assert durations(ring=2).exchanged_bytes(one) == 15 * 2 * seen
     assert durations().exchanged_bytes(one) == 0
+
+
+def test_ring_gathers_beside_attention_over_its_own_keys():
+    """In 15 layers: half of the keys are a rank's own. What does not fit beside them shows."""
+    one, gathered = Action(0, FORWARD, Pass(0, 1, 1), CONDITIONAL), 2 * 16 * FRAME // 2 * 1536 * 2
+    own = 4 * (12 * FRAME // 2) * (16 * FRAME // 2) * 1536 / 1e12
+    alone = (durations().seconds(one) - 15 * 1e-4) / 2 + 15 * 1e-4
+    assert 1e-3 + gathered / 1e10 < own and durations(ring=2).seconds(one) == pytest.approx(alone)
+    slow = replace(DEVICE, link_per_s=1e7)
+    assert durations(ring=2, device=slow).seconds(one) == pytest.approx(alone + 15 * (1e-3 + gathered / 1e7 - own))
+
+
+def test_clips_exchange_beside_attention_over_their_own_keys():
+    """3 clips of 9 latent frames, a halo of 4 on each side; of 6 sampled frames (0, 4, 9, 13, 18, 22) 4 are elsewhere, of which one is in the halo."""
+    plan = ClipsPlan(ClipLayout(9, 0, 27, clips=3, halo=4, sampled=6), 4)
+    one, comes = Action(1, FORWARD, Pass(0, 1, 1), CONDITIONAL), 2 * (8 + 4 - 1) * FRAME * 1536 * 2
+    assert shape_of(plan, one.one)[:4] == (9, 9 + 8 + 6, 9, 11)
+    fast, slow = (durations(3, replace(DEVICE, link_per_s=rate), plan) for rate in (1e12, 1e6))
+    assert fast.exchanged_bytes(one) == 10 * comes
+    own = 4 * (9 * FRAME) ** 2 * 1536 / 1e12
+    assert slow.seconds(one) - fast.seconds(one) == pytest.approx(10 * (1e-3 + comes / 1e6 - own))
+
+
+def test_predictions_of_other_ranks():
+    """With guidance on two ranks each pass's prediction, 8 latent frames in bfloat16, goes to the other one when it is finished; a queue's lanes tell each other theirs,
+    in float32: of 4 windows of 6 latent frames the first two are the first lane's."""
+    step, prediction = Action(1, STEP, Pass(0, 1, 1)), 8 * 16 * 60 * 104 * 2
+    pair = durations(guidance_ranks=2)
+    assert pair.exchanged_bytes(step) == prediction and pair.seconds(step) == pair.waiting_seconds(step) == pytest.approx(1e-3 + prediction / 1e10)
+    queue = FifoPlan(Layout(8, 0, 40), 24, 2, 2)
+    own, wave = durations(2, plan=queue), Pass(0, 0, 30)
+    assert own.gathered_bytes(Action(1, STEP, wave)) == 12 * 16 * 60 * 104 * 4 and own.exchanged_bytes(Action(1, STEP, wave)) == 0
+    assert own.seconds(Action(1, STEP, wave)) == pytest.approx(1e-3 + 12 * 16 * 60 * 104 * 4 / 1e10)
+    assert price_of(queue, own).link_bytes.keys() == {(0, 1), (1, 0)}
+    both = durations(2, plan=queue, guidance_ranks=2)
+    assert both.exchanged_bytes(Action(1, FORWARD, wave)) == 6 * 16 * 60 * 104 * 2 and both.exchanged_bytes(Action(1, STEP, wave)) == 0
+    assert both.waiting_seconds(Action(1, FORWARD, wave)) == pytest.approx(1e-3 + 6 * 16 * 60 * 104 * 2 / 1e10)
 
 
 def test_messages_have_hidden_states_or_latents():

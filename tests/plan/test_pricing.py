@@ -31,6 +31,12 @@ class Made:
     def exchanged_bytes(self, action):
         return 7 * (action.kind == FORWARD)
 
+    def gathered_bytes(self, action):
+        return 11 * (action.kind == "S" and action.lane == 0)
+
+    def waiting_seconds(self, action):
+        return 0.0
+
     def host_bytes(self, action):
         return 5 * (action.kind == FORWARD) * (1 + action.lane)
 
@@ -77,6 +83,17 @@ def test_the_sums_by_hand():
     assert price.seconds == trace.end and price.exchanged_bytes == 7 * 10 and price.host_bytes == 5 * 3 * 10
     assert price.link_bytes == {(0, 1): 100, (1, 2): 100, (2, 0): 3 * 9}  # block 0's finished latents are block 1's context
     assert price.first_frames_s < price.seconds and 0 < price.bubble < 1
+
+
+def test_waiting_for_predictions_is_no_work(monkeypatch):
+    """Of a queue on 3 lanes: a second of each STEP."""
+    plan = FifoPlan(Layout(4, 0, 12), 8, 3, 2)
+    monkeypatch.setattr(Made, "waiting_seconds", lambda self, action: float(action.kind == "S"))
+    monkeypatch.setattr(Made, "seconds", lambda self, action: 2.0 * (action.kind == FORWARD) + self.waiting_seconds(action))
+    price, trace = price_of(plan, Made()), simulate(schedule_with_messages(plan), Made().seconds, lambda send: 0.0)
+    passes, end = sum(len(plan.passes(wave)) for wave in range(plan.num_waves)), price.seconds
+    assert price.bubble == pytest.approx(1 - 2 * passes / (3 * end)) and price.bubble > trace.bubble()
+    assert price.link_bytes == {(0, 1): 11 * plan.num_waves}
 
 
 def test_first_frames_without_decoding():

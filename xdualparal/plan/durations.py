@@ -2,18 +2,17 @@
 
 Knows: counted operations (cost.py) and bytes (traffic.py), a device's rates. Must not know: torch, flags, which degrees are good.
 
-What is done one after the other is added up: products, attention, elementwise work, and what Ulysses, ring and Video-Infinity exchange
-within a layer, as the code does it. Messages between stages travel beside the work; the simulation says how much of that shows. So do cached K/V that come
-from the host and go there, see layers_with_copies.
-Not counted: loading, encoding the prompts, the scheduler's step with the gathering of guidance branches and latents, cached K/V that become float8, writing
-the mp4, and other traffic on a link. Counted though it may be hidden: what ring gathers while it
-computes. A video's first latent frame, which makes one frame, is decoded as if it made four.
+What is done one after the other is added up: products, attention, elementwise work, what Ulysses exchanges within a layer, and predictions of other ranks, as
+the code does it. K and V of other ranks, for ring and Video-Infinity, travel beside attention over the own ones, and cached ones beside all of a pass, from the
+host and to it (layers_with_copies). Messages between stages travel beside the work; the simulation says how much of that shows.
+Not counted: loading, encoding the prompts, the scheduler's step, ring's and Video-Infinity's merging of their parts of attention, cached K/V that become
+float8, the gathering of a finished block's latents, writing the mp4, and other traffic on a link. A video's first latent frame, which makes one frame, is decoded as if it made four.
 """
 
 from functools import lru_cache
 
 from .actions import DECODE, FORWARD, LOAD
-from .cost import StagePart, forward_operations, layer_operations
+from .cost import Operations, StagePart, attention_operations, forward_operations, layer_operations
 from .schedule import INLINE, STAGES, THREAD
 from .traffic import FLOAT_BYTES, Traffic
 from .waiting import AHEAD
@@ -37,12 +36,16 @@ class Durations(Traffic):
         self._pass_seconds = lru_cache(maxsize=None)(self._pass_seconds)
 
     def seconds(self, action):
-        """Of an Action; nothing for a scheduler's step, and for handing over a message."""
+        """Of an Action; of a scheduler's step that of getting others' predictions; nothing for handing over a message."""
         if action.kind == FORWARD:
-            return self._branches(action) * self._pass_seconds(action.lane, self._shape(action.one))
+            return self._branches(action) * self._pass_seconds(action.lane, self._shape(action.one)) + self.waiting_seconds(action)
         if action.kind == DECODE:
             return self._decode_seconds(action.block)
-        return self.host_bytes(action) / self._device.host_per_s if action.kind == LOAD else 0.0
+        return self.host_bytes(action) / self._device.host_per_s if action.kind == LOAD else self.waiting_seconds(action)
+
+    def waiting_seconds(self, action):
+        """Of those the ones in which a rank waits for the predictions of the other guidance branch, and of other lanes."""
+        return self._sending_seconds(self._guided(action)) + self._sending_seconds(self.gathered_bytes(action))
 
     def message_seconds(self, send):
         """Of a SEND's message, from its start to its arrival."""
@@ -69,8 +72,14 @@ class Durations(Traffic):
         tokens, seen = shape.window * self._frame_tokens, shape.seen * self._frame_tokens
         work = self._work_seconds(layer_operations(self._model, tokens, seen, self._run.text_tokens))
         touched = self._touched * self._hidden(shape.window) / self._device.memory_per_s
-        exchanges = [*self._ulysses(shape), self._ring(shape), self._fetched(shape)]
-        return work + touched + self._device.layer_s + sum(map(self._sending_seconds, exchanges))
+        exchanges = sum(map(self._sending_seconds, self._ulysses(shape)))
+        exchanges += self._beside_own(shape, self._ring(shape), seen / self._run.ring) + self._beside_own(shape, self._fetched(shape), tokens)
+        return work + touched + self._device.layer_s + exchanges
+
+    def _beside_own(self, shape, size, own_keys):
+        """Of an exchange of K and V what shows: it begins before attention over the ``own_keys``, tokens, and is needed after it."""
+        own = Operations(0, attention_operations(self._model, shape.window * self._frame_tokens, own_keys))
+        return max(0.0, self._sending_seconds(size) - self._work_seconds(own))
 
     def _work_seconds(self, operations):
         """Of a rank's share of Operations."""

@@ -56,7 +56,7 @@ def _schedule(plan):
 
 @dataclass(frozen=True)
 class _Sums:
-    """``busy``: seconds of all stages together. ``sent``: bytes by edge. ``exchanged``, ``copied``: by stage, to others of it, and from and to the host."""
+    """``busy``: seconds of all stages together, without those in which they wait for each other's predictions. ``sent``: bytes by edge. ``exchanged``, ``copied``: by stage, to others of it, and from and to the host."""
 
     end: float
     first: float
@@ -87,12 +87,16 @@ class _Sums:
 
 def _sums(plan, durations):
     trace, sent, exchanged, copied = trace_of(plan, durations), Counter(), Counter(), Counter()
+    busy = sum(map(trace.busy, range(plan.num_stages)))
     for action in (span.action for row in trace.stages for span in row):
         if action.kind == SEND and action.peer < plan.num_stages:
             sent[action.edge] += durations.message_bytes(action)
+        elif gathered := durations.gathered_bytes(action):
+            sent[action.lane, (action.lane + 1) % plan.num_stages] += gathered
         exchanged[action.lane] += durations.exchanged_bytes(action)
         copied[action.lane] += durations.host_bytes(action)
-    return _Sums(trace.end, _first_frames(plan, trace), sum(map(trace.busy, range(plan.num_stages))), sent, exchanged, copied)
+        busy -= durations.waiting_seconds(action)
+    return _Sums(trace.end, _first_frames(plan, trace), busy, sent, exchanged, copied)
 
 
 def _first_frames(plan, trace):

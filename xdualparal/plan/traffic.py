@@ -5,8 +5,9 @@ Knows: the sizes of a model and of a run, and what a pass sees and leaves. Must 
 
 from functools import cached_property, lru_cache
 
-from .actions import BOTH, FORWARD, LOAD
+from .actions import BOTH, FORWARD, LOAD, STEP
 from .cost import shape_of
+from .schedule import WINDOWS
 
 FLOAT_BYTES = 4
 
@@ -25,12 +26,28 @@ class Traffic:
         return self._plan.layout.own_latents(send.block) * self._latent_frame // self._run.shards
 
     def exchanged_bytes(self, action):
-        """That a rank sends to others of its stage in a FORWARD, for Ulysses, ring and Video-Infinity."""
+        """That a rank sends to others of its stage: for Ulysses, ring and Video-Infinity in a FORWARD, and its prediction to the other guidance branch's."""
         if action.kind != FORWARD:
-            return 0
+            return self._guided(action)
         shape = self._shape(action.one)
         in_a_layer = sum(self._ulysses(shape)) + self._ring(shape) + self._fetched(shape)
-        return self._branches(action) * self._layers(action.lane) * in_a_layer
+        return self._branches(action) * self._layers(action.lane) * in_a_layer + self._guided(action)
+
+    def gathered_bytes(self, action):
+        """That each lane sends to the next one in a STEP of FIFO-Diffusion's queue, round the ring in which a gather passes on what has come: the predictions
+        of as many latent frames as the lane with the most has, in float32 (engine/fifo.py)."""
+        if action.kind != STEP or self._plan.lanes_are != WINDOWS:
+            return 0
+        lanes = range(self._plan.num_stages)
+        most = max(sum(self._shape(one).predicted for one in self._plan.passes_of_lane(lane, action.step)) for lane in lanes)
+        return most * self._latent_frame // self._run.shards * (len(lanes) - 1)
+
+    def _guided(self, action):
+        """Of the prediction of one guidance branch, in the transformer's numbers, where another rank has the other: a pass's, when it is finished."""
+        finishes = FORWARD if self._plan.lanes_are == WINDOWS else STEP
+        if self._run.guidance_ranks == 1 or action.kind != finishes:
+            return 0
+        return self._shape(action.one).predicted * self._latent_frame // FLOAT_BYTES * self._model.number_bytes // self._run.shards
 
     def host_bytes(self, action):
         """That come from the host's memory or go there: cached K/V in a FORWARD, an expert's layers in a LOAD."""
@@ -46,11 +63,12 @@ class Traffic:
         return [self._hidden(shape.window) * others // ranks] * 4 if others else []
 
     def _ring(self, shape):
-        """Of K and V, with what was kept, to all others of the ring (it gathers them, plan/memory)."""
+        """Of K and V, with what was kept, to all others: what is called ring attention gathers them in its first step (torch 2.13,
+        torch.distributed.tensor.experimental, whose way of rotating xDiT leaves as it is; tests/contract)."""
         return 2 * self._hidden(shape.seen) * (self._run.ring - 1)
 
     def _fetched(self, shape):
-        """Video-Infinity's K and V."""
+        """Video-Infinity's K and V, as many as come."""
         return 2 * self._hidden(shape.fetched)
 
     def _copied(self, shape):
