@@ -81,6 +81,15 @@ def test_clips_exchange_beside_attention_over_their_own_keys():
     assert slow.seconds(one) - fast.seconds(one) == pytest.approx(10 * (1e-3 + comes / 1e6 - own))
 
 
+def test_exchanges_take_as_many_links_as_there_are():
+    """Ulysses 4: 3 of 7 links. Messages and a pair's exchange have one."""
+    one, send, many = Action(0, FORWARD, Pass(0, 1, 1), CONDITIONAL), Action(0, SEND, Pass(0, 1, 1), BOTH, 1), replace(DEVICE, links=7)
+    exchanged = durations(ulysses=4).exchanged_bytes(one) / 1e10
+    assert durations(ulysses=4).seconds(one) - durations(ulysses=4, device=many).seconds(one) == pytest.approx(exchanged * 2 / 3)
+    assert durations(ulysses=2).seconds(one) == durations(ulysses=2, device=many).seconds(one)
+    assert durations().message_seconds(send) == durations(device=many).message_seconds(send)
+
+
 def test_predictions_of_other_ranks():
     """With guidance on two ranks each pass's prediction, 8 latent frames in bfloat16, goes to the other one when it is finished; a queue's lanes tell each other theirs,
     in float32: of 4 windows of 6 latent frames the first two are the first lane's."""

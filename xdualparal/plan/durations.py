@@ -21,6 +21,7 @@ from .waiting import AHEAD
 # 0.42.1) in bfloat16, eager, with the ffn of 1.3B and 14B: 191 and 185 (tests/plan/test_durations.py counts again). Compiled, by the fusions that one expects: an
 # estimate, not measured.
 EAGER, COMPILED = 188, 40
+_NEIGHBOURS = 2  # clips that most of a clip's K and V come from
 
 
 class Durations(Traffic):
@@ -45,7 +46,7 @@ class Durations(Traffic):
 
     def waiting_seconds(self, action):
         """Of those the ones in which a rank waits for the predictions of the other guidance branch, and of other lanes."""
-        return self._sending_seconds(self._guided(action)) + self._sending_seconds(self.gathered_bytes(action))
+        return self._sending_seconds(self._guided(action)) + self._sending_seconds(self.gathered_bytes(action), self._plan.num_stages)
 
     def message_seconds(self, send):
         """Of a SEND's message, from its start to its arrival."""
@@ -55,8 +56,9 @@ class Durations(Traffic):
         """Whether its receiver is another process: the decode lane is the last stage's own."""
         return send.peer < self._plan.num_stages
 
-    def _sending_seconds(self, size):
-        return self._device.link_s + size / self._device.link_per_s if size else 0.0
+    def _sending_seconds(self, size, ranks=2):
+        """Of ``size`` bytes from each of as many ranks to all others."""
+        return self._device.link_s + size / self._device.among(ranks) if size else 0.0
 
     # A pass.
 
@@ -72,14 +74,15 @@ class Durations(Traffic):
         tokens, seen = shape.window * self._frame_tokens, shape.seen * self._frame_tokens
         work = self._work_seconds(layer_operations(self._model, tokens, seen, self._run.text_tokens))
         touched = self._touched * self._hidden(shape.window) / self._device.memory_per_s
-        exchanges = sum(map(self._sending_seconds, self._ulysses(shape)))
-        exchanges += self._beside_own(shape, self._ring(shape), seen / self._run.ring) + self._beside_own(shape, self._fetched(shape), tokens)
+        exchanges = sum(self._sending_seconds(size, self._run.ulysses) for size in self._ulysses(shape))
+        exchanges += self._beside_own(shape, self._sending_seconds(self._ring(shape), self._run.ring), seen / self._run.ring)
+        exchanges += self._beside_own(shape, self._sending_seconds(self._fetched(shape), min(_NEIGHBOURS + 1, self._plan.num_stages)), tokens)
         return work + touched + self._device.layer_s + exchanges
 
-    def _beside_own(self, shape, size, own_keys):
-        """Of an exchange of K and V what shows: it begins before attention over the ``own_keys``, tokens, and is needed after it."""
+    def _beside_own(self, shape, seconds, own_keys):
+        """What shows of an exchange of K and V of ``seconds``: it begins before attention over the ``own_keys``, tokens, and is needed after it."""
         own = Operations(0, attention_operations(self._model, shape.window * self._frame_tokens, own_keys))
-        return max(0.0, self._sending_seconds(size) - self._work_seconds(own))
+        return max(0.0, seconds - self._work_seconds(own))
 
     def _work_seconds(self, operations):
         """Of a rank's share of Operations."""
