@@ -6,13 +6,16 @@ Knows: the flags and what is printed. Must not know: how a time or a memory is c
 import json
 
 from ..launch.errors import refuse
+from ..models.checkpoint_files import Weights
 from ..output.files import reason_of, write_whole
 from ..plan.actions import FORWARD
 from ..plan.device import device_named
 from ..plan.recorded import compare, read_trace
 from ..plan.timeline import draw_timeline
+from .checks import check_texts
 from .experts import check_weights, files_of_experts
-from .flags import make_parser, value_of
+from .flags import command_settings, make_parser, value_of
+from .loras import check_loras
 from .memory import in_words, readable
 from .memory_check import RESERVE
 from .plan_flags import parse_plan
@@ -62,13 +65,15 @@ def _launch_flags(launch):
 
 
 def _model(args):
-    """The class of the model. Raises ValueError for one that is not known, and for a video without end."""
-    degree = args["dualparal_degree"] or 1
-    model = model_class(args["model"], degree)
-    with_degree = args | dict(dualparal_degree=degree)
-    check_weights(with_degree, model)
+    """The class of the model. Raises ValueError for one that is not known, for weights and LoRAs that cannot be used, as the launcher does, and for a
+    video without end."""
+    check_texts(args)
+    model = model_class(args["model"], args["dualparal_degree"] or 1)
+    check_weights(args, model)
+    files = files_of_experts(args)
     if args["model_path"] is not None:
-        model = at_path(args["model"], model, args["model_path"], files_of_experts(with_degree))
+        model = at_path(args["model"], model, args["model_path"], files)
+    check_loras(model, command_settings(args), Weights(model.settings.model_name, files))
     if value_of(args, model, "num_frames") == 0:
         raise ValueError("--num_frames is 0, for a video without end, which takes for ever: give a number of frames")
     return model
