@@ -78,6 +78,18 @@ def test_a_degree_that_is_given_stays(tmp_path):
     assert not any(" --dualparal_degree 2 " in way["command"].partition("--dualparal_degree 2")[2] for way in ways)
 
 
+def test_a_video_of_one_block_has_nothing_to_cache(tmp_path):
+    one, two = (planned(tmp_path, f"--model tiny-wan --num_inference_steps 4 --num_frames {frames} --prompt x", 2)["ways"] for frames in (45, 49))
+    assert not any("dualparal_context" in way["flags"] for way in one) and any("dualparal_context" in way["flags"] for way in two)
+
+
+def test_what_waits_on_the_host_is_told(tmp_path, capsys):
+    there, here = (planned(tmp_path, f"{DEMO} --prompt x --dualparal_context cached --dualparal_context_store {place}")["ways"] for place in ("host", "device"))
+    tables = capsys.readouterr().out.split("tiny-wan, ")[1:]
+    assert ["from and to the host" in table for table in tables] == [True, False] and "of the host's memory:" in tables[0]
+    assert all(way["host_bytes"] > 0 for way in there) and not any(way["host_bytes"] for way in here)
+
+
 def test_other_strategies_are_priced_too(tmp_path):
     full, clips, queue = (
         planned(tmp_path, f"{DEMO} --prompt x --long_video_strategy {name}")["ways"] for name in ("full", "video_infinity", "fifo")
@@ -121,6 +133,9 @@ def test_float8_is_planned_where_this_machine_has_none(tmp_path):
     ("--model tiny-wan --num_gpus 2 --gpu rtx4090 --num_frames 129 --dualparal_degree 1 --ring_degree 2 --compare two.json", "two.json is of 2 stages and the fastest is stages 1 ring 2.*: add"),
     ("--model tiny-wan --num_gpus 2 --gpu rtx4090 --num_frames 33 --dualparal_degree 2 --compare two.json", "two.json has 16 passes, and .* are planned"),
     ("--model tiny-wan --num_gpus 2 --gpu a100 --gemm_quantization fp8", "profile of A100 80 GB SXM has no rate in float8"),
+    ("--model tiny-wan --num_gpus 2 --gpu rtx4090 --lora nowhere.safetensors", "nowhere.safetensors is missing: give a safetensors file"),
+    ("--model tiny-wan --num_gpus 2 --gpu rtx4090 --lora there.json", "there.json"),
+    ("--model tiny-wan --num_gpus 2 --gpu rtx4090 --lora ''", "--dualparal_lora is ''"),
     ("--model tiny-wan --num_gpus 2 --calibrate new.json", "--num_gpus does nothing with --calibrate"),
 ])
 def test_refused_in_one_line(tmp_path, monkeypatch, capsys, flags, message):
