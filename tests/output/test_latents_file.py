@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from xdualparal.output.latents_file import LatentsFile, read_latents
+from xdualparal.output.latents_file import LatentsFile, read_before, read_latents
 
 BLOCKS = [torch.randn(1, 16, frames, 4, 4, generator=torch.Generator().manual_seed(frames)) for frames in (6, 4, 5)]
 
@@ -23,6 +23,17 @@ def test_blocks_come_back_in_order(tmp_path):
     facts, latents = zip(*read_latents(tmp_path / "a"))
     assert [fact["block"] for fact in facts] == ["0", "1", "2"] and facts[0]["model"] == "tiny"
     assert all(map(torch.equal, latents, BLOCKS))
+
+
+def test_of_a_video_that_continues_another_with_that_ones_last(tmp_path):
+    before = torch.randn(1, 16, 2, 4, 4)
+    with LatentsFile(tmp_path / "a", {"model": "tiny"}) as file:
+        for number, latents in enumerate(BLOCKS):
+            file.append(number, latents, None if number else before)
+    assert torch.equal(read_before(tmp_path / "a"), before)
+    assert all(map(torch.equal, (latents for _, latents in read_latents(tmp_path / "a")), BLOCKS))
+    write(tmp_path / "b")
+    assert read_before(tmp_path / "b") is None
 
 
 @pytest.mark.parametrize("name, words", [("no/l", "there is no folder .*no.: make it"), ("c/l", "is in .*c, the checkpoint: give another folder")])

@@ -69,6 +69,15 @@ def test_frames_and_blocks_are_each_others_inverse(num_frames):
             assert LAYOUT.whole_blocks(count, num_frames, 4) == blocks == LAYOUT.whole_blocks(count + 1, num_frames, 4)
 
 
+@pytest.mark.parametrize("context", [1, 4])
+def test_a_video_that_continues_another_has_no_frames_of_its_latents(context):
+    layout = Layout(8, 4, context + 20, continued_latents=context)
+    assert layout.num_blocks == replace(layout, continued_latents=0).num_blocks
+    frames = [layout.frames_of(blocks, 80, 4) for blocks in range(layout.num_blocks + 1)]
+    assert frames == [0, 4 * (12 - context), 4 * (20 - context), 80][:layout.num_blocks] + [80]
+    assert [layout.whole_blocks(count, 80, 4) for count in frames] == list(range(layout.num_blocks + 1))
+
+
 @pytest.mark.parametrize("overlap", [0, 1, 2])
 @pytest.mark.parametrize("latent_frames", range(1, 20))
 def test_blocks_that_overlap(latent_frames, overlap):

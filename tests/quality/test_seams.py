@@ -36,6 +36,15 @@ def test_seams_are_where_the_layout_cuts(block, context, per_latent, num_frames)
     assert VideoFacts(block, context, per_latent).seams(num_frames).tolist() == cuts
 
 
+@pytest.mark.parametrize("continues_at, num_frames, cuts", [(0, 97, [32, 64, 96]), (77, 141, [77, 109]), (80, 141, [80, 112]), (5, 60, [5, 37])])
+def test_seams_behind_a_video_that_is_continued(continues_at, num_frames, cuts):
+    facts = VideoFacts(8, 4, continues_at=continues_at)
+    assert facts.seams(num_frames).tolist() == cuts
+    latents, starts = facts.boundaries(num_frames)
+    assert starts.min() >= 1 and starts.max() < num_frames and set((latents % 8 == 4).tolist()) == {False, True}
+    assert starts.min() > continues_at - 32
+
+
 @pytest.mark.parametrize("block, context", [(8, 4), (8, 0), (8, 8), (4, 1), (2, 2)])
 @pytest.mark.parametrize("late", [0, 1, 2, 3])
 def test_a_jump_at_seams_is_found_at_the_true_phase_only(block, context, late):
