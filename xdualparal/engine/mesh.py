@@ -96,11 +96,6 @@ class Mesh(Replica):
         """(process group, global rank of each lane) of this rank's pipeline."""
         return self.pipeline.device_group, self.pipeline.ranks
 
-    @property
-    def replica_size(self):
-        """Ranks of the replica."""
-        return self._replica.world_size
-
     def share_in_replica(self, tensor):
         """``tensor`` as it is on the output rank, on every rank of its replica."""
         if self._replica.world_size > 1:

@@ -11,7 +11,6 @@ from ..compat.backends import same_backend
 from ..output.checkpoint import check_same, is_finished, read_manifest
 from ..strategies.table import strategy_of
 from ..texts import place_in_spec
-from .degrees import num_processes
 from .flags import value_of
 from .loras import loras_identity
 from .prompts import as_list, prompts_of
@@ -59,5 +58,5 @@ def _common_values(args, model, config, command):
     if args.get("max_sequence_length"):
         values["max_sequence_length"] = args["max_sequence_length"]
     if args.get("use_parallel_vae"):
-        values["vae_ranks"] = num_processes(args) // (args["data_parallel_degree"] or 1)
+        values["one_segment"] = True
     return values
