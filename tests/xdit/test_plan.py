@@ -83,6 +83,14 @@ def test_a_video_of_one_block_has_nothing_to_cache(tmp_path):
     assert not any("dualparal_context" in way["flags"] for way in one) and any("dualparal_context" in way["flags"] for way in two)
 
 
+def test_a_picture_does_not_replace_what_a_link_leads_to(tmp_path, capsys):
+    (tmp_path / "own.svg").write_text("mine")
+    (tmp_path / "link.svg").symlink_to(tmp_path / "own.svg")
+    with pytest.raises(SystemExit):
+        main(["plan", "--model", "tiny-wan", "--num_gpus", "2", "--gpu", "h100", "--gantt", str(tmp_path / "link.svg"), "--overwrite"])
+    assert "it is a link" in capsys.readouterr().err and (tmp_path / "own.svg").read_text() == "mine"
+
+
 def test_a_machine_may_have_more_gpus(tmp_path):
     ways = planned(tmp_path, "--model tiny-wan --num_inference_steps 4 --num_frames 65 --prompt x --dualparal_degree 5 --gpus_per_node 10 --guidance_scale 1", 10)["ways"]
     assert {way["flags"]["dualparal_degree"] for way in ways} == {5}

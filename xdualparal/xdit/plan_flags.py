@@ -70,6 +70,8 @@ def _check(flags):
     if flags.gantt:
         check_matplotlib()
     pictures = picture_paths(flags.gantt, flags.overwrite) if flags.gantt else []
+    for path in pictures:
+        check_replaceable(path, "--gantt", flags.overwrite)
     named = [("--json", flags.json), ("--compare", flags.compare), *(("--gantt", path) for path in pictures)]
     check_apart([(what, path) for what, path in named if path])
 
