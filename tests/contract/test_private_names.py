@@ -209,3 +209,11 @@ def test_what_a_scheduler_remembers(kind, remembers):
     assert set(kinds.values()) <= {int, list, torch.Tensor}, kinds
     tables = {name for name, value in vars(scheduler).items() if isinstance(value, torch.Tensor) and value.dim() == 5}
     assert tables <= remembers
+
+
+def test_ring_attention_gathers_once():
+    """plan/traffic.py and plan/memory.py: torch's default, and xDiT does not choose another way."""
+    import xfuser.model_executor.layers.usp as usp
+    from torch.distributed.tensor.experimental._context_parallel._attention import _cp_options, _RotateMethod
+
+    assert _cp_options.rotate_method == _RotateMethod.ALL_GATHER and "rotate_method" not in inspect.getsource(usp)

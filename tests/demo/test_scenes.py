@@ -1,7 +1,6 @@
 """The demo's clips: words, pictures, motion and the checkpoint that was trained on them."""
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -81,56 +80,3 @@ def test_colours_and_backgrounds_cannot_be_confused():
         image = demo.background_image(name)
         assert image.shape == (3, 32, 32)
         assert (image.max(dim=0).values - image.min(dim=0).values).max() < 0.02
-
-
-CHECKPOINT = Path(demo.__file__).parent / "tiny-wan"
-
-
-@pytest.fixture(scope="module")
-def pipeline():
-    from diffusers import WanPipeline
-
-    loaded = WanPipeline.from_pretrained(CHECKPOINT, local_files_only=True)
-    loaded.set_progress_bar_config(disable=True)
-    return loaded
-
-
-def test_checkpoint_is_small_and_has_what_the_executor_relies_on(pipeline):
-    assert sum(f.stat().st_size for f in CHECKPOINT.rglob("*") if f.is_file()) <= 24e6
-    transformer, vae = pipeline.transformer.config, pipeline.vae.config
-    assert transformer.num_layers % 8 == 0 and transformer.num_attention_heads % 4 == 0
-    assert transformer.in_channels == transformer.out_channels == vae.z_dim == len(vae.latents_mean)
-    assert (pipeline.vae_scale_factor_temporal, pipeline.vae_scale_factor_spatial) == (4, 4)
-    assert all(p.dtype == torch.float32 for p in pipeline.transformer.parameters())
-    assert pipeline.scheduler.config.use_flow_sigmas
-    assert pipeline.scheduler.config.prediction_type == "flow_prediction"
-
-
-def test_tokenizer_knows_every_word_and_forgives_case_and_punctuation(pipeline):
-    tokens = pipeline.tokenizer([s.prompt for s in demo.all_scenes()]).input_ids
-    assert all(len(t) == 8 and pipeline.tokenizer.unk_token_id not in t for t in tokens)
-    assert pipeline.tokenizer("A Red circle, on a dark background.").input_ids == (
-        pipeline.tokenizer("a red circle on a dark background").input_ids
-    )
-
-
-def test_checkpoint_generates_offline_and_listens_to_the_prompt(pipeline):
-    def run(prompt):
-        seed = torch.Generator().manual_seed(0)
-        call = dict(height=32, width=32, num_frames=9, num_inference_steps=2, generator=seed, output_type="np")
-        return pipeline(prompt=prompt, **call).frames[0]
-
-    red, again, blue = (run(f"a {c} circle on a dark background") for c in ("red", "red", "blue"))
-    assert red.shape == (9, 32, 32, 3) and np.isfinite(red).all()
-    assert np.array_equal(red, again) and not np.array_equal(red, blue)
-
-
-def test_latents_are_normalised(pipeline):
-    clips, _ = demo.make_clips(demo.evaluation_scenes(12), 17, torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        latents = pipeline.vae.encode(clips).latent_dist.mode()
-    config = pipeline.vae.config
-    mean, std = (torch.tensor(v)[:, None, None, None] for v in (config.latents_mean, config.latents_std))
-    latents = (latents - mean) / std
-    assert latents.mean(dim=(0, 2, 3, 4)).abs().max() < 0.5
-    assert 0.5 < latents.std(dim=(0, 2, 3, 4)).min() and latents.std(dim=(0, 2, 3, 4)).max() < 1.5

@@ -15,7 +15,7 @@ from xdualparal.models.wan22 import Wan22Family
 from xdualparal.models.wan_vae import StreamingDecoder, decoder_sizes
 from xdualparal.models.weights import load_stage, load_text_encoder, read_configs
 from xdualparal.plan.memory_numbers import ModelNumbers
-from xdualparal.xdit.demo_model import TINY_WAN_FOLDER
+from xdualparal.xdit.demo_model import TINY_WAN_2_FOLDER, TINY_WAN_FOLDER
 
 
 def numbers_of(family=WanFamily(), transformer=None, vae=None, dtype=torch.bfloat16):
@@ -50,13 +50,14 @@ def test_the_parts_are_those_of_a_whole_transformer():
     assert numbers.largest_bytes == 4 * max(w.numel() for w in whole.parameters())
 
 
-def test_they_are_the_bytes_that_are_loaded():
-    _, transformer, vae = read_configs(TINY_WAN_FOLDER)
-    encoder = json.loads((TINY_WAN_FOLDER / "text_encoder" / "config.json").read_text())
+@pytest.mark.parametrize("folder", [TINY_WAN_FOLDER, TINY_WAN_2_FOLDER], ids=lambda folder: folder.name)
+def test_they_are_the_bytes_that_are_loaded(folder):
+    _, transformer, vae = read_configs(folder)
+    encoder = json.loads((folder / "text_encoder" / "config.json").read_text())
     numbers = ModelNumbers(**model_numbers(WanFamily(), transformer, vae, encoder, torch.float32, torch.float32))
-    pipeline = load_stage(WanFamily(), TINY_WAN_FOLDER, 0, 1, range(numbers.layers), torch.float32, with_vae=True)
+    pipeline = load_stage(WanFamily(), folder, 0, 1, range(numbers.layers), torch.float32, with_vae=True)
     assert bytes_of(pipeline.vae) == numbers.vae_bytes
-    assert bytes_of(load_text_encoder(TINY_WAN_FOLDER, torch.float32)) == numbers.text_encoder_bytes
+    assert bytes_of(load_text_encoder(folder, torch.float32)) == numbers.text_encoder_bytes
     parts = numbers.layers * numbers.layer_bytes + numbers.shared_bytes + numbers.embedding_bytes + numbers.head_bytes
     assert bytes_of(pipeline.transformer) == parts
 

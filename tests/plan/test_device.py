@@ -11,7 +11,7 @@ from xdualparal.plan.device import GPUS, DeviceProfile, device_named
 def test_gpus_have_rates_and_say_where_they_are_from():
     for name, gpu in GPUS.items():
         assert device_named(name) is gpu and len(gpu.sources) == 2
-        assert gpu.matrix_per_s > gpu.decode_half_per_s > gpu.decode_per_s > gpu.memory_per_s > gpu.link_per_s > 0
+        assert gpu.matrix_per_s > gpu.decode_half_per_s > gpu.decode_per_s > gpu.memory_per_s > gpu.among(8) > 0
     assert device_named("RTX 4090") is device_named("rtx_4090") is GPUS["rtx4090"]
 
 
@@ -21,6 +21,14 @@ def test_rates_by_the_makers():
         assert gpu.decode_half_per_s / gpu.decode_per_s == pytest.approx(8 if name == "mi300x" else 2, rel=0.02)
     assert all("half of its rate assumed" in GPUS[name].sources[0] for name in ("rtx4090", "rtx5090"))
     assert all("20 us a message; not measured" in gpu.sources[1] for gpu in GPUS.values())
+    assert all(("from memory" if name == "mi300x" else "compared with copies of its tables") in gpu.sources[0] for name, gpu in GPUS.items())
+
+
+def test_links_that_are_used_at_once():
+    """Each pair of MI300X has a link of its own; others share theirs."""
+    one = GPUS["mi300x"].link_per_s
+    assert [GPUS["mi300x"].among(ranks) for ranks in (1, 2, 3, 8, 16)] == [one, one, 2 * one, 7 * one, 7 * one]
+    assert GPUS["h100"].among(8) == GPUS["h100"].link_per_s
 
 
 def test_a_file_gives_what_was_written(tmp_path):
@@ -32,6 +40,7 @@ def test_a_file_gives_what_was_written(tmp_path):
 @pytest.mark.parametrize("change, message", [
     (dict(matrix_per_s=0), "has matrix_per_s 0: give a number above 0"),
     (dict(memory_per_s=float("nan")), "has memory_per_s nan"),
+    (dict(links=0), "has links 0: give a number above 0"),
     (dict(link_s=-1), "has link_s -1: give a number of 0 or more"),
     (dict(host_per_s="fast"), "has host_per_s 'fast'"),
     (dict(memory_bytes=None), "has memory_bytes None"),

@@ -1,5 +1,7 @@
 """Durations of actions against sums by hand, and the elementwise work against what torch does."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed, WanTransformerBlock
@@ -11,11 +13,13 @@ from xdualparal.models.wan import WanFamily
 from xdualparal.plan.actions import BOTH, CONDITIONAL, DECODE, FORWARD, LOAD, SEND, STEP, Action, Pass
 from xdualparal.plan.cost import StagePart, forward_operations, shape_of
 from xdualparal.plan.device import GPUS, DeviceProfile
-from xdualparal.plan.durations import EAGER, Durations, decode_place
+from xdualparal.plan.durations import EAGER, Durations, decode_place, layers_with_copies
 from xdualparal.plan.layout import Layout
 from xdualparal.plan.memory_numbers import ModelNumbers, RunNumbers
 from xdualparal.plan.pricing import price_of
+from xdualparal.strategies.clips import ClipLayout, ClipsPlan
 from xdualparal.strategies.dualparal import DualParalPlan
+from xdualparal.strategies.fifo import FifoPlan
 
 SMALL = dict(num_layers=30, num_attention_heads=12, ffn_dim=8960)  # Wan2.1-T2V-1.3B
 DEVICE = DeviceProfile("one", 10**10, 2e12, 1e12, 4e12, 8e12, 1e11, 1e10, 2e10, float8_per_s=4e12, link_s=1e-3, layer_s=1e-4)
@@ -56,6 +60,52 @@ def test_shards_share_the_work_and_exchange():
     assert durations().exchanged_bytes(one) == 0
 
 
+def test_ring_gathers_beside_attention_over_its_own_keys():
+    """In 15 layers: half of the keys are a rank's own. What does not fit beside them shows."""
+    one, gathered = Action(0, FORWARD, Pass(0, 1, 1), CONDITIONAL), 2 * 16 * FRAME // 2 * 1536 * 2
+    own = 4 * (12 * FRAME // 2) * (16 * FRAME // 2) * 1536 / 1e12
+    alone = (durations().seconds(one) - 15 * 1e-4) / 2 + 15 * 1e-4
+    assert 1e-3 + gathered / 1e10 < own and durations(ring=2).seconds(one) == pytest.approx(alone)
+    slow = replace(DEVICE, link_per_s=1e7)
+    assert durations(ring=2, device=slow).seconds(one) == pytest.approx(alone + 15 * (1e-3 + gathered / 1e7 - own))
+
+
+def test_clips_exchange_beside_attention_over_their_own_keys():
+    """3 clips of 9 latent frames, a halo of 4 on each side; of 6 sampled frames (0, 4, 9, 13, 18, 22) 4 are elsewhere, of which one is in the halo."""
+    plan = ClipsPlan(ClipLayout(9, 0, 27, clips=3, halo=4, sampled=6), 4)
+    one, comes = Action(1, FORWARD, Pass(0, 1, 1), CONDITIONAL), 2 * (8 + 4 - 1) * FRAME * 1536 * 2
+    assert shape_of(plan, one.one)[:4] == (9, 9 + 8 + 6, 9, 11)
+    fast, slow = (durations(3, replace(DEVICE, link_per_s=rate), plan) for rate in (1e12, 1e6))
+    assert fast.exchanged_bytes(one) == 10 * comes
+    own = 4 * (9 * FRAME) ** 2 * 1536 / 1e12
+    assert slow.seconds(one) - fast.seconds(one) == pytest.approx(10 * (1e-3 + comes / 1e6 - own))
+
+
+def test_exchanges_take_as_many_links_as_there_are():
+    """Ulysses 4: 3 of 7 links. Messages and a pair's exchange have one."""
+    one, send, many = Action(0, FORWARD, Pass(0, 1, 1), CONDITIONAL), Action(0, SEND, Pass(0, 1, 1), BOTH, 1), replace(DEVICE, links=7)
+    exchanged = durations(ulysses=4).exchanged_bytes(one) / 1e10
+    assert durations(ulysses=4).seconds(one) - durations(ulysses=4, device=many).seconds(one) == pytest.approx(exchanged * 2 / 3)
+    assert durations(ulysses=2).seconds(one) == durations(ulysses=2, device=many).seconds(one)
+    assert durations().message_seconds(send) == durations(device=many).message_seconds(send)
+
+
+def test_predictions_of_other_ranks():
+    """With guidance on two ranks each pass's prediction, 8 latent frames in bfloat16, goes to the other one when it is finished; a queue's lanes tell each other theirs,
+    in float32: of 4 windows of 6 latent frames the first two are the first lane's."""
+    step, prediction = Action(1, STEP, Pass(0, 1, 1)), 8 * 16 * 60 * 104 * 2
+    pair = durations(guidance_ranks=2)
+    assert pair.exchanged_bytes(step) == prediction and pair.seconds(step) == pair.waiting_seconds(step) == pytest.approx(1e-3 + prediction / 1e10)
+    queue = FifoPlan(Layout(8, 0, 40), 24, 2, 2)
+    own, wave = durations(2, plan=queue), Pass(0, 0, 30)
+    assert own.gathered_bytes(Action(1, STEP, wave)) == 12 * 16 * 60 * 104 * 4 and own.exchanged_bytes(Action(1, STEP, wave)) == 0
+    assert own.seconds(Action(1, STEP, wave)) == pytest.approx(1e-3 + 12 * 16 * 60 * 104 * 4 / 1e10)
+    assert price_of(queue, own).link_bytes.keys() == {(0, 1), (1, 0)}
+    both = durations(2, plan=queue, guidance_ranks=2)
+    assert both.exchanged_bytes(Action(1, FORWARD, wave)) == 6 * 16 * 60 * 104 * 2 and both.exchanged_bytes(Action(1, STEP, wave)) == 0
+    assert both.waiting_seconds(Action(1, FORWARD, wave)) == pytest.approx(1e-3 + 6 * 16 * 60 * 104 * 2 / 1e10)
+
+
 def test_messages_have_hidden_states_or_latents():
     own = durations()
     hidden, latents = Action(0, SEND, Pass(0, 1, 1), BOTH, 1), Action(1, SEND, Pass(0, 1, 1), BOTH, 0)
@@ -74,6 +124,35 @@ def test_decoding_and_experts():
     assert durations().seconds(Action(0, LOAD, Pass(0, 1, 1))) == pytest.approx(15 * numbers().layer_bytes / 2e10)
     assert plan.layout.own_latents(0) == 12
     assert decode_place("thread", GPUS["h100"]) == "inline" and decode_place("end", GPUS["h100"]) == "end"
+
+
+def on_the_host(host_per_s):
+    """(seconds of a pass with cached K/V on the host, of one with them on the device, seconds of copying a layer's one way)."""
+    plan, one = DualParalPlan(3, 4, 1, layout=LAYOUT, context="cached"), Action(0, FORWARD, Pass(0, 1, 1), CONDITIONAL)
+    device = replace(DEVICE, host_per_s=host_per_s)
+    here, there = (durations(1, device, plan, kept_bytes=2, kept_on_host=where) for where in (False, True))
+    size = 2 * 4 * FRAME * 1536 * 2  # K and V of 4 latent frames
+    assert there.host_bytes(one) == 30 * 2 * size and here.host_bytes(one) == 0
+    assert there.host_bytes(Action(0, FORWARD, Pass(0, 0, 1), BOTH)) == 2 * 30 * size  # block 0 reads none, block 2 leaves none
+    assert there.host_bytes(Action(0, FORWARD, Pass(0, 2, 1), BOTH)) == 2 * 30 * size and there.host_bytes(Action(0, STEP, one.one)) == 0
+    return there.seconds(one), here.seconds(one), size / host_per_s
+
+
+def test_copies_from_and_to_the_host_are_made_beside_the_pass():
+    """But for the first layer's, where the link is fast; where it is slow a pass takes what the copies take, in both directions one after the other."""
+    there, here, copy = on_the_host(1e12)
+    assert there == pytest.approx(here + copy) and copy < 0.01 * here
+    there, here, copy = on_the_host(1e7)
+    assert 30 * 2 * copy <= there <= 30 * 2 * copy + here / 30
+
+
+def test_copies_by_hand():
+    """3 layers of 10 s, each with 4 s of K/V that come and 2 that leave; then of 1 s."""
+    assert layers_with_copies(3, 10, 4, 2) == 4 + 3 * 10
+    # Come: 0 to 4 and 8. Layer 0 from 4; the third's come from 8 to 12, before layer 0's leave until 14; layer 1 from 8, its own leave until 16; layer 2 from 12.
+    assert layers_with_copies(3, 1, 4, 2) == 18
+    assert layers_with_copies(3, 10, 0, 0) == 30 and layers_with_copies(1, 1, 4, 2) == 6
+    assert layers_with_copies(3, 10, 0, 2) == 30 and layers_with_copies(3, 10, 0, 12) == 36
 
 
 def test_float8_layers_have_its_rate():

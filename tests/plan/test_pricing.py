@@ -1,5 +1,7 @@
 """A price is the simulation's, of long videos too."""
 
+from dataclasses import replace
+
 import pytest
 
 from xdualparal.plan import pricing
@@ -27,7 +29,16 @@ class Made:
         return 10 if send.peer else 3
 
     def exchanged_bytes(self, action):
-        return 7
+        return 7 * (action.kind == FORWARD)
+
+    def gathered_bytes(self, action):
+        return 11 * (action.kind == "S" and action.lane == 0)
+
+    def waiting_seconds(self, action):
+        return 0.0
+
+    def host_bytes(self, action):
+        return 5 * (action.kind == FORWARD) * (1 + action.lane)
 
 
 def plan_of(blocks, decode="inline", **more):
@@ -42,7 +53,7 @@ def test_a_long_video_is_as_if_it_were_simulated(monkeypatch, more):
     monkeypatch.setattr(pricing, "MOST_PASSES", 10)
     short = price_of(plan, Made())
     assert short.seconds == pytest.approx(whole.seconds, rel=1e-9) and short.bubble == pytest.approx(whole.bubble, abs=1e-9)
-    assert (short.first_frames_s, short.link_bytes, short.exchanged_bytes) == (whole.first_frames_s, whole.link_bytes, whole.exchanged_bytes)
+    assert replace(short, seconds=0, bubble=0) == replace(whole, seconds=0, bubble=0)
 
 
 @pytest.mark.parametrize("steps, lookahead", [(5, 0), (8, 2), (11, 2)])
@@ -54,7 +65,7 @@ def test_a_long_queue_is_as_if_it_were_simulated(monkeypatch, steps, lookahead):
     short = price_of(plan, Made())
     assert max(one for _, one in waves) < plan.num_waves / 2
     assert short.seconds == pytest.approx(whole.seconds, rel=1e-9) and short.bubble == pytest.approx(whole.bubble, abs=1e-9)
-    assert (short.first_frames_s, short.exchanged_bytes) == (whole.first_frames_s, whole.exchanged_bytes)
+    assert replace(short, seconds=0, bubble=0) == replace(whole, seconds=0, bubble=0)
 
 
 def _counted(passes, waves):
@@ -69,9 +80,20 @@ def test_the_sums_by_hand():
     """2 blocks, 5 steps, 3 stages: each pass on each of the first two edges, and all but the last step's latents back."""
     price = price_of(plan_of(2), Made())
     trace = simulate(schedule_with_messages(plan_of(2)), Made().seconds, lambda send: 0.1)
-    assert price.seconds == trace.end and price.exchanged_bytes == 7 * 10
+    assert price.seconds == trace.end and price.exchanged_bytes == 7 * 10 and price.host_bytes == 5 * 3 * 10
     assert price.link_bytes == {(0, 1): 100, (1, 2): 100, (2, 0): 3 * 9}  # block 0's finished latents are block 1's context
     assert price.first_frames_s < price.seconds and 0 < price.bubble < 1
+
+
+def test_waiting_for_predictions_is_no_work(monkeypatch):
+    """Of a queue on 3 lanes: a second of each STEP."""
+    plan = FifoPlan(Layout(4, 0, 12), 8, 3, 2)
+    monkeypatch.setattr(Made, "waiting_seconds", lambda self, action: float(action.kind == "S"))
+    monkeypatch.setattr(Made, "seconds", lambda self, action: 2.0 * (action.kind == FORWARD) + self.waiting_seconds(action))
+    price, trace = price_of(plan, Made()), simulate(schedule_with_messages(plan), Made().seconds, lambda send: 0.0)
+    passes, end = sum(len(plan.passes(wave)) for wave in range(plan.num_waves)), price.seconds
+    assert price.bubble == pytest.approx(1 - 2 * passes / (3 * end)) and price.bubble > trace.bubble()
+    assert price.link_bytes == {(0, 1): 11 * plan.num_waves}
 
 
 def test_first_frames_without_decoding():

@@ -193,7 +193,7 @@ def test_what_linux_says_is_available():
     assert 10**8 < free < 10**14
 
 
-@pytest.mark.parametrize("model", ["tiny-wan", "Wan2.1-T2V-1.3B", "Wan2.1-T2V", "Wan2.2-T2V"])
+@pytest.mark.parametrize("model", ["tiny-wan", "tiny-wan-2", "Wan2.1-T2V-1.3B", "Wan2.1-T2V", "Wan2.2-T2V"])
 def test_every_model_has_a_line(model):
     args = parsed("", degree=2, model=model)
     assert memory_line(args, model_class(model, 2)).startswith("by arithmetic rank ")

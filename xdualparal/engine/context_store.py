@@ -16,7 +16,8 @@ from contextlib import contextmanager
 import torch
 from xfuser.core.cache_manager.cache_manager import get_cache_manager
 
-from .kept_kv import AHEAD, DeviceShelf, Kept, exact
+from ..plan.waiting import AHEAD
+from .kept_kv import DeviceShelf, Kept, exact
 
 CACHE_TYPE = "dualparal_context"
 

@@ -11,7 +11,6 @@ from typing import Callable, NamedTuple
 import torch
 
 HOST = torch.device("cpu")
-AHEAD = 2  # layers whose K/V are on their way to the device while one computes
 _MOST_LEAVING = 4  # tensors on their way to the host whose memory on the device is not free yet
 _FLOAT8 = torch.float8_e4m3fn
 _LIMIT = 432.0  # for numbers in float8, whose largest is 448: what is below it stays below when it is rounded, and from its half on above

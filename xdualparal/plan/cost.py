@@ -34,20 +34,30 @@ class StagePart:
 
 class PassShape(NamedTuple):
     """Latent frames of a pass: of its ``window``; that each self-attention has ``seen``, with K/V that it reads; that are ``predicted``; whose K/V are
-    ``fetched`` from other passes that run at the same time."""
+    ``fetched`` from passes that run elsewhere at the same time; of K/V that last for waves, those that are ``kept_read`` and ``kept_left``."""
 
     window: int
     seen: int
     predicted: int
     fetched: int
+    kept_read: int = 0
+    kept_left: int = 0
 
 
 def shape_of(plan, one):
     """The PassShape of the pass ``one``."""
     spec = plan.spec(one)
-    kept = {kept.key: kept.count for key in spec.reads for kept in plan.spec(key.one).keeps}
-    fetched = sum(len(scope.frames) for scope in spec.scopes)
-    return PassShape(spec.window_latents, spec.window_latents + sum(kept[key] for key in spec.reads) + fetched, len(spec.predicted), fetched)
+    kept = {kept.key: kept for key in spec.reads for kept in plan.spec(key.one).keeps}
+    read, own = [kept[key] for key in spec.reads], range(spec.position, spec.position + spec.window_latents)
+    scopes = [frame for scope in spec.scopes for frame in scope.frames]  # what is in two is seen twice, and comes once
+    return PassShape(
+        spec.window_latents, spec.window_latents + _frames(read) + len(scopes), len(spec.predicted), len({*scopes} - {*own}),
+        kept_read=_frames(one for one in read if one.lasts), kept_left=_frames(one for one in spec.keeps if one.lasts),
+    )
+
+
+def _frames(kept):
+    return sum(one.count for one in kept)
 
 
 def forward_operations(model, part, shape, frame_tokens, text_tokens=512):
@@ -74,4 +84,9 @@ def layer_operations(model, tokens, seen_tokens, text_tokens):
     """
     dim = model.dim
     matrix = (4 + 2) * 2 * tokens * dim * dim + 2 * 2 * tokens * dim * model.ffn_dim
-    return Operations(matrix, 2 * 2 * tokens * (seen_tokens + text_tokens) * dim)
+    return Operations(matrix, attention_operations(model, tokens, seen_tokens + text_tokens))
+
+
+def attention_operations(model, tokens, seen_tokens):
+    """Of the scores and sums of attention of ``tokens`` over ``seen_tokens``."""
+    return 2 * 2 * tokens * seen_tokens * model.dim

@@ -13,6 +13,7 @@ from itertools import product
 
 from .messages import MAX_PENDING_SENDS
 from .schedule import AT_END, NO_DECODE, THREAD
+from .waiting import AHEAD
 
 _FLOAT = 4  # bytes of a float32
 # Latents that a block's scheduler keeps beside the block's own: UniPC of order 2, Wan's own, has two predictions and the last
@@ -189,7 +190,7 @@ def _context(model, run, stage, entries):
     kept = run.videos * run.own_branches * run.stage_layers[stage] * 2 * frames
     lasting = entries * _kept(model, run, stage)
     if run.kept_on_host:
-        lasting = min(lasting, (3 + 2) * _kept(model, run, stage) // (run.own_branches * run.stage_layers[stage]))
+        lasting = min(lasting, (AHEAD + 1 + 2) * _kept(model, run, stage) // (run.own_branches * run.stage_layers[stage]))
     return round(kept + lasting + 2 * _keys(model, run))
 
 

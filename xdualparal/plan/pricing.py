@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 
-from .actions import FORWARD, SEND, STEP
+from .actions import SEND, STEP
 from .messages import schedule_with_messages
 from .schedule import CLIPS, STAGES
 from .simulate import simulate
@@ -19,13 +19,14 @@ MOST_PASSES = 2_000  # that are simulated one by one: on 8 stages a second
 class Price:
     """``seconds``: until the last frame is there. ``first_frames_s``: until the first ones are. ``bubble``: the share of the stages' time, 0
     to 1, in which they wait. ``link_bytes``: {(stage, the one that it sends to): bytes, from each rank}. ``exchanged_bytes``: what the
-    busiest rank sends to others of its stage."""
+    busiest rank sends to others of its stage. ``host_bytes``: what comes to the busiest one from its host's memory and goes there."""
 
     seconds: float
     first_frames_s: float
     bubble: float
     link_bytes: dict
     exchanged_bytes: int
+    host_bytes: int = 0
 
 
 def price_of(plan, durations):
@@ -55,13 +56,14 @@ def _schedule(plan):
 
 @dataclass(frozen=True)
 class _Sums:
-    """``busy``: seconds of all stages together. ``sent``: bytes by edge. ``exchanged``: by stage."""
+    """``busy``: seconds of all stages together, without those in which they wait for each other's predictions. ``sent``: bytes by edge. ``exchanged``, ``copied``: by stage, to others of it, and from and to the host."""
 
     end: float
     first: float
     busy: float
     sent: Counter
     exchanged: Counter
+    copied: Counter
 
     def with_more(self, before, times):
         """As if what is more than ``before``, _Sums of one block less, came ``times`` more."""
@@ -73,23 +75,28 @@ class _Sums:
 
         return _Sums(
             more(self.end, before.end), self.first, more(self.busy, before.busy), all_more(self.sent, before.sent),
-            all_more(self.exchanged, before.exchanged),
+            all_more(self.exchanged, before.exchanged), all_more(self.copied, before.copied),
         )
 
     def price(self, stages):
         """The Price on as many stages."""
         bubble = 1 - self.busy / (stages * self.end)
-        return Price(self.end, self.first, bubble, dict(sorted(self.sent.items())), max(self.exchanged.values(), default=0))
+        most = [max(by_stage.values(), default=0) for by_stage in (self.exchanged, self.copied)]
+        return Price(self.end, self.first, bubble, dict(sorted(self.sent.items())), *most)
 
 
 def _sums(plan, durations):
-    trace, sent, exchanged = trace_of(plan, durations), Counter(), Counter()
+    trace, sent, exchanged, copied = trace_of(plan, durations), Counter(), Counter(), Counter()
+    busy = sum(map(trace.busy, range(plan.num_stages)))
     for action in (span.action for row in trace.stages for span in row):
         if action.kind == SEND and action.peer < plan.num_stages:
             sent[action.edge] += durations.message_bytes(action)
-        elif action.kind == FORWARD:
-            exchanged[action.lane] += durations.exchanged_bytes(action)
-    return _Sums(trace.end, _first_frames(plan, trace), sum(map(trace.busy, range(plan.num_stages))), sent, exchanged)
+        elif gathered := durations.gathered_bytes(action):
+            sent[action.lane, (action.lane + 1) % plan.num_stages] += gathered
+        exchanged[action.lane] += durations.exchanged_bytes(action)
+        copied[action.lane] += durations.host_bytes(action)
+        busy -= durations.waiting_seconds(action)
+    return _Sums(trace.end, _first_frames(plan, trace), busy, sent, exchanged, copied)
 
 
 def _first_frames(plan, trace):

@@ -9,6 +9,7 @@ from .settings import Settings, setting
 
 DEVICE, HOST = "device", "host"
 MODEL, FLOAT8 = "model", "float8"  # numbers that K/V wait in
+AHEAD = 2  # layers whose K/V are on their way to the device while one computes
 
 
 def most_kept(num_steps, num_blocks, stagger):

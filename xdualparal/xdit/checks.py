@@ -49,7 +49,7 @@ def check_command(args, world_size):
     Raises ValueError, with what was given, what is allowed and what to do, for a command that cannot work.
     """
     if args["dualparal_degree"] is not None:
-        _check_texts(args)
+        check_texts(args)
     model = model_class(args["model"], args["dualparal_degree"])
     if args["dualparal_degree"] is not None:
         check_weights(args, model)
@@ -132,8 +132,8 @@ def _check_plan(args, model):
         )
 
 
-def _check_texts(args):
-    """An empty text, of a shell's variable that is not set, would be taken for a flag that is not given; a shell leaves the ~
+def check_texts(args):
+    """Raises ValueError for texts that were not meant. An empty text, of a shell's variable that is not set, would be taken for a flag that is not given; a shell leaves the ~
     in --flag=~/folder; a line break or bytes that are no text cannot be printed in a line."""
     given = [(name, value) for name, values in args.items() for value in (values if isinstance(values, list) else [values])]
     for name, value in given:

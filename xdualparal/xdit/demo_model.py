@@ -1,8 +1,9 @@
-"""The demo model in xDiT's terms.
+"""The demo models in xDiT's terms.
 
-Knows: its folder and its defaults. Must not know: how a video is made.
+Knows: their folders and their defaults. Must not know: how a video is made.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,7 +11,8 @@ from xfuser.model_executor.models.runner_models.base_model import DefaultInputVa
 
 from .models import DualParalWanModel
 
-TINY_WAN_FOLDER = Path(__file__).parent.parent / "demo" / "tiny-wan"
+_DEMO = Path(__file__).parent.parent / "demo"
+TINY_WAN_FOLDER, TINY_WAN_2_FOLDER = _DEMO / "tiny-wan", _DEMO / "tiny-wan-2"
 
 
 class TinyWanModel(DualParalWanModel):
@@ -24,3 +26,11 @@ class TinyWanModel(DualParalWanModel):
     default_input_values = DefaultInputValues(
         height=32, width=32, num_frames=81, num_inference_steps=50, guidance_scale=1.5, negative_prompt=""
     )
+
+
+class TinyWan2Model(TinyWanModel):
+    """The second demo model in this package: 64 x 64 pixels, the world of demo/world.py. See examples/train_tiny_wan_2.py."""
+
+    pixels_per_token = 16
+    settings = replace(TinyWanModel.settings, model_name=str(TINY_WAN_2_FOLDER), output_name="tiny_wan_2")
+    default_input_values = replace(TinyWanModel.default_input_values, height=64, width=64)

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from itertools import product
 
 from ..plan.memory import RankMemory, fullest
+from ..plan.schedule import NO_DECODE
 from ..plan.waiting import FLOAT8, HOST
+from ..strategies.base import Lanes
 from ..strategies.dualparal import CACHED, DualParal
 from .advice import MOST_VIDEOS
 from .checks import check_degrees_together
 from .flags import value_of
-from .memory import in_words, is_predicted, predicted, readable
+from .memory import in_words, is_predicted, plan_of, predicted, readable
 from .memory_check import RESERVE
 from .prompts import prompts_of
 
@@ -87,8 +89,10 @@ def _divisors(number):
 
 
 def _cached(args, model, degrees, memory_bytes):
-    """Of the Mixes with cached context the first that fits, or else the last."""
+    """Of the Mixes with cached context the first that fits, or else the last; none where that is what there is, or nothing is cached."""
     if args["dualparal_strategy"] != DualParal.name or args["dualparal_context"] == CACHED or not args["dualparal_context_latents"]:
+        return []
+    if plan_of(args | degrees, model, Lanes(degrees["dualparal_degree"], NO_DECODE, split_guidance=False)).num_blocks == 1:
         return []
     judged = (_judged(args, model, degrees | context, memory_bytes) for context in _CONTEXTS)
     last = None

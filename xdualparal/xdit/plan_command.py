@@ -6,13 +6,16 @@ Knows: the flags and what is printed. Must not know: how a time or a memory is c
 import json
 
 from ..launch.errors import refuse
+from ..models.checkpoint_files import Weights
 from ..output.files import reason_of, write_whole
 from ..plan.actions import FORWARD
 from ..plan.device import device_named
 from ..plan.recorded import compare, read_trace
 from ..plan.timeline import draw_timeline
+from .checks import check_texts
 from .experts import check_weights, files_of_experts
-from .flags import make_parser, value_of
+from .flags import command_settings, make_parser, value_of
+from .loras import check_loras
 from .memory import in_words, readable
 from .memory_check import RESERVE
 from .plan_flags import parse_plan
@@ -21,7 +24,7 @@ from .prompts import prompts_of
 from .registry import at_path, model_class
 
 _MOST_REASONS = 8  # that are printed
-_COLUMNS = ("", "seconds", "first frames", "stages wait", "memory", "sent to the next stage", "exchanged in a stage")
+_COLUMNS = ("", "seconds", "first frames", "stages wait", "memory", "sent to the next stage", "exchanged in a stage", "from and to the host")
 
 
 def main(argv):
@@ -62,13 +65,15 @@ def _launch_flags(launch):
 
 
 def _model(args):
-    """The class of the model. Raises ValueError for one that is not known, and for a video without end."""
-    degree = args["dualparal_degree"] or 1
-    model = model_class(args["model"], degree)
-    with_degree = args | dict(dualparal_degree=degree)
-    check_weights(with_degree, model)
+    """The class of the model. Raises ValueError for one that is not known, for weights and LoRAs that cannot be used, as the launcher does, and for a
+    video without end."""
+    check_texts(args)
+    model = model_class(args["model"], args["dualparal_degree"] or 1)
+    check_weights(args, model)
+    files = files_of_experts(args)
     if args["model_path"] is not None:
-        model = at_path(args["model"], model, args["model_path"], files_of_experts(with_degree))
+        model = at_path(args["model"], model, args["model_path"], files)
+    check_loras(model, command_settings(args), Weights(model.settings.model_name, files))
     if value_of(args, model, "num_frames") == 0:
         raise ValueError("--num_frames is 0, for a video without end, which takes for ever: give a number of frames")
     return model
@@ -76,6 +81,8 @@ def _model(args):
 
 def _nothing_works(flags, device, others):
     reasons = {mix.why_not: mix for mix in others}
+    if len(reasons) == 1 and not others[0].memory:
+        return others[0].why_not  # no degrees would mend it
     least = min((mix for mix in others if mix.memory), key=lambda mix: mix.memory.total, default=None)
     shown = (least or next(iter(reasons.values()))) if others else None
     if shown is None:
@@ -87,7 +94,8 @@ def _text(flags, args, model, device, ways, others):
     size = "x".join(str(value_of(args, model, name)) for name in ("height", "width", "num_frames"))
     steps, videos = value_of(args, model, "num_inference_steps"), len(prompts_of(args))
     lines = [f"{args['model']}, {size} (height, width, frames), {steps} steps, {videos} video{'s' * (videos > 1)}, {flags.num_gpus} x {device.name}"]
-    lines += _table([_COLUMNS, *(_row(way) for way in ways[:flags.show])])
+    columns = len(_COLUMNS) - (not any(way.price.host_bytes for way in ways[:flags.show]))
+    lines += _table([row[:columns] for row in (_COLUMNS, *map(_row, ways[:flags.show]))])
     if len(ways) > flags.show:
         lines.append(f"and {len(ways) - flags.show} slower ones (--show N, --json FILE)")
     lines += [f"not {mix}: {mix.why_not}" for mix in others[:_MOST_REASONS]]
@@ -96,6 +104,7 @@ def _text(flags, args, model, device, ways, others):
     lines += ["without loading the weights and encoding the prompts; by arithmetic, of:", *(f"  {source}" for source in device.sources)]
     memory = ways[0].mix.memory
     needs = f", whose fullest GPU needs {in_words(memory)} and {readable(RESERVE)} for libraries" if memory else ""
+    needs += f", and {readable(memory.host)} of the host's memory" if memory and memory.host else ""
     return "\n".join([*lines, f"the fastest{needs}:", f"  {ways[0].command}"])
 
 
@@ -104,7 +113,7 @@ def _row(way):
     sent = max(price.link_bytes.values(), default=0)
     return (
         str(way.mix), f"{price.seconds:.4g}", f"{price.first_frames_s:.4g}", f"{price.bubble:.1%}", readable(memory) if memory else "not known",
-        readable(sent), readable(price.exchanged_bytes),
+        readable(sent), readable(price.exchanged_bytes), readable(price.host_bytes),
     )
 
 

@@ -63,9 +63,8 @@ def _price(args, model, device):
     seconds = sum(prices[videos].seconds for videos in groups)
     busy = sum(prices[videos].seconds * (1 - prices[videos].bubble) for videos in groups)
     links = {edge: sum(prices[videos].link_bytes[edge] for videos in groups) for edge in prices[groups[0]].link_bytes}
-    return Price(
-        seconds, prices[groups[0]].first_frames_s, 1 - busy / seconds, links, sum(prices[videos].exchanged_bytes for videos in groups)
-    )
+    exchanged, copied = (sum(getattr(prices[videos], name) for videos in groups) for name in ("exchanged_bytes", "host_bytes"))
+    return Price(seconds, prices[groups[0]].first_frames_s, 1 - busy / seconds, links, exchanged, copied)
 
 
 def _planned(args, model, device, videos):

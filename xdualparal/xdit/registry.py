@@ -13,11 +13,12 @@ from ..models import family_of_folder
 from ..models.checkpoint_files import Weights
 from ..models.folder import check_folder
 from ..models.weights import read_configs
-from .demo_model import TinyWanModel
+from .demo_model import TinyWan2Model, TinyWanModel
 from .wan_models import Wan21T2VModel, Wan21T2VSmallModel, Wan22DistilledT2VModel, Wan22T2VModel
 
 DUALPARAL_MODELS = {
     "tiny-wan": TinyWanModel,
+    "tiny-wan-2": TinyWan2Model,
     "Wan2.1-T2V-1.3B": Wan21T2VSmallModel,
     "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": Wan21T2VSmallModel,
     "Wan2.1-T2V": Wan21T2VModel,
