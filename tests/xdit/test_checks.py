@@ -199,5 +199,5 @@ def test_a_video_in_one_segment_is_another_file():
     flags = ["--model", "tiny-wan", "--prompt", "a", "--dualparal_degree", "2"]
     for more, said in (([], None), (["--use_parallel_vae"], True)):
         args = vars(make_parser().parse_args([*flags, *more]))
-    XX, dualparal_config(args), command_settings(args))
+        [values] = known_values(args, TinyWanModel, dualparal_config(args), command_settings(args))
         assert values.get("one_segment") is said
