@@ -11,6 +11,7 @@ from dualparal_testing.commands import is_running
 from xdualparal.bench import runs
 from xdualparal.bench.command import main, run_all
 from xdualparal.bench.flags import bench_of, bench_parser
+from xdualparal.bench.plot import draw
 from xdualparal.bench.runs import Case, Run, launch_flags
 from xdualparal.bench.summary import Range, growth_with_frames, growth_with_processes, read_summaries, summarize
 from xdualparal.bench.table import as_text
@@ -155,6 +156,16 @@ def test_what_cannot_run_the_model_is_left_out_and_refused_by_name(monkeypatch):
     assert unsuited_for("Wan2.1-T2V") == {} and "an expert for some" in unsuited_for("Wan2.2-T2V")["fifo"]
     with pytest.raises(ValueError, match="is not known"):
         unsuited_for("tiny-wam")
+
+
+@pytest.mark.parametrize("frames, processes, labels", [
+    ((65, 129), (1,), ["video frames"]), ((65,), (1, 2), ["processes"]), ((65, 129), (1, 2), ["video frames", "processes"]), ((65,), (1,), ["video frames"]),
+])
+def test_the_plot_is_against_what_differs(tmp_path, frames, processes, labels):
+    runs = [made("full", count, 1.0 + count / number, number, peak_bytes=(MIB,) * number) for count in frames for number in processes]
+    [svg] = draw(summarize([runs]), tmp_path / "b.svg", "about")
+    texts = [line for line in svg.read_text().splitlines() if "<text" in line]
+    assert [label for label in ("video frames", "processes") if any(f">{label}<" in text for text in texts)] == labels
 
 
 @pytest.mark.processes

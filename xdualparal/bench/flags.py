@@ -62,7 +62,7 @@ def bench_parser():
     add("--threads", type=int, default=1, help="of torch in each process, where it computes on the CPU (default: 1)")
     add("--timeout_s", type=float, default=3600.0, help="seconds after which a command is ended and counts as failed (default: 3600)")
     add("--json", type=Path, help="write all that was measured to this file")
-    add("--plot", type=Path, help="draw time and memory against frames: a .svg or .png, or both without such an ending")
+    add("--plot", type=Path, help="draw time and memory against frames, and against processes where there are several numbers of them: a .svg or .png, or both without such an ending")
     add("--keep", type=Path, help="a new folder for the videos, reports and traces of the last round; else they are removed")
     add("--overwrite", action="store_true", help="replace the files of --json and --plot")
     return parser
