@@ -212,7 +212,8 @@ def frames_with_vae(rank, kind):
     pipeline = DualParalPipeline(wan, config, case.config())
     change_vae(wan.vae, kind)
     outputs = [pipeline(**case.arguments() | {"output_type": output}) for output in ("np", "latent")]
-    return [None if output is None else np.asarray(output.frames) for output in outputs]
+    at_once = pipeline.run_spec(**case.arguments()).one_segment
+    return [at_once, *(None if output is None else np.asarray(output.frames) for output in outputs)]
 
 
 def change_vae(vae, kind):
@@ -230,8 +231,8 @@ def change_vae(vae, kind):
 
 @pytest.mark.parametrize("kind", ["tiling", "slicing", "parallel"])
 def test_vae_options(kind):
-    first, (frames, latents) = run_ranks(frames_with_vae, 2, kind)
-    assert first == [None, None]
+    first, (at_once, frames, latents) = run_ranks(frames_with_vae, 2, kind)
+    assert first == [at_once, None, None] and at_once == (True if kind == "parallel" else None)
     wan = small_pipeline()
     if kind != "parallel":
         change_vae(wan.vae, kind)

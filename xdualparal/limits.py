@@ -55,6 +55,15 @@ def plain(value):
     return int(value) if isinstance(value, Integral) else float(value)
 
 
+def how_given(value):
+    """What follows a flag's or setting's name in a message: as a user writes the value, not as Python does."""
+    if value is True:
+        return "is given"
+    if isinstance(value, (tuple, list)):
+        value = ("," if isinstance(value, tuple) else " ").join(f"{one:g}" if isinstance(one, float) else str(one) for one in value)
+    return f"is {value}"
+
+
 def check_whole(name, value, at_least):
     """Raises ValueError unless ``value`` is a whole number of ``at_least`` or more."""
     if not is_whole(value) or value < at_least:

@@ -261,7 +261,7 @@ class DualParalPipeline:
             model=self.model_name, loras=self.loras, precision=self.stage.precision, compiled=self.stage.is_compiled, compile_options=self.stage.compile_options,
             **self._backends,
             vae_precision=pipe.vae and dtype_name(pipe.vae.dtype), tiling=tiling_of(pipe.vae),
-            text_encoder_place=None if request.has_embeds else self.texts.place,
+            one_segment=self.vae_on_all_ranks or None, text_encoder_place=None if request.has_embeds else self.texts.place,
         )
 
     def _used_parts(self):

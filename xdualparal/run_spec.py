@@ -23,7 +23,8 @@ class RunSpec:
     ``text_encoder``, ``vae`` (digests of configuration and weights), ``text_encoder_place`` ("cpu" where it is on the host beside an
     accelerator, which rounds otherwise; None: with the passes), ``precision`` (the transformer's dtype),
     ``attention_backend``, ``cross_attention_backend`` (names of what computes), ``compiled``, ``compile_options``. Method: ``strategy`` and its settings. Frames: ``output_type``,
-    ``vae_precision``, ``tiling`` (the tiles' sizes in pixels). File: ``quality`` (H.264's rate factor), ``fps``.
+    ``vae_precision``, ``tiling`` (the tiles' sizes in pixels), ``one_segment`` (whether all frames come at once, from xDiT's parallel
+    VAE, and not block by block: the file then has other key frames). File: ``quality`` (H.264's rate factor), ``fps``.
     """
 
     prompt: str | None = None
@@ -74,6 +75,7 @@ class RunSpec:
     output_type: str | None = None
     vae_precision: str | None = None
     tiling: tuple[int, ...] | None = None
+    one_segment: bool | None = None
     quality: int | None = None
     fps: float | None = None
 
@@ -112,7 +114,7 @@ class RunSpec:
         return replace(self, **dict.fromkeys(_AFTER_LATENTS))
 
 
-_AFTER_LATENTS = ("output_type", "vae", "vae_precision", "tiling", "quality", "fps")
+_AFTER_LATENTS = ("output_type", "vae", "vae_precision", "tiling", "one_segment", "quality", "fps")
 _ONLY_NAMES = ("model",)  # the digests of the weights decide: one model has several names, and its folder may be moved
 _TOLD_BY = {"loras": "transformer"}  # one fused weight comes of several LoRAs, or of Python: as soon as the weights are known, they decide
 

@@ -11,9 +11,11 @@ from dualparal_testing.commands import is_running
 from xdualparal.bench import runs
 from xdualparal.bench.command import main, run_all
 from xdualparal.bench.flags import bench_of, bench_parser
+from xdualparal.bench.plot import draw
 from xdualparal.bench.runs import Case, Run, launch_flags
 from xdualparal.bench.summary import Range, growth_with_frames, growth_with_processes, read_summaries, summarize
 from xdualparal.bench.table import as_text
+from xdualparal.xdit.bench_models import unsuited_for
 
 MIB = 2**20
 
@@ -145,17 +147,38 @@ def test_help_needs_no_torch(capsys, monkeypatch):
     assert end.value.code == 0 and "--strategies" in capsys.readouterr().out
 
 
+def test_what_cannot_run_the_model_is_left_out_and_refused_by_name(monkeypatch):
+    asked = bench_parser().parse_args(["--model", "tiny-wan"])
+    reasons = unsuited_for("tiny-wan")
+    assert bench_of(asked, reasons).strategies == ("dualparal", "chunks", "full", "video_infinity", "fifo")
+    with pytest.raises(ValueError, match="^--strategies has xdit and model tiny-wan runs with DualParal only: leave it out$"):
+        bench_of(bench_parser().parse_args(["--model", "tiny-wan", "--strategies", "full,xdit"]), reasons)
+    assert unsuited_for("Wan2.1-T2V") == {} and "an expert for some" in unsuited_for("Wan2.2-T2V")["fifo"]
+    with pytest.raises(ValueError, match="is not known"):
+        unsuited_for("tiny-wam")
+
+
+@pytest.mark.parametrize("frames, processes, labels", [
+    ((65, 129), (1,), ["video frames"]), ((65,), (1, 2), ["processes"]), ((65, 129), (1, 2), ["video frames", "processes"]), ((65,), (1,), ["video frames"]),
+])
+def test_the_plot_is_against_what_differs(tmp_path, frames, processes, labels):
+    runs = [made("full", count, 1.0 + count / number, number, peak_bytes=(MIB,) * number) for count in frames for number in processes]
+    [svg] = draw(summarize([runs]), tmp_path / "b.svg", "about")
+    texts = [line for line in svg.read_text().splitlines() if "<text" in line]
+    assert [label for label in ("video frames", "processes") if any(f">{label}<" in text for text in texts)] == labels
+
+
 @pytest.mark.processes
 def test_a_real_bench(tmp_path, capsys):
     """A strategy that makes videos and one that cannot: 3 processes do not divide the model's 4 heads."""
-    flags = ["--num_frames", "161", "--strategies", "dualparal,xdit", "--processes", "3", "--runs", "1", "--num_inference_steps", "3"]
+    flags = ["--num_frames", "161", "--strategies", "dualparal,full", "--processes", "3", "--runs", "1", "--num_inference_steps", "3"]
     main(["--model", "tiny-wan", *flags, "--json", str(tmp_path / "b.json"), "--plot", str(tmp_path / "b"), "--keep", str(tmp_path / "kept")])
     out, _ = capsys.readouterr()
     known = json.loads((tmp_path / "b.json").read_text())
-    ours, xdits = known["runs"]
+    ours, other = known["runs"]
     assert 0 < ours["first_s"] <= ours["wall_s"] < ours["command_s"] and ours["failed"] is None and ours["steady_s_per_frame"] > 0
     assert len(ours["peak_bytes"]) == 3 and min(ours["peak_bytes"]) > 100 * MIB and ours["pass_s"] > 0
-    assert "exit code 2" in xdits["failed"] and "no video: xdit, 3 processes, 161 frames: exit code 2" in out
+    assert "exit code 2" in other["failed"] and "no video: full, 3 processes, 161 frames: exit code 2" in out
     assert known["machine"]["processor"] in out.splitlines()[0]
     assert as_text(read_summaries(known), [], []) in out
     assert len(list((tmp_path / "kept").rglob("*.mp4"))) == 1 and (tmp_path / "b.svg").exists() and (tmp_path / "b.png").exists()

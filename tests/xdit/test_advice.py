@@ -3,7 +3,7 @@
 import pytest
 
 from xdualparal.xdit import memory_check
-from xdualparal.xdit.advice import waiting_line
+from xdualparal.xdit.advice import waiting_line, without_effect_line
 from xdualparal.xdit.flags import make_parser
 from xdualparal.xdit.memory_check import Place
 from xdualparal.xdit.registry import model_class
@@ -62,3 +62,16 @@ def test_what_does_not_fit_or_contradicts_a_flag_is_not_proposed(monkeypatch):
     assert said_with(80).startswith(f"{line}: --dualparal_degree 4 --ulysses_degree 2 waits 0%")
     assert said_with(8) == line  # half of its 28 GB of weights, on 2 or 4 stages, do not fit
     assert said_with(80, "--dualparal_stage_layers", "5,5,5,5,5,5,5,5") == line
+
+
+@pytest.mark.parametrize("flags, line", [
+    (["--dualparal_stagger", "2", "--dualparal_context", "cached"], "warning: --dualparal_stagger and --dualparal_context will do nothing: the video is one block"),
+    (["--dualparal_context_timestep", "true"], "warning: --dualparal_context_timestep will do nothing: the video is one block"),
+    (["--dualparal_strategy", "video_infinity", "--dualparal_halo_latents", "2"], "warning: --dualparal_halo_latents will do nothing: the video is one block"),
+    (["--dualparal_block_latents", "6"], ""), (["--dualparal_strategy", "full"], ""),
+    (["--dualparal_stagger", "2", "--num_frames", "50"], ""), (["--dualparal_stagger", "2", "--num_frames", "0"], ""),
+])
+def test_settings_between_blocks_do_nothing_in_one_block(flags, line):
+    """B + C is 12 latent frames, of 45 video frames."""
+    args = vars(make_parser().parse_args(["--model", "tiny-wan", "--prompt", "a", "--num_frames", "45", "--dualparal_degree", "1", *flags]))
+    assert without_effect_line(args, model_class("tiny-wan", 1)) == line

@@ -189,3 +189,15 @@ def test_a_model_that_is_neither_cached_nor_to_be_downloaded_is_refused(tmp_path
 def test_a_folder_as_model_is_told_its_flag(tmp_path):
     with pytest.raises(ValueError, match="--model .* is a folder: give --model Wan2.1-T2V-1.3B --model_path "):
         check_command(command(tmp_path, model=str(tmp_path)), 2)
+
+
+def test_a_video_in_one_segment_is_another_file():
+    """Its key frames are others: said before the model is loaded as the run itself says it."""
+    from xdualparal.xdit.flags import command_settings, dualparal_config
+    from xdualparal.xdit.resume import known_values
+
+    flags = ["--model", "tiny-wan", "--prompt", "a", "--dualparal_degree", "2"]
+    for more, said in (([], None), (["--use_parallel_vae"], True)):
+        args = vars(make_parser().parse_args([*flags, *more]))
+        [values] = known_values(args, TinyWanModel, dualparal_config(args), command_settings(args))
+        assert values.get("one_segment") is said

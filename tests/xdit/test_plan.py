@@ -83,6 +83,19 @@ def test_a_video_of_one_block_has_nothing_to_cache(tmp_path):
     assert not any("dualparal_context" in way["flags"] for way in one) and any("dualparal_context" in way["flags"] for way in two)
 
 
+def test_a_picture_does_not_replace_what_a_link_leads_to(tmp_path, capsys):
+    (tmp_path / "own.svg").write_text("mine")
+    (tmp_path / "link.svg").symlink_to(tmp_path / "own.svg")
+    with pytest.raises(SystemExit):
+        main(["plan", "--model", "tiny-wan", "--num_gpus", "2", "--gpu", "h100", "--gantt", str(tmp_path / "link.svg"), "--overwrite"])
+    assert "it is a link" in capsys.readouterr().err and (tmp_path / "own.svg").read_text() == "mine"
+
+
+def test_a_machine_may_have_more_gpus(tmp_path):
+    ways = planned(tmp_path, "--model tiny-wan --num_inference_steps 4 --num_frames 65 --prompt x --dualparal_degree 5 --gpus_per_node 10 --guidance_scale 1", 10)["ways"]
+    assert {way["flags"]["dualparal_degree"] for way in ways} == {5}
+
+
 def test_what_waits_on_the_host_is_told(tmp_path, capsys):
     there, here = (planned(tmp_path, f"{DEMO} --prompt x --dualparal_context cached --dualparal_context_store {place}")["ways"] for place in ("host", "device"))
     tables = capsys.readouterr().out.split("tiny-wan, ")[1:]
@@ -136,6 +149,10 @@ def test_float8_is_planned_where_this_machine_has_none(tmp_path):
     ("--model tiny-wan --num_gpus 2 --gpu rtx4090 --lora nowhere.safetensors", "nowhere.safetensors is missing: give a safetensors file"),
     ("--model tiny-wan --num_gpus 2 --gpu rtx4090 --lora there.json", "there.json"),
     ("--model tiny-wan --num_gpus 2 --gpu rtx4090 --lora ''", "--dualparal_lora is ''"),
+    ("--model tiny-wan --num_gpus 9 --gpu rtx4090", "--num_gpus is 9 and a machine has 8 GPUs.*give 1 to 8, or --gpus_per_node 9"),
+    ("--model tiny-wan --num_gpus 2 --gpu rtx4090 --gpus_per_node 0", "--gpus_per_node is 0: give a whole number from 1"),
+    ("--model tiny-wan --num_gpus 2 --gpu rtx4090 --long_video_strategy fifo --dualparal_stage_layers 4,4", "error: stage_layers is 4,4 and strategy is fifo"),
+    ("--model tiny-wan --num_gpus 2 --gpu rtx4090 --input_images a b", "error: --input_images is a b and the models of DualParal"),
     ("--model tiny-wan --num_gpus 2 --calibrate new.json", "--num_gpus does nothing with --calibrate"),
 ])
 def test_refused_in_one_line(tmp_path, monkeypatch, capsys, flags, message):

@@ -21,15 +21,17 @@ from .summary import growth_with_frames, growth_with_processes, summarize
 from .table import as_text
 
 
-def main(argv):
-    """Runs the bench in ``argv``. Ends with exit code 2, and one line, when it cannot be; 1 when no run made a video."""
+def main(argv, unsuited_for=lambda model: {}):
+    """Runs the bench in ``argv``. ``unsuited_for(model)``: {strategy: why it cannot run that model}, ValueError for no model. Ends with exit code 2, and one line, when it cannot be; 1 when no run made a video."""
     arguments = bench_parser().parse_args(argv)
     try:
-        bench = bench_of(arguments)
+        bench = bench_of(arguments, unsuited := unsuited_for(arguments.model))
     except ValueError as error:
         refuse(error)
     here = machine()
     print(machine_line(here), flush=True)
+    for name in unsuited:
+        print(f"without {name}: {unsuited[name]}", file=sys.stderr, flush=True)
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))  # so that the command under way is ended, too
     try:
         rounds = run_all(bench, run)

@@ -50,7 +50,7 @@ def bench_parser():
     add("--model", required=True, help="as of xdit-dualparal; tiny-wan needs no download and no GPU")
     add("--model_path", help="the folder of the model's weights (default: that of the hub)")
     add("--num_frames", default="257,1025", help="video frames, numbers with commas between them (default: 257,1025)")
-    add("--strategies", default=",".join(ALL), help=f"names with commas between them; ratios are to the first (default: {','.join(ALL)}); "
+    add("--strategies", help=f"names with commas between them; ratios are to the first (default: those of {','.join(ALL)} that can run the model); "
         f"{XDIT} is xDiT's own run, with full attention; it and full split the frames' tokens over the processes (Ulysses), the others as they do")
     add("--processes", default="2", help="numbers of processes, with commas between them (default: 2)")
     add("--runs", type=int, default=3, help="how often each is run, round after round (default: 3)")
@@ -62,14 +62,15 @@ def bench_parser():
     add("--threads", type=int, default=1, help="of torch in each process, where it computes on the CPU (default: 1)")
     add("--timeout_s", type=float, default=3600.0, help="seconds after which a command is ended and counts as failed (default: 3600)")
     add("--json", type=Path, help="write all that was measured to this file")
-    add("--plot", type=Path, help="draw time and memory against frames: a .svg or .png, or both without such an ending")
+    add("--plot", type=Path, help="draw time and memory against frames, and against processes where there are several numbers of them: a .svg or .png, or both without such an ending")
     add("--keep", type=Path, help="a new folder for the videos, reports and traces of the last round; else they are removed")
     add("--overwrite", action="store_true", help="replace the files of --json and --plot")
     return parser
 
 
-def bench_of(arguments):
-    """The Bench of parsed flags. Raises ValueError for values that cannot be, and for files that must not be replaced."""
+def bench_of(arguments, unsuited=None):
+    """The Bench of parsed flags. ``unsuited``: {strategy: why it cannot run the model}. Raises ValueError for values that cannot be, for a
+    strategy that is asked for and unsuited, and for files that must not be replaced."""
     check_files(arguments)
     request = ["--model", arguments.model, "--prompt", arguments.prompt, "--seed", str(SEED.of("--seed", arguments.seed))]
     limits = dict(num_inference_steps=STEPS, guidance_scale=GUIDANCE, height=SIDE, width=SIDE)
@@ -79,7 +80,7 @@ def bench_of(arguments):
     if arguments.model_path is not None:
         request += ["--model_path", arguments.model_path]
     return Bench(
-        _names(arguments.strategies), _numbers("--num_frames", arguments.num_frames, _FRAMES),
+        _names(arguments, unsuited or {}), _numbers("--num_frames", arguments.num_frames, _FRAMES),
         _numbers("--processes", arguments.processes, DEGREE), REPEATS.of("--runs", arguments.runs), tuple(request),
         _words(arguments.flags), DEGREE.of("--threads", arguments.threads),
         SECONDS.of("--timeout_s", arguments.timeout_s), arguments.keep,
@@ -104,11 +105,15 @@ def check_files(arguments):
             raise ValueError(f"--keep {arguments.keep} cannot be made (there is no folder {arguments.keep.parent}): make it first")
 
 
-def _names(text):
-    names = tuple(dict.fromkeys(text.split(",")))
+def _names(arguments, unsuited):
+    if arguments.strategies is None:
+        return tuple(name for name in ALL if name not in unsuited)
+    names = tuple(dict.fromkeys(arguments.strategies.split(",")))
     for name in names:
         if name not in ALL:
             raise ValueError(f"--strategies has {name!r}: give some of {', '.join(ALL)}, with commas between them")
+        if name in unsuited:
+            raise ValueError(f"--strategies has {name} and {unsuited[name]}: leave it out")
     return names
 
 

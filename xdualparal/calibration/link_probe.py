@@ -4,6 +4,7 @@ Knows: torch.distributed. Must not know: devices, what is sent in a run.
 """
 
 import multiprocessing
+import signal
 import statistics
 import tempfile
 import time
@@ -18,18 +19,29 @@ def gloo_link():
     with tempfile.TemporaryDirectory(prefix="xdualparal-link-") as folder:
         results = context.Queue()
         ranks = [context.Process(target=_rank, args=(rank, str(Path(folder, "store")), results), daemon=True) for rank in range(2)]
-        for rank in ranks:
-            rank.start()
+        _start_unheard(ranks)
+        patience_s = 0  # of this process, when it is interrupted
         try:
             small, large = results.get(timeout=_LIMIT_S)
+            patience_s = 10
         except Exception as error:
             raise RuntimeError(f"two processes of this machine cannot talk over gloo ({type(error).__name__})") from error
         finally:
             for rank in ranks:
-                rank.join(10)
+                rank.join(patience_s)
                 rank.kill()
                 rank.join()
     return _SIZES[1] / max(large - small, 1e-9), small
+
+
+def _start_unheard(processes):
+    """Starts them so that Ctrl-C, which a terminal sends to all, ends only this process, and not with a stack from each."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        for process in processes:
+            process.start()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _rank(rank, store, results):

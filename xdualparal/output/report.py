@@ -109,9 +109,9 @@ def _predicted(run, stages):
 
 def as_text(report):
     """The figures that most people want, as a short table."""
-    predicted = report["predicted_bubble"]
+    predicted, first_s = report["predicted_bubble"], report["first_segment_s"]
     rows = [
-        ("total", f"{report['wall_s']:.1f} s, first frames after {report['first_segment_s'] or 0:.1f} s"),
+        ("total", f"{report['wall_s']:.1f} s, " + (f"first frames after {first_s:.1f} s" if first_s is not None else "no frames")),
         ("passes", f"{report['passes']}, {report['passes'] / report['wall_s']:.2f} a second"),
         ("waiting stages", f"{report['bubble']:.1%}" + (f", {predicted:.1%} by the schedule" if predicted is not None else "")),
         ("decoding", f"{report['decode_s']:.1f} s ({report['decode']}), waited for {report['waited_for_decode_s']:.1f} s"),

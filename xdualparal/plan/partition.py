@@ -6,7 +6,7 @@ Knows: numbers of layers, what the ends cost and what they hold. Must not know: 
 from dataclasses import dataclass
 from math import floor
 
-from ..limits import LAYERS, check_whole
+from ..limits import LAYERS, check_whole, how_given
 from .settings import Settings, setting
 
 # What the first and the last stage hold besides their layers, in layers' memory. Wan 14B in bfloat16 at 480 x 832 (plan/memory.py): a
@@ -42,7 +42,7 @@ class PartitionSettings(Settings):
             for layers in self.stage_layers:
                 check_whole("stage_layers", layers, at_least=1)
         if not isinstance(self.end_costs, (tuple, list)) or len(self.end_costs) != 2:
-            raise ValueError(f"end_costs is {self.end_costs!r}: give two numbers of 0 or more")
+            raise ValueError(f"end_costs {how_given(self.end_costs)}: give two numbers of 0 or more")
         for cost in self.end_costs:
             LAYERS.of("end_costs", cost)
 

@@ -238,6 +238,7 @@ class VideoInfinity(OnWholeModels):
     name = "video_infinity"
     Settings = ClipsSettings
     window_settings = ("halo_latents", "global_latents")
+    between_blocks = ("halo_latents",)
     merges_attention = True
     refuses = OnWholeModels.refuses | {
         "checkpoint": "all clips are finished together, at the end, so there is nothing to resume: leave it out, or choose dualparal",

@@ -278,6 +278,7 @@ class DualParal(OnStages):
     name = "dualparal"
     Settings = DualParalSettings
     window_settings = ("block_latents", "context_latents")
+    between_blocks = ("stagger", "fresh_noise", "context", "context_timestep", "context_dtype", "context_store")
 
     def plan(self, settings, latent_frames, num_steps, lanes, expert_starts=(0,)):
         """The blocks that hold the latent frames, on the stages of ``lanes``."""

@@ -5,6 +5,7 @@ Knows: which strategies there are. Must not know: a strategy's rules, tensors, l
 
 from dataclasses import dataclass, fields
 
+from ..limits import how_given
 from ..plan.partition import layer_ranges
 from ..plan.settings import setting
 from .chunks import Chunks, ChunksSettings
@@ -33,7 +34,7 @@ class StrategySettings(FifoSettings, ClipsSettings, FullSettings, ChunksSettings
             for field in fields(other.Settings):
                 if field.name not in own and getattr(self, field.name) != field.default:
                     raise ValueError(
-                        f"{field.name} is {getattr(self, field.name)} and strategy is {self.strategy}, which has no {field.name}: "
+                        f"{field.name} {how_given(getattr(self, field.name))} and strategy is {self.strategy}, which has no {field.name}: "
                         f"leave it out, or choose {other.name}"
                     )
 
@@ -56,5 +57,4 @@ def check_refused(settings, given):
     strategy = strategy_of(settings)
     for name, value in given.items():
         if name in strategy.refuses:
-            how = "is given" if value is True else f"is {value}"
-            raise ValueError(f"{name} {how} and strategy is {strategy.name}: {strategy.refuses[name]}")
+            raise ValueError(f"{name} {how_given(value)} and strategy is {strategy.name}: {strategy.refuses[name]}")

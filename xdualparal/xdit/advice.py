@@ -1,4 +1,4 @@
-"""Says before a run how much of the time stages will wait, and which degrees of the same processes wait less.
+"""Says before a run how much of the time stages will wait, which degrees of the same processes wait less, and which settings do nothing.
 
 Knows: the flags of degrees. Must not know: how waiting (plan/advice.py) and memory (memory_check.py) are computed.
 """
@@ -8,10 +8,12 @@ from ..plan.schedule import NO_DECODE
 from ..strategies.base import Lanes
 from ..strategies.dualparal import DualParal
 from ..strategies.fifo import Fifo
+from ..strategies.table import strategy_of
 from .flags import dualparal_config, value_of
 from .memory import plan_of
 from .memory_check import fits
 from .prompts import prompts_of
+from .support import is_given
 
 MOST_VIDEOS = 4  # side by side that are advised: each needs memory of its own
 
@@ -35,6 +37,18 @@ def waiting_line(args, model):
     weights = given.stages / degrees.stages
     price = f", with {weights:.3g} times the weights on each process and what is exchanged not counted" if weights > 1 else ""
     return f"{line}: {_as_flags(given, degrees)} waits {less:.0%}{price}"
+
+
+def without_effect_line(args, model):
+    """A line on settings that are given and do nothing, since the video is one block, or "". They are not refused: a script may give one
+    set of flags for videos of any length. ``args``, ``model``: see ``waiting_line``."""
+    if args["dualparal_degree"] is None:
+        return ""
+    strategy = strategy_of(dualparal_config(args))
+    given = [f"--dualparal_{name}" for name in strategy.between_blocks if is_given(args, f"dualparal_{name}")]
+    if not given or plan_of(args, model, Lanes(args["dualparal_degree"], NO_DECODE, split_guidance=False)).num_blocks != 1:
+        return ""
+    return f"warning: {' and '.join(given)} will do nothing: the video is one block"
 
 
 def _idle_line(args, model):

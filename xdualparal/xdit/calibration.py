@@ -38,7 +38,7 @@ def _on_cpu(args, model):
         f"{platform.processor() or platform.machine()}, {threads} thread{'s' * (threads > 1)}", (available_on_host() or 2**33) // cores,
         **_rates(args, model, "cpu"), link_per_s=link_per_s, link_s=link_s, host_per_s=rates.copy_rate("cpu", "cpu"),
         decodes_beside=threads < cores,
-        sources=(_source(args, model), f"memory: a {cores}th of what is free; link: two processes over gloo; as many processes as cores over threads"),
+        sources=(_source(args, model), f"memory: what is free over {cores} cores; link: two processes over gloo; as many processes as cores over threads"),
     )
 
 

@@ -141,9 +141,16 @@ def _plan(argv):
 
 
 def _bench(argv):
-    from ..bench.command import main as bench
+    from ..bench.flags import bench_parser
 
-    bench(argv)
+    bench_parser().parse_args(argv)  # as for decode
+    from ..bench.command import main as bench
+    from ..compat.host import enable_host_platform
+
+    enable_host_platform()
+    from .bench_models import unsuited_for
+
+    bench(argv, unsuited_for)
 
 
 def _version():

@@ -102,7 +102,7 @@ def decode(arguments, family, folder, spec, output):
     if arguments.enable_tiling:
         vae.enable_tiling()
     digest = digest_of_parts([part_sums(dict(vae=vae), 0)])["vae"]
-    spec = replace(spec, vae=digest, vae_precision=dtype_name(vae.dtype), tiling=tiling_of(vae), output_type="uint8")
+    spec = replace(spec, vae=digest, vae_precision=dtype_name(vae.dtype), tiling=tiling_of(vae), one_segment=None, output_type="uint8")
     check_output(arguments, output, spec.as_json())
     missing, tags = spec.num_frames or None, tags_of(spec.as_json())
     file = VideoWriter(output, spec.fps, spec.quality, label=spec.digest(), tags=tags, overwrite=output.exists())

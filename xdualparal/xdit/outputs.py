@@ -33,7 +33,7 @@ def video_paths(args, model, config, command):
 
     ``<the prompt's first words>_<seed>_<8 digits>.mp4``: the digits are a digest of all that decides the video, of the prompt,
     the settings and the weights' folder or hub name, but not of the degrees: a run that is resumed with others finds its
-    file. A prompt that comes again has its count behind.
+    file. --use_parallel_vae gives all frames at once, and so other key frames and another file. A prompt that comes again has its count behind.
     """
     if command.output is not None:
         return [Path(command.output)]

@@ -81,6 +81,8 @@ def _model(args):
 
 def _nothing_works(flags, device, others):
     reasons = {mix.why_not: mix for mix in others}
+    if len(reasons) == 1 and not others[0].memory:
+        return others[0].why_not  # no degrees would mend it
     least = min((mix for mix in others if mix.memory), key=lambda mix: mix.memory.total, default=None)
     shown = (least or next(iter(reasons.values()))) if others else None
     if shown is None:

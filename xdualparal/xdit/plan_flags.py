@@ -20,6 +20,9 @@ All flags of xdit-dualparal may be given, as of the run that is planned; a degre
 operations and bytes over the rates of a profile. Those that come with this program are assumed, see what is printed; --calibrate measures."""
 
 
+_GPUS_PER_NODE = 8
+
+
 def plan_parser():
     """The parser. A wrong flag ends the program with exit code 2, and one line."""
     parser = argparse.ArgumentParser(
@@ -28,6 +31,7 @@ def plan_parser():
     parser.error = refuse
     add = parser.add_argument
     add("--num_gpus", type=int, metavar="N", help="GPUs, all in one machine and all used")
+    add("--gpus_per_node", type=int, default=_GPUS_PER_NODE, metavar="N", help=f"how many your machine holds (default: {_GPUS_PER_NODE}): a plan is of one machine")
     add("--gpu", metavar="NAME|FILE", help=f"{', '.join(GPUS)}, or a profile that --calibrate wrote or you did")
     add("--show", type=int, default=10, metavar="N", help="how many are listed (default: 10); --json has all")
     add("--json", type=Path, metavar="FILE", help="write all that was computed to this file")
@@ -58,7 +62,7 @@ def _check(flags):
     for name, example in (("num_gpus", "8"), ("gpu", "rtx4090")):
         if getattr(flags, name) is None:
             raise ValueError(f"--{name} is missing: give one, --{name} {example} say (--help lists the flags)")
-    DEGREE.of("--num_gpus", flags.num_gpus)
+    _check_gpus(flags.num_gpus, flags.gpus_per_node)
     if flags.show < 1:
         raise ValueError(f"--show is {flags.show}: give 1 or more")
     if flags.json:
@@ -66,5 +70,18 @@ def _check(flags):
     if flags.gantt:
         check_matplotlib()
     pictures = picture_paths(flags.gantt, flags.overwrite) if flags.gantt else []
+    for path in pictures:
+        check_replaceable(path, "--gantt", flags.overwrite)
     named = [("--json", flags.json), ("--compare", flags.compare), *(("--gantt", path) for path in pictures)]
     check_apart([(what, path) for what, path in named if path])
+
+
+def _check_gpus(num_gpus, most):
+    """Raises ValueError for more GPUs than one machine has: links between machines are not in the profiles."""
+    DEGREE.of("--num_gpus", num_gpus)
+    DEGREE.of("--gpus_per_node", most)
+    if num_gpus > most:
+        raise ValueError(
+            f"--num_gpus is {num_gpus} and a machine has {most} GPUs, of which one is planned: give 1 to {most}, or --gpus_per_node {num_gpus} for one that has as "
+            "many (a run on several machines, --nnodes, is not planned)"
+        )

@@ -57,4 +57,6 @@ def _common_values(args, model, config, command):
         del values["flow_shift"]
     if args.get("max_sequence_length"):
         values["max_sequence_length"] = args["max_sequence_length"]
+    if args.get("use_parallel_vae"):
+        values["one_segment"] = True
     return values

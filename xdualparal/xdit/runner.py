@@ -22,7 +22,7 @@ from ..launch.network import keep_store  # noqa: E402
 from ..launch.streams import survive_closed_output  # noqa: E402
 from ..launch.watchdog import Watchdog  # noqa: E402
 from . import own_runs, screen  # noqa: E402
-from .advice import waiting_line  # noqa: E402
+from .advice import waiting_line, without_effect_line  # noqa: E402
 from .checks import check_command  # noqa: E402
 from .memory import memory_line  # noqa: E402
 from .memory_check import check_memory  # noqa: E402
@@ -68,7 +68,7 @@ def main():
     watchdog = Watchdog(args["dualparal_hang_timeout"], mailbox, os.path.abspath(args["output_directory"]), locks.close)
     if int(os.environ["WORLD_SIZE"]) > 1:
         log(f"connecting {os.environ['WORLD_SIZE']} processes")
-    if line := waiting_line(args, model_class):
+    for line in filter(None, (waiting_line(args, model_class), without_effect_line(args, model_class))):
         log(line)
     if warning:
         log(f"warning: {warning}", log_from_all_processes=True)

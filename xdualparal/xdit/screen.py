@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import textwrap
+import warnings
 
 from diffusers.utils import logging as diffusers_logging
 from tqdm.auto import tqdm
@@ -42,6 +43,7 @@ def set_up(with_dualparal):
         one.setFormatter(_PlainFormatter())
         one.setLevel(logging.INFO)
     if with_dualparal:
+        warnings.filterwarnings("ignore", "`torch.distributed.all_gather_into_tensor` is deprecated", FutureWarning)  # xDiT's groups call it
         handler.addFilter(_says_something)
         diffusers_logging.disable_progress_bar()  # each rank would draw its own
         transformers_logging.disable_progress_bar()

@@ -6,6 +6,7 @@ tests/xdit/test_support.py holds the table against xDiT's parser: a flag that is
 
 from functools import cache
 
+from ..limits import how_given
 from ..strategies.dualparal import RECOMPUTED
 from .flags import make_parser
 
@@ -71,11 +72,11 @@ REFUSED = {
 def check_support(args):
     """Raises ValueError for a flag of xDiT that has another value than by default and does nothing with DualParal."""
     for name, reason in REFUSED.items():
-        if _is_given(args, name):
-            raise ValueError(f"--{name} {_how_given(args[name])} and {reason}")
+        if is_given(args, name):
+            raise ValueError(f"--{name} {how_given(args[name])} and {reason}")
     for name in sorted(WITH_PROFILE):
-        if _is_given(args, name) and not args["profile"]:
-            raise ValueError(f"--{name} {_how_given(args[name])} and nothing is profiled: add --profile, or leave it out")
+        if is_given(args, name) and not args["profile"]:
+            raise ValueError(f"--{name} {how_given(args[name])} and nothing is profiled: add --profile, or leave it out")
 
 
 def check_effect(args, config, guidance_scale, num_experts=1):
@@ -92,16 +93,13 @@ def check_effect(args, config, guidance_scale, num_experts=1):
         ("warmup_calls", args["profile"], "--profile has --profile_warmup"),
         ("negative_prompt", guidance_scale <= 1, f"a guidance scale of {guidance_scale:g} guides by the prompt alone"),
     ):
-        if is_idle and _is_given(args, name) and args[name] not in ("", [""]):
-            raise ValueError(f"--{name} {_how_given(args[name])} and {why}: leave it out")
+        if is_idle and is_given(args, name) and args[name] not in ("", [""]):
+            raise ValueError(f"--{name} {how_given(args[name])} and {why}: leave it out")
 
 
-def _is_given(args, name):
+def is_given(args, name):
+    """Whether the flag ``name`` has another value than by default."""
     return name in args and args[name] != _defaults()[name]
-
-
-def _how_given(value):
-    return "is given" if value is True else f"is {value}"
 
 
 @cache
