@@ -7,7 +7,7 @@ import torch
 from diffusers import WanPipeline
 from dualparal_testing.small_wan import small_pipeline, texts
 
-from xdualparal.call import ONLY_AS, TAKEN, check_stream_options, known_options
+from xdualparal.call import ONLY_AS, OWN, TAKEN, check_stream_options, known_options
 from xdualparal.pipeline import DualParalPipeline
 from xdualparal.request import Request
 
@@ -30,7 +30,7 @@ def test_every_argument_of_diffusers_is_known_once():
 
 
 def test_what_is_taken_is_what_a_request_takes():
-    assert set(TAKEN) == set(inspect.signature(Request.__init__).parameters) - {"self", "pipe"}
+    assert {*TAKEN, *OWN} == set(inspect.signature(Request.__init__).parameters) - {"self", "pipe"}
 
 
 @pytest.mark.parametrize("name", ONLY_AS)

@@ -9,8 +9,9 @@ from .limits import check_whole
 
 TAKEN = (
     "prompt", "negative_prompt", "height", "width", "num_frames", "num_inference_steps", "guidance_scale", "guidance_scale_2", "generator",
-    "prompt_embeds", "negative_prompt_embeds", "output_type", "max_sequence_length", "continue_latents",
+    "prompt_embeds", "negative_prompt_embeds", "output_type", "max_sequence_length",
 )
+OWN = ("continue_latents",)  # that diffusers' pipeline has not
 # Accepted with a value that changes nothing: (those values, what to do instead of another one).
 ONLY_AS = {
     "num_videos_per_prompt": ((None, 1), "give the prompt as often in a list, with a generator each"),
@@ -29,10 +30,10 @@ def known_options(options):
             allowed, instead = ONLY_AS[name]
             if not any(_is_same(value, one) for one in allowed):
                 raise ValueError(f"{name} is {_shown(value)} and is not supported with DualParal: {instead}")
-        elif name not in TAKEN:
-            nearest = difflib.get_close_matches(str(name), TAKEN, 1)
+        elif name not in TAKEN + OWN:
+            nearest = difflib.get_close_matches(str(name), TAKEN + OWN, 1)
             hint = f"did you mean {nearest[0]}? " if nearest else ""
-            raise ValueError(f"{name} is no argument of this call: {hint}it takes {', '.join(TAKEN)}")
+            raise ValueError(f"{name} is no argument of this call: {hint}it takes {', '.join(TAKEN + OWN)}")
     return {name: value for name, value in options.items() if name not in ONLY_AS}
 
 

@@ -53,7 +53,8 @@ class Case:
         return dict(
             prompt_embeds=positive, negative_prompt_embeds=negative, height=SIZE, width=SIZE, num_frames=self.num_frames,
             num_inference_steps=self.num_steps, guidance_scale=self.guidance_scale, guidance_scale_2=self.guidance_scale_2,
-            generator=torch.Generator().manual_seed(SEED), output_type="latent", continue_latents=self.given(),
+            generator=torch.Generator().manual_seed(SEED), output_type="latent",
+            **dict(continue_latents=self.given()) if self.continued else {},
         )
 
     def given(self):
