@@ -6,7 +6,14 @@ The stages of examples/train_tiny_wan.py, resumable and seeded in the same way, 
 gets patches of 2 x 2 pixels before and after what it was, so that 64 x 64 pixels are 8 x 8 latents as 32 x 32 were; the text encoder
 keeps the words that it knows. A step of the transformer then costs what tiny-wan's does. At last the VAE's decoder is trained on alone.
 
-The checkpoint is not in the package: this was run for a few steps only. It needs about 7.8 MB.
+The one in the package (8 MB) took about 2.6 hours of 2 CPU cores: 1,500 steps of the VAE, 3,000 of its decoder alone, and 5,000 of the
+transformer in three runs of the same command (--transformer-steps 3600, then 6000 up to step 3,960, then 5000; the rate follows the
+number that is given). The VAE: 28 dB, 24.3 dB on the objects, and all of 24 true clips are right when it has decoded them. 16 evaluation
+prompts in 25 steps with guidance 1.5 (`xdit-dualparal quality --model tiny-wan-2 --prompts 16 --seeds 1`), 81 frames at once, and 129 with
+DualParal: two objects in .89 and .81 of the frames, front colour .97, .97, back colour .96, .84, texture 1, 1, the right one in front .70,
+.69, shapes .63 and .43, .50 and .40 (chance: .5), error of the fading .22, .24 (a random one: .25 to .35), of the pan .44, .50 px a frame
+(standing still: about .33), the prompt in all its parts .52, .34; no clip is right in all. So it can tell apart settings that lose or blur objects, make
+them jump or show seams, and not those that would only change shapes, fading or pan.
 """
 
 from __future__ import annotations
