@@ -18,11 +18,6 @@ def request_for(pipe, **options):
     return Request(pipe, **dict(prompt_embeds=positive, negative_prompt_embeds=negative, height=32, width=48) | options)
 
 
-@pytest.mark.parametrize("frames, latents", [(1, 1), (2, 2), (5, 2), (6, 3), (81, 21), (257, 65)])
-def test_frames_are_rounded_up_to_latents(pipe, frames, latents):
-    assert request_for(pipe, num_frames=frames).latent_frames == latents
-
-
 def test_shapes_and_branches(pipe):
     assert request_for(pipe).latent_shape == (16, 4, 6)
     assert [request_for(pipe, guidance_scale=g).branches for g in (1.0, 1.5)] == [1, 2]

@@ -9,6 +9,7 @@ from torch.distributed import DistNetworkError
 from xdualparal.engine.meter import DECODER, MAIN, Doing
 from xdualparal.launch import watchdog as module
 from xdualparal.launch.heartbeats import StandstillTimer
+from xdualparal.launch import mailbox as mailboxes
 from xdualparal.launch.mailbox import NoMailbox
 
 
@@ -162,3 +163,13 @@ def test_on_several_nodes_the_address_is_named(monkeypatch, on_this_node, addres
     for name, value in dict(WORLD_SIZE="2", LOCAL_WORLD_SIZE=on_this_node, MASTER_ADDR="far", MASTER_PORT="1234").items():
         monkeypatch.setenv(name, value)
     assert module._connects() == f"connects to the other processes{address}"
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_without_a_launcher_other_ranks_wait_until_the_first_has_said_why(monkeypatch, capsys, rank):
+    """torchrun ends all processes when the first one has ended."""
+    waited = []
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr(mailboxes.time, "sleep", waited.append)
+    NoMailbox().refuse("no")
+    assert ("no" in capsys.readouterr().err) == (rank == "0") and len(waited) == (rank != "0")

@@ -108,3 +108,13 @@ def test_a_middle_stage_keeps_its_layers_only():
     names = [name for name, _ in transformer.named_parameters()]
     assert list(transformer.blocks) == [third]
     assert not any(name.startswith(("patch_embedding", "proj_out")) for name in names)
+
+
+@pytest.mark.parametrize("frames, latents", [(1, 1), (2, 2), (5, 2), (6, 3), (81, 21), (257, 65)])
+def test_frames_are_rounded_up_to_latents(frames, latents):
+    assert WanFamily.facts.latent_frames(frames) == latents
+
+
+@pytest.mark.parametrize("frames, latents", [(1, 4), (4, 4), (5, 5), (64, 19)])
+def test_a_video_that_continues_another_has_no_latent_frame_of_one_frame(frames, latents):
+    assert WanFamily.facts.latent_frames(frames, continued=3) == latents

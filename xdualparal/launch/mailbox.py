@@ -24,6 +24,7 @@ RAISED, HANG, LOST = "raised", "hang", "lost"  # kinds of failures; LOST: a conn
 REFUSAL = "refused"
 CLAIMED = "claimed"  # a note: the files of the run are this run's
 _PERIOD_S = 0.02
+_REFUSAL_S = 20.0  # rank 0 does the same work at the same time; on a loaded machine it may be seconds behind
 
 # What torch's C++ errors have after their message.
 _CPP_STACK = re.compile(r"\n?Exception raised from |\nC\+\+ CapturedTraceback|\nframe #0")
@@ -100,9 +101,11 @@ class NoMailbox:
         logger.error(failure_line(failure))
 
     def refuse(self, message):
-        """Prints why the command cannot run, on rank 0 only."""
+        """Prints why the command cannot run, on rank 0 only; the others wait for that: torchrun ends all when the first one has ended."""
         if os.environ.get("RANK", "0") == "0":
             print_error(message)
+        else:
+            time.sleep(_REFUSAL_S)
 
     def leave(self, note):
         """Nobody reads it."""
