@@ -8,11 +8,11 @@ keeps the words that it knows. A step of the transformer then costs what tiny-wa
 
 The one in the package (8 MB) took about 2.6 hours of 2 CPU cores: 1,500 steps of the VAE, 3,000 of its decoder alone, and 5,000 of the
 transformer in three runs of the same command (--transformer-steps 3600, then 6000 up to step 3,960, then 5000; the rate follows the
-number that is given). The VAE: 28 dB, 24.3 dB on the objects, and all of 24 true clips are right when it has decoded them. 16 evaluation
-prompts in 25 steps with guidance 1.5 (`xdit-dualparal quality --model tiny-wan-2 --prompts 16 --seeds 1`), 81 frames at once, and 129 with
-DualParal: two objects in .89 and .81 of the frames, front colour .97, .97, back colour .96, .84, texture 1, 1, the right one in front .70,
-.69, shapes .63 and .43, .50 and .40 (chance: .5), error of the fading .22, .24 (a random one: .25 to .35), of the pan .44, .50 px a frame
-(standing still: about .33), the prompt in all its parts .52, .34; no clip is right in all. So it can tell apart settings that lose or blur objects, make
+number that is given). By a program that is gone: the VAE makes 28 dB, 24.3 dB on the objects, and all of 24 true clips are right when it has
+decoded them. `xdit-dualparal quality --model tiny-wan-2 --prompts 16 --seeds 1 --num_frames 81 -- --num_inference_steps 25
+--dualparal_strategy full`, and with 129 frames and DualParal (without the last flag): two objects in .89 and .81 of the frames, front colour .97, .97, back colour .96, .84, texture 1, 1, the right one in front .70,
+.69, shapes .63 and .43, .50 and .40 (chance: .5), error of the fading .22, .24, of the pan .44, .50 px a frame
+(of .5 or none), the prompt in all its parts .52, .34; no clip is right in all. So it can tell apart settings that lose or blur objects, make
 them jump or show seams, and not those that would only change shapes, fading or pan.
 """
 

@@ -40,7 +40,7 @@ def known_options(options):
 def check_stream_options(blocks_kept, file_spec):
     """Raises ValueError for ``blocks_kept`` that is no count, and ``file_spec`` that is no dict of what else decides a file."""
     check_whole("blocks_kept", blocks_kept, 0)
-    if file_spec is not None and not (isinstance(file_spec, dict) and set(file_spec) <= {"quality", "fps"}):
+    if file_spec is not None and not (isinstance(file_spec, dict) and set(file_spec) <= {"quality", "fps", "appended_to"}):
         raise ValueError(f"file_spec is {_shown(file_spec)}: give a dict of quality and fps, or leave it out")
 
 

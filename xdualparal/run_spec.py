@@ -24,7 +24,8 @@ class RunSpec:
     accelerator, which rounds otherwise; None: with the passes), ``precision`` (the transformer's dtype),
     ``attention_backend``, ``cross_attention_backend`` (names of what computes), ``compiled``, ``compile_options``. Method: ``strategy`` and its settings. Frames: ``output_type``,
     ``vae_precision``, ``tiling`` (the tiles' sizes in pixels), ``one_segment`` (whether all frames come at once, from xDiT's parallel
-    VAE, and not block by block: the file then has other key frames). File: ``quality`` (H.264's rate factor), ``fps``.
+    VAE, and not block by block: the file then has other key frames). File: ``quality`` (H.264's rate factor), ``fps``,
+    ``appended_to`` (digest of the mp4 whose frames come first).
     """
 
     prompt: str | None = None
@@ -78,6 +79,7 @@ class RunSpec:
     one_segment: bool | None = None
     quality: int | None = None
     fps: float | None = None
+    appended_to: str | None = None
 
     def as_json(self):
         """A dict that ``from_json`` makes this of again."""
@@ -114,7 +116,7 @@ class RunSpec:
         return replace(self, **dict.fromkeys(_AFTER_LATENTS))
 
 
-_AFTER_LATENTS = ("output_type", "vae", "vae_precision", "tiling", "one_segment", "quality", "fps")
+_AFTER_LATENTS = ("output_type", "vae", "vae_precision", "tiling", "one_segment", "quality", "fps", "appended_to")
 _ONLY_NAMES = ("model",)  # the digests of the weights decide: one model has several names, and its folder may be moved
 _TOLD_BY = {"loras": "transformer"}  # one fused weight comes of several LoRAs, or of Python: as soon as the weights are known, they decide
 

@@ -76,6 +76,18 @@ def test_killed_and_resumed_to_the_same_bytes(made, tmp_path):
     assert (tmp_path / "resumed.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
 
 
+def test_a_file_without_the_copy_is_not_resumed_as_one_behind_it(made, tmp_path):
+    """Its frames would count as the copy's."""
+    on = [*COMMAND, "--dualparal_degree", "1", "--num_frames", "400", "--dualparal_continue", made / "first.latents", "--dualparal_output",
+          tmp_path / "on.mp4", "--dualparal_checkpoint", tmp_path / "c", "--dualparal_checkpoint_waves", "1"]
+    with Run(on, tmp_path / "killed.log") as one:
+        one.wait_until(lambda: (tmp_path / "on.mp4").exists())
+        kill(one.workers()[0], 9)
+        assert one.ended() == 1
+    code, output = run([*on, "--dualparal_append_to", made / "first.mp4"], tmp_path / "log")
+    assert code == 2 and "appended_to was " in output, output
+
+
 def test_from_pixels_of_any_video(tmp_path):
     """A red object that the VAE encodes and decodes again, and the model goes on with."""
     frames = np.full((14, 32, 32, 3), 40, np.uint8)

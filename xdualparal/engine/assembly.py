@@ -39,12 +39,12 @@ def make_executor(run, cleanup):
         return _queue_executor(run, stage_run, timesteps)
     run.edges = lanes.edges if lanes else _make_edges(run)
     work = Work(stage_run, run.edges, lambda recv: _message_shape(run, stage_run, recv))
+    given = _given(run)
     if run.stage.is_first:
-        work.blocks = BlockStore(_noises(run), run.device, _together(video.live_latents() for video in videos), _given(run))
+        work.blocks = BlockStore(_noises(run), run.device, _together(video.live_latents() for video in videos), given)
     if run.stage.is_last:
         work.denoiser = run.denoiser = _make_denoiser(run, timesteps, _noises(run))
         work.guide, work.decode = lambda one, prediction: _guide(run, one, prediction), run.decoder.add
-        given = _given(run)
         work.finish = lambda one, latents: run.finish(one, _finished(run, one, latents, given))
     if lanes:
         work.finish, work.decode = lanes.finish, lanes.decode

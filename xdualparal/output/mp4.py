@@ -188,10 +188,8 @@ class VideoWriter:
         try:
             yield
         except (DamageError, LookupError, StopIteration, RuntimeError, av.error.FFmpegError) as error:  # as PyAV finds it
-            raise ValueError(
-                f"{path} is damaged in the frames that are kept ({error}): put a good copy back, or delete it and its "
-                "checkpoint to start anew"
-            ) from None
+            remedy = "delete it and its checkpoint to start anew" if path == self.path else "start without it"
+            raise ValueError(f"{path} is damaged in the frames that are kept ({error}): put a good copy back, or {remedy}") from None
 
     def _copy(self, path, frames, seals, a_frame):
         """Appends the first ``frames`` frames of ``path`` without decoding them, some COPIED_FRAMES at a time.

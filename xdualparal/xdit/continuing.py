@@ -6,18 +6,20 @@ Knows: mp4s and files of latents, and the flags that name them. Must not know: w
 import os
 from collections import deque
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
 import torch
 
-from ..models.identity import digest_of_parts, part_sums
+from ..models.identity import digest_of_parts, part_sums, sample_of
 from ..models.wan_vae import encode, memory_latents
 from ..output.h264 import encoding_of
 from ..output.latents_file import first_facts, read_before, read_latents
 from ..output.left_video import frames_in
 from ..output.owners import spec_in_latents, spec_in_video
 from ..quality.frames import frames_of
+from ..run_spec import short_digest
 from ..strategies.table import strategy_of
 from .flags import value_of
 
@@ -31,7 +33,7 @@ def check_continued(args, model, config, command):
     size = tuple(value_of(args, model, name) for name in ("height", "width"))
     _check_size(command.continue_from, size)
     if command.append_to is not None:
-        _check_append(command, size, model.settings.fps)
+        _check_append(command, size, model.settings.fps, model.family.facts.frames_per_latent)
 
 
 def continued_latents(config, command):
@@ -106,15 +108,23 @@ def _size_of(path):
         raise ValueError(f"--dualparal_continue_from {path} is no video ({type(error).__name__}): give an mp4, or a file of latents") from None
 
 
-def _check_append(command, size, fps):
+def appended_digest(command):
+    """A short text that tells the file of --dualparal_append_to from others, by its size and some of its bytes; None without one."""
+    return None if command.append_to is None else short_digest(repr(sample_of(Path(command.append_to))).encode())
+
+
+def _check_append(command, size, fps, frames_per_latent):
     """The new frames must follow the very last one, with one encoding."""
     path = command.append_to
     if not os.path.isfile(path):
         raise ValueError(f"--dualparal_append_to {path} is no file: give the mp4 that is continued, or leave it out")
     if not frames_in(path):
         raise ValueError(f"--dualparal_append_to {path} is no mp4 that xdit-dualparal wrote, whose frames are known to be whole: leave it out, and join the files")
-    with av.open(str(path)) as source:
-        there = encoding_of(source)
+    try:
+        with av.open(str(path)) as source:
+            there = encoding_of(source)
+    except (av.error.FFmpegError, LookupError, StopIteration) as error:
+        raise ValueError(f"--dualparal_append_to {path} is damaged ({type(error).__name__}): put a good copy back, or leave it out") from None
     quality = float(there.quality or 0)  # x264 writes none where there is no loss
     for name, given, wanted in (("size", there.size, size), ("fps", there.fps, Fraction(fps)), ("quality", quality, command.quality)):
         if given != wanted:
@@ -123,15 +133,15 @@ def _check_append(command, size, fps):
         return
     if not _is_latents(command.continue_from):
         raise ValueError(f"--dualparal_append_to {path} is not the video that is continued: give {command.continue_from}, or leave it out")
-    _check_same_run(path, command.continue_from)
+    _check_same_run(path, command.continue_from, frames_per_latent)
 
 
-def _check_same_run(path, latents):
+def _check_same_run(path, latents, frames_per_latent):
     spec, of_latents = spec_in_video(path), spec_in_latents(latents)
     if spec is None or spec.of_latents().digest() != of_latents.of_latents().digest():
         raise ValueError(f"--dualparal_append_to {path} and --dualparal_continue_from {latents} are of two runs: give the files of one")
     in_latents = sum(block.shape[2] for _, block in read_latents(latents))
-    frames = 4 * in_latents if spec.continued else 1 + 4 * (in_latents - 1)
+    frames = frames_per_latent * in_latents if spec.continued else 1 + frames_per_latent * (in_latents - 1)
     if spec.num_frames != frames:
         raise ValueError(
             f"--dualparal_append_to {path} shows {spec.num_frames} frames of the run and {latents} holds {frames}, so that some would be left out: "

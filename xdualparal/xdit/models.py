@@ -27,7 +27,7 @@ from ..output.report import resident_bytes
 from ..request import shared_seed
 from ..strategies.table import lane_layers, strategy_of
 from ..launch.errors import Refused, refuse
-from .continuing import last_latents
+from .continuing import appended_digest, last_latents
 from .encoding import encode_prompts
 from .experts import files_of_experts
 from .flags import value_of
@@ -272,7 +272,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
         return dict(
             arguments, prompt=prompt, negative_prompt=prompt.negative_prompt,
             generator=torch.Generator().manual_seed(input_args["seed"]), continue_latents=self._continued,
-            file_spec=dict(quality=self.command.quality, fps=self.settings.fps),
+            file_spec=dict(quality=self.command.quality, fps=self.settings.fps, appended_to=appended_digest(self.command)),
         )
 
     def save_timings(self, timings):

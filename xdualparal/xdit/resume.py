@@ -11,6 +11,7 @@ from ..compat.backends import same_backend
 from ..output.checkpoint import check_same, is_finished, read_manifest
 from ..strategies.table import strategy_of
 from ..texts import place_in_spec
+from .continuing import appended_digest
 from .flags import value_of
 from .loras import loras_identity
 from .prompts import as_list, prompts_of
@@ -49,7 +50,7 @@ def _common_values(args, model, config, command):
         {name: value_of(args, model, name) for name in names}, **strategy_of(config).identity(config),
         precision=precision_of(args, model.dtype), compiled=bool(args.get("use_torch_compile")),
         vae_precision=config.vae_precision or str(model.family.facts.vae_dtype).removeprefix("torch."),
-        quality=command.quality, fps=model.settings.fps, loras=list(loras_identity(model, command)),
+        quality=command.quality, fps=model.settings.fps, appended_to=appended_digest(command), loras=list(loras_identity(model, command)),
         text_encoder_place=place_in_spec(torch.accelerator.current_accelerator() or torch.device("cpu"), config.text_encoder),
         **{name: same_backend(backend, on_cpu) for name, backend in backends.items() if backend},
     )
