@@ -1,8 +1,8 @@
 """Checkpoints of Wan models in the real file format, small: the published configurations with less depth and width.
 
 As on the hub: model_index.json, sharded safetensors with an index, config.json with the names and versions that the authors wrote.
-The configurations are those of huggingface.co/Wan-AI/Wan2.1-T2V-1.3B-Diffusers, Wan2.1-T2V-14B-Diffusers and
-Wan2.2-T2V-A14B-Diffusers. The tokenizer and the text encoder (UMT5) are the demo model's.
+The configurations are those of huggingface.co/Wan-AI/Wan2.1-T2V-1.3B-Diffusers, Wan2.1-T2V-14B-Diffusers,
+Wan2.2-T2V-A14B-Diffusers and Wan2.2-TI2V-5B-Diffusers, but the latter's means and deviations of latents. The tokenizer and the text encoder (UMT5) are the demo model's.
 """
 
 import json
@@ -26,6 +26,9 @@ TRANSFORMERS = {  # {model, as xDiT and we name it: {part: its config.json}}, fu
     "Wan2.1-T2V-1.3B": dict(transformer=_TRANSFORMER | dict(ffn_dim=8960, num_attention_heads=12, num_layers=30)),
     "Wan2.1-T2V": dict(transformer=_TRANSFORMER),
     "Wan2.2-T2V": dict(transformer=_TRANSFORMER | _OF_WAN22, transformer_2=_TRANSFORMER | _OF_WAN22),
+    "Wan2.2-TI2V": dict(transformer=_TRANSFORMER | _OF_WAN22 | dict(
+        ffn_dim=14336, in_channels=48, num_attention_heads=24, num_layers=30, out_channels=48,
+    )),
 }
 VAE = {
     "_class_name": "AutoencoderKLWan", "_diffusers_version": "0.33.0.dev0", "attn_scales": [], "base_dim": 96, "dim_mult": [1, 2, 4, 4],
@@ -36,6 +39,11 @@ VAE = {
                     2.8251, 1.916],
     "num_res_blocks": 2, "temperal_downsample": [False, True, True], "z_dim": 16,
 }
+VAE_OF_TI2V = VAE | dict(
+    _diffusers_version="0.35.0.dev0", base_dim=160, decoder_base_dim=256, clip_output=False, in_channels=12, is_residual=True, out_channels=12,
+    patch_size=2, scale_factor_spatial=16, scale_factor_temporal=4, z_dim=48, latents_mean=[n / 48 - 0.5 for n in range(48)],
+    latents_std=[0.5 + n / 64 for n in range(48)],
+)
 SCHEDULER = {
     "_class_name": "UniPCMultistepScheduler", "_diffusers_version": "0.33.0.dev0", "beta_end": 0.02, "beta_schedule": "linear",
     "beta_start": 0.0001, "disable_corrector": [], "dynamic_thresholding_ratio": 0.995, "final_sigmas_type": "zero", "flow_shift": 3.0,
@@ -46,6 +54,7 @@ SCHEDULER = {
 }
 _SMALL = dict(num_attention_heads=4, attention_head_dim=12, ffn_dim=64, num_layers=5, text_dim=64)
 _SMALL_VAE = dict(base_dim=8, dim_mult=[1, 1, 1, 1], num_res_blocks=1)
+_SMALL_VAE_OF_TI2V = dict(base_dim=8, decoder_base_dim=8, num_res_blocks=1)
 
 
 def write_checkpoint(folder, model, scheduler=SCHEDULER, shard_size="100KB", first_seed=0, **smaller):
@@ -59,14 +68,15 @@ def write_checkpoint(folder, model, scheduler=SCHEDULER, shard_size="100KB", fir
     configs = {part: config | _SMALL | smaller for part, config in TRANSFORMERS[model].items()}
     for seed, (part, config) in enumerate(configs.items(), first_seed):
         small_transformer(config, seed).save_pretrained(folder / part, max_shard_size=shard_size)
+    vae = VAE_OF_TI2V | _SMALL_VAE_OF_TI2V if model == "Wan2.2-TI2V" else VAE | _SMALL_VAE
     torch.manual_seed(9)
-    AutoencoderKLWan.from_config(VAE | _SMALL_VAE).eval().save_pretrained(folder / "vae")
+    AutoencoderKLWan.from_config(vae).eval().save_pretrained(folder / "vae")
     for part in ("text_encoder", "tokenizer"):
         shutil.copytree(DEMO / part, folder / part)
-    for part, config in (configs | dict(vae=VAE | _SMALL_VAE)).items():
+    for part, config in (configs | dict(vae=vae)).items():
         _write(folder / part / "config.json", config)
     _write(folder / "scheduler" / "scheduler_config.json", scheduler)
-    _write(folder / "model_index.json", _index(configs, scheduler["_class_name"]))
+    _write(folder / "model_index.json", _index(model, configs, scheduler["_class_name"]))
     return folder
 
 
@@ -82,12 +92,14 @@ def small_transformer(config, seed):
     return transformer.eval()
 
 
-def _index(parts, scheduler):
+def _index(model, parts, scheduler):
     index = {
         "_class_name": "WanPipeline", "_diffusers_version": "0.33.0.dev0", "scheduler": ["diffusers", scheduler],
         "text_encoder": ["transformers", "UMT5EncoderModel"], "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
         "vae": ["diffusers", "AutoencoderKLWan"], **{part: ["diffusers", "WanTransformer3DModel"] for part in parts},
     }
+    if model == "Wan2.2-TI2V":
+        return index | dict(boundary_ratio=None, expand_timesteps=True, transformer_2=[None, None])
     return index | dict(boundary_ratio=0.875) if "transformer_2" in parts else index
 
 

@@ -62,10 +62,10 @@ def test_they_are_the_bytes_that_are_loaded(folder):
     assert bytes_of(pipeline.transformer) == parts
 
 
-def residual_vae():
+def residual_vae(decoder_base_dim=16):
     """In the form of Wan2.2-TI2V-5B's."""
     return AutoencoderKLWan(
-        base_dim=8, decoder_base_dim=16, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=1, temperal_downsample=[False, True, True],
+        base_dim=8, decoder_base_dim=decoder_base_dim, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=1, temperal_downsample=[False, True, True],
         is_residual=True, in_channels=12, out_channels=12, patch_size=2, scale_factor_spatial=16,
     ).eval()
 
@@ -92,6 +92,19 @@ def decoded(base_dim, pixels):
     with Allocated() as allocated:
         decoder.decode(torch.randn(1, 16, 1, pixels // 4, pixels // 4))
     return allocated.peak, decoder_sizes(vae)
+
+
+def test_a_residual_decoder_holds_so_much():
+    """Its last level begins with twice the width."""
+    torch.manual_seed(0)
+    vae = residual_vae(decoder_base_dim=64)
+    decoder = StreamingDecoder(vae)
+    with Allocated():
+        decoder.decode(torch.randn(1, 16, 2, 8, 8))
+    with Allocated() as allocated:
+        decoder.decode(torch.randn(1, 16, 1, 8, 8))
+    sizes = decoder_sizes(vae)
+    assert sizes.small_rows < 128 and allocated.peak == pytest.approx(sizes.held * 4 * 128**2, rel=0.1)
 
 
 def test_a_decoder_holds_so_much():

@@ -7,7 +7,7 @@ from diffusers import FirstBlockCacheConfig, WanPipeline, WanTransformer3DModel,
 from dualparal_testing.small_wan import SCHEDULERS, small_pipeline, small_transformer, small_vae
 
 import xdualparal
-from xdualparal.models import Wan22Family, WanFamily, family_of
+from xdualparal.models import Wan22Family, WanFamily, WanTI2VFamily, family_of
 from xdualparal.models.weights import read_configs
 
 TINY_WAN = Path(xdualparal.__file__).parent / "demo" / "tiny-wan"
@@ -45,7 +45,7 @@ def test_supported(make):
     (lambda: pipeline_of(transformer=None, transformer_2=small_transformer()), "transformer is None, not WanTransformer3DModel"),
     (lambda: pipeline_of(transformer_2=small_transformer(num_layers=3), boundary_ratio=0.875), "transformer_2's num_layers is 3, not 4"),
     (lambda: pipeline_of(transformer_2=small_transformer(image_dim=8), boundary_ratio=0.875), "transformer_2's image_dim is 8, not None"),
-    (lambda: pipeline_of(expand_timesteps=True), "expand_timesteps is True, not False"),
+    (lambda: pipeline_of(expand_timesteps=True, transformer_2=small_transformer(), boundary_ratio=0.875), "boundary_ratio is 0.875, not None"),
     (lambda: pipeline_of(transformer=small_transformer(in_channels=36)), "out_channels is 16, not 36"),
     (lambda: pipeline_of(transformer=small_transformer(in_channels=48, out_channels=48)), "in_channels is 48, not 16"),
     (lambda: pipeline_of(transformer=small_transformer(image_dim=8)), "image_dim is 8, not None"),
@@ -67,6 +67,10 @@ def test_two_experts_are_another_family():
     pipeline.transformer_2.enable_cache(FirstBlockCacheConfig())
     with pytest.raises(ValueError, match="a step cache is enabled.*call transformer_2.disable_cache"):
         family_of(pipeline)
+
+
+def test_frames_with_timesteps_of_their_own_are_another_family():
+    assert type(family_of(pipeline_of(expand_timesteps=True))) is WanTI2VFamily
 
 
 def test_another_vae_is_refused():
@@ -132,6 +136,7 @@ def test_supported_by_the_configs():
     check(WanFamily, *read_configs(TINY_WAN))
     index, transformer, vae = wan21()
     check(Wan22Family, index | dict(transformer_2=WAN, boundary_ratio=0.875), transformer, vae, transformer_2=transformer)
+    check(WanTI2VFamily, index | dict(expand_timesteps=True), transformer, vae)
 
 
 def test_sizes():

@@ -20,11 +20,12 @@ pytestmark = pytest.mark.processes
 PROMPT, NEGATIVE, SEED, STEPS = "a red circle moves to the right", "a blue square", 7, 4
 BLOCK, CONTEXT, SIZE = 4, 2, 32
 FRAMES, ONE_BLOCK = 57, 21  # blocks of 6, 4, 4 and 1 latent frames; of 6
-COMMON = ["--prompt", PROMPT, "--height", SIZE, "--width", SIZE, "--num_inference_steps", STEPS, "--seed", SEED,
+COMMON = ["--prompt", PROMPT, "--num_inference_steps", STEPS, "--seed", SEED,
           "--dualparal_block_latents", BLOCK, "--dualparal_context_latents", CONTEXT]
 DEGREES = {"1 stage": ["--dualparal_degree", "1"], "2 stages": ["--dualparal_degree", "2"], "4 stages": ["--dualparal_degree", "4"],
            "2 stages, Ulysses 2": ["--dualparal_degree", "2", "--ulysses_degree", "2"]}
-SCALES = {"Wan2.1-T2V-1.3B": (5.0,), "Wan2.1-T2V": (5.0,), "Wan2.2-T2V": (4.0, 3.0)}  # the models' own
+SCALES = {"Wan2.1-T2V-1.3B": (5.0,), "Wan2.1-T2V": (5.0,), "Wan2.2-T2V": (4.0, 3.0), "Wan2.2-TI2V": (5.0,)}  # the models' own
+SIDES = {"Wan2.2-TI2V": 2 * SIZE}  # pixels, where a latent is 16 x 16 of them
 SIZES = {"Wan2.1-T2V": dict(num_attention_heads=6, num_layers=6)}  # where not checkpoints.py's
 
 
@@ -36,9 +37,10 @@ def folders(tmp_path_factory):
 
 
 def launched(tmp_path, model, folder, num_frames, name, *flags, dtype="float32"):
-    """The latents, (1, 16, latent frames, 4, 4), of a command with the degrees ``name``."""
+    """The latents, (1, channels, latent frames, 4, 4), of a command with the degrees ``name``."""
+    side = SIDES.get(model, SIZE)
     latents = tmp_path / f"{name}.latents"
-    arguments = ["--model", model, "--model_path", folder, *COMMON, "--num_frames", num_frames, *DEGREES[name], *flags,
+    arguments = ["--model", model, "--model_path", folder, *COMMON, "--height", side, "--width", side, "--num_frames", num_frames, *DEGREES[name], *flags,
                  "--dualparal_latents_out", latents, "--output_directory", tmp_path / name]
     code, output = run(arguments, tmp_path / "log", dtype)
     assert code == 0, output
@@ -52,7 +54,7 @@ def sequential(pipeline, scales, make_scheduler=None):
         texts = pipeline.encode_prompt(PROMPT, NEGATIVE, scales[0] > 1, max_sequence_length=512, device="cpu")
     latent_frames = 1 + -(-(FRAMES - 1) // 4)
     blocks = 1 + -(-(latent_frames - BLOCK - CONTEXT) // BLOCK)
-    noise = initial_noise(blocks, BLOCK, CONTEXT, (16, 4, 4), torch.Generator().manual_seed(SEED), latent_frames)
+    noise = initial_noise(blocks, BLOCK, CONTEXT, (pipeline.transformer.config.in_channels, 4, 4), torch.Generator().manual_seed(SEED), latent_frames)
     experts = [one for one in (pipeline.transformer, pipeline.transformer_2) if one is not None]
     boundary = pipeline.config.boundary_ratio and pipeline.config.boundary_ratio * 1000
     return sequential_latents(
@@ -81,7 +83,7 @@ def test_one_block_is_the_ordinary_pipelines(tmp_path, folders, model):
     pipeline = WanPipeline.from_pretrained(folders[model])
     second = {} if len(SCALES[model]) == 1 else dict(guidance_scale_2=SCALES[model][1])
     expected = pipeline(
-        PROMPT, NEGATIVE, SIZE, SIZE, ONE_BLOCK, STEPS, SCALES[model][0], **second, generator=torch.Generator().manual_seed(SEED),
+        PROMPT, NEGATIVE, SIDES.get(model, SIZE), SIDES.get(model, SIZE), ONE_BLOCK, STEPS, SCALES[model][0], **second, generator=torch.Generator().manual_seed(SEED),
         output_type="latent",
     ).frames
     made = launched(tmp_path, model, folders[model], ONE_BLOCK, "2 stages", "--negative_prompt", NEGATIVE)

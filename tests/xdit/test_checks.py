@@ -52,7 +52,7 @@ def test_a_good_command_gives_its_model(tmp_path):
     (dict(degree=4), "dualparal_degree 4.*make 4 processes and 2 were started"),
     (dict(model="tiny-wam"), "'tiny-wam' is not known: give one of tiny-wan, "),
     (dict(prompt=()), "the prompt is missing: add --prompt"),
-    (dict(model="Wan2.2-TI2V"), "Wan2.2-TI2V has no DualParal support: give one of .*Wan2.1-T2V"),
+    (dict(model="Wan2.1-VACE-14B"), "Wan2.1-VACE-14B has no DualParal support: give one of .*Wan2.1-T2V"),
     (dict(degree=None), "tiny-wan runs with DualParal only: add --dualparal_degree 1"),
     (dict(degree=None, model="Wan2.1-T2V", extra=["--dualparal_block_latents", "4"]), "DualParal is off: add --dualparal"),
     (dict(extra=["--ulysses_degree", "3"]), "--ulysses_degree is 3 and the model has 4 attention heads.*give 1, 2, 4"),

@@ -87,7 +87,7 @@ def test_the_settings_are_xdits(tmp_path):
 
 
 @pytest.mark.parametrize("name", [
-    "Wan2.2-I2V", "Wan2.1-I2V", "Wan2.2-TI2V", "Wan2.2-Distilled-I2V", "Wan2.1-VACE-14B", "Wan-AI/Wan2.2-TI2V-5B-Diffusers"
+    "Wan2.2-I2V", "Wan2.1-I2V", "Wan2.2-Distilled-I2V", "Wan2.1-VACE-14B", "Wan-AI/Wan2.2-I2V-A14B-Diffusers"
 ])
 def test_a_model_that_is_not_supported_is_refused_by_name(tmp_path, name):
     with pytest.raises(ValueError, match=f"^model {name} has no DualParal support: give one of .*, or leave --dualparal_degree out$"):

@@ -37,8 +37,8 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
 def test_a_folder_of_a_model_that_is_not_supported_is_refused(tmp_path):
     shutil.copytree(TINY_WAN_FOLDER, tmp_path, dirs_exist_ok=True)
     config = json.loads((tmp_path / "model_index.json").read_text())
-    (tmp_path / "model_index.json").write_text(json.dumps(config | {"expand_timesteps": True}))
-    with pytest.raises(ValueError, match="--model_path .*: this is no Wan2.1 .*expand_timesteps is True.*: give one"):
+    (tmp_path / "model_index.json").write_text(json.dumps(config | {"_class_name": "WanVACEPipeline"}))
+    with pytest.raises(ValueError, match="--model_path .*: this is no Wan2.1 .*the pipeline is WanVACEPipeline.*: give one"):
         at_path("Wan2.1-T2V", DUALPARAL_MODELS["Wan2.1-T2V"], tmp_path, {})
 
 

@@ -133,7 +133,7 @@ def test_float8_is_planned_where_this_machine_has_none(tmp_path):
     ("--model tiny-wan --num_gpus 0 --gpu rtx4090", "--num_gpus is 0: give a whole number from 1"),
     ("--model tiny-wan --num_gpus 2 --gpu rtx9090", "--gpu is 'rtx9090' .*: give one of rtx4090, "),
     ("--model tiny-wam --num_gpus 2 --gpu rtx4090", "'tiny-wam' is not known"),
-    ("--model Wan2.2-TI2V --num_gpus 2 --gpu rtx4090", "has no DualParal support"),
+    ("--model Wan2.1-VACE-14B --num_gpus 2 --gpu rtx4090", "has no DualParal support"),
     ("--model tiny-wan --num_gpus 2 --gpu rtx4090 --num_frames 0", "--num_frames is 0, for a video without end"),
     ("--model tiny-wan --num_gpus 2 --gpu rtx4090 --dualparal_degree 3", "no degrees that are given make 2 GPUs"),
     ("--model Wan2.1-T2V --num_gpus 1 --gpu rtx4090", "nothing runs on 1 x RTX 4090; nearest is stages 1.*: a rank needs"),

@@ -5,9 +5,10 @@ from pathlib import Path
 from .tensors import read_json
 from .wan import WanFamily
 from .wan22 import Wan22Family
-from .wan_configs import has_two_experts, index_of
+from .wan_configs import has_clean_frames, has_two_experts, index_of
+from .wan_ti2v import WanTI2VFamily
 
-FAMILIES = (WanFamily, Wan22Family)
+FAMILIES = (WanFamily, Wan22Family, WanTI2VFamily)
 
 
 def family_of(pipeline):
@@ -30,4 +31,6 @@ def family_of_folder(folder):
 
 
 def _family_of_index(index):
+    if has_clean_frames(index):
+        return WanTI2VFamily
     return Wan22Family if has_two_experts(index) else WanFamily

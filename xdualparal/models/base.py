@@ -21,6 +21,7 @@ class Facts:
     experts: tuple[str, ...]  # the pipeline's transformers: each does its own part of the steps, from the noisiest on
     text_parts: tuple[str, ...]  # the parts of a pipeline that only the first stage uses
     vae_dtype: torch.dtype  # of the VAE's weights, whatever the transformer's dtype
+    clean_frames: bool = False  # whether frames may be clean, with timestep 0, as an image is: expand_timesteps of diffusers' pipelines
 
     def latent_frames(self, num_frames, continued=0):
         """Latent frames that hold ``num_frames`` video frames: a video's first is 1 frame (DESIGN section 2), unless it begins with

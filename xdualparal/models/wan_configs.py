@@ -31,15 +31,22 @@ def check_pipeline(family, pipeline):
         _check_calls(name, experts[name], classes.transformer)
 
 
+def has_clean_frames(index):
+    """Whether a model_index.json, a dict, is of a Wan model whose frames have timesteps of their own."""
+    return bool(index.get("expand_timesteps"))
+
+
 def has_two_experts(index):
     """Whether a model_index.json, a dict, is of a Wan model with a second transformer, or should be."""
     return index.get("boundary_ratio") is not None or (index.get("transformer_2") or (None, None))[1] is not None
 
 
 def index_of(pipeline):
-    """What ``has_two_experts`` asks for, of a diffusers pipeline."""
-    second = pipeline.transformer_2
-    return dict(boundary_ratio=pipeline.config.boundary_ratio, transformer_2=(None, second and type(second).__name__))
+    """What ``has_two_experts`` and ``has_clean_frames`` ask for, of a diffusers pipeline."""
+    second, config = pipeline.transformer_2, pipeline.config
+    return dict(
+        boundary_ratio=config.boundary_ratio, transformer_2=(None, second and type(second).__name__), expand_timesteps=config.expand_timesteps,
+    )
 
 
 def _experts_of(pipeline):
@@ -75,7 +82,7 @@ def _compared(family, index, configs):
         allowed = classes.transformer.__name__ if name in facts.experts else None
         yield name, (index.get(name) or (None, None))[1], allowed
     yield from _compared_boundary(facts, index.get("boundary_ratio"))
-    yield "expand_timesteps", index.get("expand_timesteps", False), False
+    yield "expand_timesteps", index.get("expand_timesteps", False), facts.clean_frames
     for name in facts.experts:
         yield from _compared_in_expert(name, configs.get(name, {}), configs.get("transformer", {}), facts)
     if index.get("vae", (None, None))[1] is not None:

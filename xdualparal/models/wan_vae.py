@@ -115,7 +115,8 @@ class DecoderSizes(NamedTuple):
 
 # Tensors of the last level's width, of all frames that one latent frame makes, that are there at once: a residual block's input,
 # the normalised one with the cached frames before it, joined, padded and in the convolution's own layout, and the result. Measured
-# with torch's allocator on a CPU: 7.6 (default VAE, float32), 7.1 (bfloat16), 7.1 to 7.8 (demo VAE).
+# with torch's allocator on a CPU: 7.6 (default VAE, float32), 7.1 (bfloat16), 7.1 to 7.8 (demo VAE), 7.7 and 7.8 (in Wan2.2-TI2V-5B's form,
+# whose last level begins with twice the width: decoder_base_dim 64, 128 and 192 pixels).
 _HELD_TENSORS = 7.8
 # Convolutions of few numbers are not oneDNN's (torch, aten/src/ATen/native/Convolution.cpp, use_mkldnn: up to 20480 in all but the
 # innermost dimension): torch unfolds the input, 3 x 3 x 3 times as many numbers, beside 6.3 tensors as above (measured, demo VAE).
@@ -137,9 +138,20 @@ def decoder_sizes(vae):
         elif isinstance(module, torch.nn.Conv3d) and module.kernel_size[0] > 1:
             remembered += 2 * module.in_channels * (before if name.endswith("time_conv") else pixels)
     width, frames, patch = vae.decoder.conv_out.in_channels, vae.config.scale_factor_temporal, vae.config.patch_size or 1
-    held, held_if_small = (tensors * width * frames / patch**2 for tensors in (_HELD_TENSORS, _HELD_IF_SMALL))
+    held, small = (tensors * frames / patch**2 for tensors in (_HELD_TENSORS * _last_width(vae.decoder), _HELD_IF_SMALL * width))
     small_rows = (_SMALL // (width * (frames + 2)) - 2) * patch  # with two cached frames, padded by a pixel
-    return DecoderSizes(remembered / patch**2, held, held_if_small, small_rows)
+    return DecoderSizes(remembered / patch**2, held, max(held, small), small_rows)
+
+
+def _last_width(decoder):
+    """Channels of the widest input of the last level's convolutions; with shortcuts around levels it begins with the one before's."""
+    width = 0
+    for name, module in decoder.named_modules():
+        if isinstance(module, torch.nn.Upsample):
+            width = 0
+        elif isinstance(module, torch.nn.Conv3d) and module.kernel_size[0] > 1 and not name.endswith("time_conv"):
+            width = max(width, module.in_channels)
+    return width
 
 
 @torch.no_grad()

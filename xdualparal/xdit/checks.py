@@ -4,6 +4,7 @@ Knows: what the flags mean together. Must not know: processes, or how a run is m
 folder: folders.make_folders does, when all have passed.
 """
 
+import math
 import os
 import shutil
 
@@ -39,8 +40,7 @@ from .settings import CommandSettings
 from .support import check_effect, check_support
 from .tiles import check_tiles
 
-# diffusers' WanPipeline.check_inputs asks for multiples of 16 whatever the VAE and the patch are.
-PIXEL_MULTIPLE = (16, 16)
+PIXEL_MULTIPLE = 16  # diffusers' WanPipeline.check_inputs asks for multiples of it whatever the VAE and the patch are
 _TEXTS = ("prompt", "negative_prompt")  # from Python a str; prompts.py judges it
 
 
@@ -209,7 +209,7 @@ def _check_stages(args, model, config):
 
 def _check_video(args, model):
     height, width, guidance_scale = (value_of(args, model, name) for name in ("height", "width", "guidance_scale"))
-    check_size(height, width, PIXEL_MULTIPLE)
+    check_size(height, width, (math.lcm(PIXEL_MULTIPLE, model.pixels_per_token),) * 2)
     check_heads(model.num_heads, args["ulysses_degree"])
     frame_tokens = (height // model.pixels_per_token) * (width // model.pixels_per_token)
     check_even_split(frame_tokens, args["ulysses_degree"] * args["ring_degree"])

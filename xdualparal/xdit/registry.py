@@ -14,7 +14,7 @@ from ..models.checkpoint_files import Weights
 from ..models.folder import check_folder
 from ..models.weights import read_configs
 from .demo_model import TinyWan2Model, TinyWanModel
-from .wan_models import Wan21T2VModel, Wan21T2VSmallModel, Wan22DistilledT2VModel, Wan22T2VModel
+from .wan_models import Wan21T2VModel, Wan21T2VSmallModel, Wan22DistilledT2VModel, Wan22T2VModel, Wan22TI2VModel
 
 DUALPARAL_MODELS = {
     "tiny-wan": TinyWanModel,
@@ -26,6 +26,8 @@ DUALPARAL_MODELS = {
     "Wan2.2-T2V": Wan22T2VModel,
     "Wan-AI/Wan2.2-T2V-A14B-Diffusers": Wan22T2VModel,
     "Wan2.2-Distilled-T2V": Wan22DistilledT2VModel,
+    "Wan2.2-TI2V": Wan22TI2VModel,
+    "Wan-AI/Wan2.2-TI2V-5B-Diffusers": Wan22TI2VModel,
 }
 
 

@@ -10,6 +10,7 @@ from xfuser.model_executor.models.runner_models.wan import xFuserWan21T2VModel
 
 from ..models.fixed_steps import FixedStepsScheduler
 from ..models.wan22 import Wan22Family
+from ..models.wan_ti2v import WanTI2VFamily
 from .models import DualParalWanModel
 
 _DEFAULTS = xFuserWan21T2VModel.default_input_values  # xDiT's negative prompt is the authors', in English
@@ -18,7 +19,7 @@ _DEFAULTS = xFuserWan21T2VModel.default_input_values  # xDiT's negative prompt i
 class Wan21T2VModel(DualParalWanModel):
     """Wan2.1-T2V-14B."""
 
-    num_layers, num_heads = 40, 40  # DESIGN section 3
+    num_layers, num_heads, transformer_config = 40, 40, dict(ffn_dim=13824)  # DESIGN section 3
     # Size, frames, guidance, shift ("5.0 for 720P, 3.0 for 480P"): the card of Wan-AI/Wan2.1-T2V-14B-Diffusers, and diffusers
     # 0.42.1, pipelines/wan/pipeline_wan.py, which also has the steps.
     default_input_values = replace(
@@ -29,7 +30,7 @@ class Wan21T2VModel(DualParalWanModel):
 class Wan21T2VSmallModel(DualParalWanModel):
     """Wan2.1-T2V-1.3B, which xDiT does not register."""
 
-    num_layers, num_heads = 30, 12  # DESIGN section 3
+    num_layers, num_heads, transformer_config = 30, 12, dict(ffn_dim=8960)  # DESIGN section 3
     settings = replace(
         DualParalWanModel.settings, model_name="Wan-AI/Wan2.1-T2V-1.3B-Diffusers", output_name="wan2.1_t2v_1.3b"
     )
@@ -43,7 +44,7 @@ class Wan22T2VModel(DualParalWanModel):
     """Wan2.2-T2V-A14B: two experts of 14B."""
 
     family = Wan22Family()
-    num_layers, num_heads = 40, 40  # DESIGN section 3, each expert
+    num_layers, num_heads, transformer_config = 40, 40, dict(ffn_dim=13824)  # DESIGN section 3, each expert
     settings = replace(
         DualParalWanModel.settings, model_name="Wan-AI/Wan2.2-T2V-A14B-Diffusers", output_name="wan2.2_t2v",
         fp8_gemm_module_list=["transformer.blocks", "transformer_2.blocks"],
@@ -77,3 +78,21 @@ class Wan22DistilledT2VModel(Wan22T2VModel):
     def scheduler(cls, stored, shift=None):
         """A FixedStepsScheduler, whatever the folder has."""
         return FixedStepsScheduler()
+
+
+class Wan22TI2VModel(DualParalWanModel):
+    """Wan2.2-TI2V-5B: one transformer, of text alone or of text and an image."""
+
+    family = WanTI2VFamily()
+    num_layers, num_heads, pixels_per_token = 30, 24, 32  # DESIGN section 3: VAE factor 16, patch 2
+    transformer_config = dict(in_channels=48, out_channels=48, ffn_dim=14336)
+    # vae/config.json of Wan-AI/Wan2.2-TI2V-5B-Diffusers
+    vae_config = dict(
+        base_dim=160, decoder_base_dim=256, z_dim=48, in_channels=12, out_channels=12, patch_size=2, is_residual=True, scale_factor_spatial=16,
+        temperal_downsample=[False, True, True],
+    )
+    settings = replace(DualParalWanModel.settings, model_name="Wan-AI/Wan2.2-TI2V-5B-Diffusers", output_name="wan2.2_ti2v", fps=24, mod_value=32)
+    # Size, steps, guidance, shift, frames a second: Wan2.2's own code, wan/configs/wan_ti2v_5B.py, 704 x 1280 there, and 121 frames.
+    default_input_values = replace(
+        _DEFAULTS, height=704, width=1280, num_frames=121, num_inference_steps=50, guidance_scale=5.0, flow_shift=5,
+    )
