@@ -6,6 +6,7 @@ Knows: their types and shapes. Must not know: the models, or what is made of the
 import html
 
 import torch
+from PIL.Image import Image
 
 _INVISIBLE = "\u115f\u1160\u2800\u3164\uffa0"  # fillers of Hangul and Braille, which Unicode calls letters and symbols
 
@@ -54,6 +55,27 @@ def check_is_text(name, text):
         raise ValueError(f"{name} {ascii(text[:40])} has bytes that are no UTF-8 text: give it in UTF-8") from None
     if "\0" in text:
         raise ValueError(f"{name} {ascii(text[:40])} has a NUL character: give text")
+
+
+def check_image_latents(latents, latent_shape, num_videos):
+    """Raises ValueError unless ``latents`` are finite floating latents (images, channels, 1, height, width) of ``latent_shape``, (channels, height,
+    width), one image for all videos or one for each."""
+    channels, height, width = latent_shape
+    if not isinstance(latents, torch.Tensor) or latents.dim() != 5 or not latents.is_floating_point():
+        raise ValueError(f"image_latents is {type(latents).__name__}: give a floating tensor (images, {channels}, 1, {height}, {width}), or an image")
+    if tuple(latents.shape) != (len(latents), channels, 1, height, width) or len(latents) not in (1, num_videos):
+        raise ValueError(f"image_latents is {tuple(latents.shape)}: give (1 or {num_videos}, {channels}, 1, {height}, {width}), or the height and width of the image")
+    if not latents.isfinite().all():
+        raise ValueError("image_latents has a NaN or an infinity: encode the image anew")
+
+
+def check_images(images, num_videos):
+    """Raises ValueError unless ``images``, a list, are PIL images, one for all videos or one for each."""
+    for image in images:
+        if not isinstance(image, Image):
+            raise ValueError(f"image is {type(image).__name__}: give a PIL image, or a list of one for each prompt")
+    if len(images) not in (1, num_videos):
+        raise ValueError(f"{len(images)} images are given and there are {num_videos} prompts: give one for all, or one for each")
 
 
 def check_given_latents(latents, latent_shape):

@@ -18,6 +18,7 @@ from .engine.sharding import check_degrees, check_even_split, check_heads
 from .engine.stop import StopSign, waves_to_finish
 from .engine.used_weights import UsedWeights
 from .engine.video import Video, check_alike
+from .images import with_image_latents
 from .models import family_of
 from .models.identity import dtype_name, tiling_of
 from .output.segments import join_segments, stack_videos
@@ -118,6 +119,8 @@ class DualParalPipeline:
         Arguments are those of diffusers' WanPipeline: ``prompt`` and ``negative_prompt`` (str or list of str),
         ``num_frames``, ``height``, ``width`` (pixels), ``num_inference_steps``, ``guidance_scale``, ``guidance_scale_2``
         (of a second transformer), ``generator`` (on the CPU), ``prompt_embeds`` and ``negative_prompt_embeds`` (videos, length, dim), ``max_sequence_length``;
+        ``image`` (a PIL image, or a list of one for each prompt; Wan2.2-TI2V), the video's first frame, scaled to height x width, or
+        ``image_latents``, (1 or videos, channels, 1, height, width), what the VAE makes of it (images.encode_images);
         ``continue_latents``: the last latent frames of another video, (1, channels, frames, height, width) before VAE scaling, as
         output_type "latent" gives them: this video goes on from there, and has the frames that follow, ``num_frames`` of them. The last
         ``context_latents`` are what its first block sees; earlier ones, if given, only make the first frames decode as in one video.
@@ -219,7 +222,7 @@ class DualParalPipeline:
 
     def _request(self, prompt, output_type, options):
         self._check_free()  # before any collective: the ranks that wait for passes would not take part
-        request = Request(self.pipe, prompt=prompt, output_type=output_type, **known_options(options))
+        request = Request(self.pipe, prompt=prompt, output_type=output_type, **with_image_latents(self.pipe, self.mesh, prompt, known_options(options)))
         check_even_split(request.frame_tokens, self.mesh.shard[1])
         if self.mesh.branch[1] > request.branches:
             raise ValueError(
@@ -252,7 +255,14 @@ class DualParalPipeline:
         latent_frames = None if request.is_endless else self.family.facts.latent_frames(request.num_frames, continued)
         expert_starts = self.family.expert_starts(self.pipe, request.make_scheduler("cpu").timesteps)
         plan = self.strategy.plan(self.config, latent_frames, request.num_inference_steps, lanes, expert_starts)
+        if request.image_latents is not None:
+            return self._with_image(plan)
         return plan.continuing(continued) if continued else plan
+
+    def _with_image(self, plan):
+        if not self.strategy.takes_images:
+            raise ValueError(f"an image is given and strategy is {self.strategy.name}, which takes none: choose dualparal or full, or leave it out")
+        return plan.with_image()
 
     def _spec(self, request, file_spec=None):
         pipe = self.pipe

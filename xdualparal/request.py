@@ -8,21 +8,21 @@ import copy
 
 import torch
 
-from .call_checks import check_embeds, check_generators, check_given_latents, check_prompts
+from .call_checks import check_embeds, check_generators, check_given_latents, check_image_latents, check_prompts
 from .limits import FRAMES, GUIDANCE, PIXELS, SIDE, STEPS, TEXT_TOKENS
 from .models.schedulers import SHIFT_NAMES, check_scheduler, flow_shift, fresh_scheduler
 from .run_spec import short_digest
 
-MAX_SEQUENCE_LENGTH = 512  # by default, as in diffusers' WanPipeline
+MAX_SEQUENCE_LENGTH, DEFAULT_SIZE = 512, (480, 832)  # as in diffusers' WanPipeline; (height, width)
 OUTPUT_TYPES = ("np", "uint8", "pil", "pt", "latent")
 
 
 class Request:
     """The arguments of one call. Raises ValueError for those that cannot work."""
 
-    def __init__(self, pipe, *, prompt=None, negative_prompt=None, height=480, width=832, num_frames=81,
+    def __init__(self, pipe, *, prompt=None, negative_prompt=None, height=DEFAULT_SIZE[0], width=DEFAULT_SIZE[1], num_frames=81,
                  num_inference_steps=50, guidance_scale=5.0, guidance_scale_2=None, generator=None, prompt_embeds=None,
-                 negative_prompt_embeds=None, max_sequence_length=MAX_SEQUENCE_LENGTH, output_type="np", continue_latents=None):
+                 negative_prompt_embeds=None, max_sequence_length=MAX_SEQUENCE_LENGTH, output_type="np", continue_latents=None, image_latents=None):
         self.pipe = pipe
         self.prompt, self.negative_prompt = prompt, negative_prompt
         self.height, self.width = SIDE.of("height", height), SIDE.of("width", width)
@@ -32,7 +32,7 @@ class Request:
         self.guidance_scale_2 = self._second_scale(guidance_scale_2)
         self.prompt_embeds, self.negative_prompt_embeds = prompt_embeds, negative_prompt_embeds
         self.max_sequence_length = TEXT_TOKENS.of("max_sequence_length", max_sequence_length)
-        self.output_type, self.continue_latents = output_type, continue_latents
+        self.output_type, self.continue_latents, self.image_latents = output_type, continue_latents, image_latents
         self._check()
         self.generator = generator if generator is not None else torch.Generator().manual_seed(shared_seed(drawn_seed()))
         check_generators(self.generator, self.num_videos)
@@ -47,6 +47,7 @@ class Request:
         if self.continue_latents is not None:
             check_given_latents(self.continue_latents, self.latent_shape)
             self.continue_latents = self.continue_latents.detach().float().cpu()
+        self._check_image()
         self.scheduler_facts = check_scheduler(self.pipe.scheduler, self.num_inference_steps)
         if self.output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type is {self.output_type!r}: give one of {', '.join(OUTPUT_TYPES)}")
@@ -54,6 +55,16 @@ class Request:
             raise ValueError("prompt_embeds come without negative_prompt_embeds: give both, or guidance_scale 1")
         if self.prompt_embeds is None and self.negative_prompt_embeds is not None:
             raise ValueError("negative_prompt_embeds come without prompt_embeds: give both")
+
+    def _check_image(self):
+        if self.image_latents is None:
+            return
+        if not self.pipe.config.expand_timesteps:
+            raise ValueError("an image is given and the model makes videos of text alone: leave it out, or take Wan2.2-TI2V")
+        if self.continue_latents is not None:
+            raise ValueError("an image and continue_latents are given and both are the video's first frames: leave one out")
+        check_image_latents(self.image_latents, self.latent_shape, self.num_videos)
+        self.image_latents = self.image_latents.detach().float().cpu()
 
     def _second_scale(self, given):
         """The second expert's guidance scale; None where there is one expert. By default the first one's, as in diffusers."""
@@ -112,7 +123,7 @@ class Request:
             {name: getattr(self, name) for name in names}, guidance_scale=float(self.guidance_scale),
             guidance_scale_2=self.guidance_scale_2, boundary_ratio=self.pipe.config.boundary_ratio, seed=self.generator.initial_seed(),
             embeds=tuple(short_digest(rows.float().cpu().numpy().tobytes()) for rows in embeds),
-            continued=None if self.continue_latents is None else short_digest(self.continue_latents.numpy().tobytes()),
+            continued=_digest_of(self.continue_latents), image=_digest_of(self.image_latents),
             generator=short_digest(self.generator.get_state().numpy().tobytes()),
             scheduler=f"{type(scheduler).__name__} {short_digest(settings.encode())}", flow_shift=flow_shift(scheduler),
         )
@@ -162,7 +173,12 @@ class Request:
             one.generator = _nth(self.generator, index)
             one.prompt_embeds = _nth_row(self.prompt_embeds, index)
             one.negative_prompt_embeds = _nth_row(self.negative_prompt_embeds, index)
+            one.image_latents = _nth_row(self.image_latents, index)
             yield one
+
+
+def _digest_of(latents):
+    return None if latents is None else short_digest(latents.contiguous().numpy().tobytes())
 
 
 def branches_of(guidance_scale):

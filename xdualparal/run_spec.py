@@ -17,7 +17,8 @@ class RunSpec:
 
     Request: ``prompt``, ``negative_prompt``, ``embeds`` (digests of given embeddings), ``height``, ``width`` (pixels),
     ``num_frames`` (0: endless), ``num_inference_steps``, ``guidance_scale``, ``guidance_scale_2`` (the second expert's),
-    ``max_sequence_length``, ``seed``, ``generator`` (digest of its state), ``continued`` (digest of another video's last latents). Model: ``model`` (name), ``scheduler`` (class, and digest
+    ``max_sequence_length``, ``seed``, ``generator`` (digest of its state), ``continued`` (digest of another video's last latents), ``image`` (digest of
+    the latents of the image that the video begins with). Model: ``model`` (name), ``scheduler`` (class, and digest
     of its other settings), ``flow_shift``, ``boundary_ratio`` (of the experts), ``loras`` (digests of files, and
     weights: what is known of the transformers before they are loaded), ``transformer``, ``transformer_2``,
     ``text_encoder``, ``vae`` (digests of configuration and weights), ``text_encoder_place`` ("cpu" where it is on the host beside an
@@ -41,6 +42,7 @@ class RunSpec:
     seed: int | None = None
     generator: str | None = None
     continued: str | None = None
+    image: str | None = None
     model: str | None = None
     scheduler: str | None = None
     flow_shift: float | None = None

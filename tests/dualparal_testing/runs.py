@@ -38,6 +38,7 @@ class Case:
     context_dtype: str = "model"
     context_store: str = "device"
     continued: int = 0  # latent frames of another video that are given
+    has_image: bool = False
 
     def config(self):
         """The DualParalConfig of the case."""
@@ -55,7 +56,12 @@ class Case:
             num_inference_steps=self.num_steps, guidance_scale=self.guidance_scale, guidance_scale_2=self.guidance_scale_2,
             generator=torch.Generator().manual_seed(SEED), output_type="latent",
             **dict(continue_latents=self.given()) if self.continued else {},
+            **dict(image_latents=self.image()) if self.has_image else {},
         )
+
+    def image(self):
+        """Latents of an image."""
+        return torch.randn(1, 16, 1, SIZE // 8, SIZE // 8, generator=torch.Generator().manual_seed(13))
 
     def given(self):
         """Another video's last latent frames, or None."""
@@ -79,7 +85,7 @@ class Case:
             transformers, (SCHEDULERS | FEW_STEPS | STOCHASTIC)[self.scheduler], self.num_steps, noise, branches, scales,
             self.block, self.context, self.stagger, step_generator=self._step_generator(), boundary=boundary,
             **dict(true_timesteps=self.context_timestep == "true", cached=self.cached, in_float8=self.context_dtype == "float8",
-                   given=self.given()[:, :, -seen:] if seen else None)
+                   given=self.given()[:, :, -seen:] if seen else None, image=self.image() if self.has_image else None)
             | broken,
         )
 
@@ -118,6 +124,13 @@ CONTINUED = [
     Case("goes on from a video, two experts", num_frames=77, num_steps=4, boundary_ratio=0.875, continued=4, scheduler="dpm++"),
     Case("goes on from a video, context as long as a block", num_frames=77, num_steps=4, block=3, context=3, continued=3, scheduler="euler"),
 ]
+WITH_IMAGE = [
+    Case("an image", num_frames=120, num_steps=3, has_image=True),
+    Case("an image, more steps than blocks, no guidance", num_frames=57, num_steps=8, has_image=True, guidance_scale=1.0, scheduler="dpm++"),
+    Case("an image, cached context, stagger 2", num_frames=61, num_steps=6, context=3, stagger=2, cached=True, has_image=True),
+    Case("an image, true timesteps", num_frames=77, num_steps=4, context_timestep="true", has_image=True, scheduler="euler"),
+    Case("an image, one block", num_frames=13, num_steps=4, has_image=True),
+]
 ON_HOST = [replace(case, name=f"{case.name}, on the host", context_store="host") for case in CACHED]
 OFFLOADED = [replace(case, name=f"{case.name}, one at a time on the device", expert_offload=True) for case in EXPERTS]
 CASES = [
@@ -126,6 +139,7 @@ CASES = [
     *TRUE_TIMESTEPS,
     *CACHED,
     *CONTINUED,
+    *WITH_IMAGE,
     Case("more blocks than steps", num_frames=120, num_steps=3),
     Case("more steps than blocks", num_frames=57, num_steps=8),
     Case("context as long as a block", num_frames=77, num_steps=4, block=3, context=3),
@@ -162,7 +176,7 @@ def latents_of_cases(rank, stages, cases, **degrees):
     """The executor's latents of each case by name, as numpy arrays; None off the output rank."""
     engine, latents = engine_config(stages, **degrees), {}
     for case in cases:
-        wan = small_pipeline(case.scheduler, case.rope_max_seq_len, case.boundary_ratio)
+        wan = small_pipeline(case.scheduler, case.rope_max_seq_len, case.boundary_ratio, expand_timesteps=case.has_image)
         wan.transformer.to(case.dtype)
         if wan.transformer_2 is not None:
             wan.transformer_2.to(case.dtype)

@@ -62,7 +62,8 @@ def as_float8(x):
 @torch.no_grad()
 def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, guidance_scale, block, context, stagger=1,
                        next_context=True, previous_context_after=True, step_generator=None, boundary=None,
-                       crossing=False, true_timesteps=False, cached=False, of_step=0, in_float8=False, given=None, noised=True):
+                       crossing=False, true_timesteps=False, cached=False, of_step=0, in_float8=False, given=None, noised=True, image=None,
+                       image_timestep=0):
     """All latents of the video, (1, channels, latent frames, height, width).
 
     ``transformers``: one, or two, of which the first does the steps with timesteps of ``boundary`` or more; then
@@ -72,7 +73,7 @@ def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, gu
     ``cached``: the previous context is the K/V of the block before at the same step (``of_step`` breaks that: so many steps earlier), in
     float8 where ``in_float8``.
     ``given``: the clean latents of the first frames of block 0, another video's last ones; where they are not ``noised`` for each step a
-    rule is broken. ``step_generator(block, step)``: of the noise that a scheduler adds in a step.
+    rule is broken. ``image``: the latents of the video's first frame, which has ``image_timestep``, in every pass. ``step_generator(block, step)``: of the noise that a scheduler adds in a step.
     """
     processors = [[ContextAttention() for _ in transformer.blocks] for transformer in transformers]
     for transformer, own in zip(transformers, processors):
@@ -97,6 +98,8 @@ def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, gu
                 count_given, level = given.shape[2], float(schedulers[0].sigmas[step]) if noised else 0.0
                 seen = (1 - level) * given + level * noise[0][:, :, :count_given]
                 start[i] = torch.cat([seen, start[i][:, :, count_given:]], dim=2)
+            if i == 0 and image is not None:
+                start[i] = torch.cat([image, start[i][:, :, 1:]], dim=2)
             window = start[i]
             if i > 0 and context > 0 and not cached:
                 previous = start[i - 1] if previous_context_after else history[i - 1][step]
@@ -109,6 +112,9 @@ def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, gu
             if true_timesteps and window.shape[2] > start[i].shape[2]:
                 before = timesteps[step + stagger] if step + stagger < num_steps else torch.zeros_like(timesteps[0])
                 at = torch.stack([before] * context + [timesteps[step]] * start[i].shape[2]).repeat_interleave(per_frame)[None]
+            if i == 0 and image is not None:
+                at = torch.stack([torch.full_like(timesteps[0], image_timestep)] + [timesteps[step]] * (window.shape[2] - 1))
+                at = at.repeat_interleave(per_frame)[None]
             predictions, keep = [], []
             for branch, text in enumerate(texts):
                 for n, processor in enumerate(own_processors):
@@ -133,4 +139,6 @@ def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, gu
             drawn = {} if step_generator is None else dict(generator=step_generator(i, step))
             latents[i] = schedulers[i].step(own, timesteps[step], start[i], return_dict=False, **drawn)[0]
             history[i].append(latents[i])
+    if image is not None:
+        latents[0] = torch.cat([image, latents[0][:, :, 1:]], dim=2)
     return torch.cat(latents, dim=2)[:, :, 0 if given is None else given.shape[2]:]

@@ -51,12 +51,14 @@ def small_vae():
     ).eval()
 
 
-def small_pipeline(scheduler="unipc", rope_max_seq_len=1024, boundary_ratio=None):
-    """A WanPipeline without text encoder: give it prompt_embeds. ``boundary_ratio``: of two experts, as in Wan2.2-T2V-A14B."""
+def small_pipeline(scheduler="unipc", rope_max_seq_len=1024, boundary_ratio=None, expand_timesteps=False):
+    """A WanPipeline without text encoder: give it prompt_embeds. ``boundary_ratio``: of two experts, as in Wan2.2-T2V-A14B; ``expand_timesteps``: as
+    in Wan2.2-TI2V-5B."""
     second = None if boundary_ratio is None else second_expert(rope_max_seq_len)
     return WanPipeline(
         tokenizer=None, text_encoder=None, vae=small_vae(), scheduler=(SCHEDULERS | FEW_STEPS | STOCHASTIC)[scheduler](),
         transformer=small_transformer(rope_max_seq_len), transformer_2=second, boundary_ratio=boundary_ratio,
+        expand_timesteps=expand_timesteps,
     )
 
 

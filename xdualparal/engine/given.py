@@ -1,4 +1,4 @@
-"""Latent frames at a video's start that are given and not made: the last ones of a video that it continues.
+"""Latent frames at a video's start that are given and not made: the last ones of a video that it continues, or an image.
 
 Knows: what they are with each step's noise. Must not know: where they come from, or which passes see them.
 """
@@ -18,7 +18,7 @@ class GivenFrames:
         self._sigmas = [*sigmas, 0.0]  # behind the last step they are clean
 
     def at(self, step):
-        """As a flow model is trained to see them at ``step``: between clean ones and noise by its noise level."""
+        """As a flow model is trained to see them at ``step``: between clean ones and noise by its noise level; clean behind the last."""
         sigma = self._sigmas[step]
         return (1 - sigma) * self._latents + sigma * self._noise
 

@@ -90,15 +90,21 @@ class Video:
         return StepNoise(self._generator) if self.request.scheduler_facts.draws_noise else None
 
     def given_frames(self):
-        """GivenFrames where block 0 begins with another video's last latent frames, else None."""
-        count = self.plan.layout.continued_latents
+        """GivenFrames where block 0 begins with another video's last latent frames or with an image, else None."""
+        count, given = self._given()
         if not count:
             return None
         noise = next(self._noise_of(self._generator.clone_state()))[:, :, :count]
-        latents = self.shard.take(self.request.continue_latents[:, :, -count:]).float()
+        latents = self.shard.take(given[:, :, -count:]).float()
         scheduler = self.request.make_scheduler(self.device)
         sigmas = torch.as_tensor(scheduler.sigmas)[:self.plan.num_steps].tolist()
         return GivenFrames(latents.to(self.device), noise.to(self.device), sigmas)
+
+    def _given(self):
+        """(how many latent frames are given, the latents that end with them)."""
+        if self.plan.image_latents:
+            return self.plan.image_latents, self.request.image_latents
+        return self.plan.layout.continued_latents, self.request.continue_latents
 
     def _noise_of(self, generator):
         what = self.plan.layout, self.request.latent_shape, generator

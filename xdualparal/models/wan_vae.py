@@ -236,8 +236,13 @@ def encode(vae, frames):
     Returns (1, channels, latent frames, height, width) float32 on the CPU, as the transformer predicts them: the middle of what the VAE
     says, as diffusers encodes conditions. In tiles where the VAE is set so. Raises FloatingPointError for a NaN or an infinity.
     """
-    video = torch.from_numpy(frames).to(vae.device, vae.dtype).permute(3, 0, 1, 2)[None] / 127.5 - 1
-    latents = normalised(vae, vae.encode(video, return_dict=False)[0].mode()).float().cpu()
+    return encode_video(vae, torch.from_numpy(frames).to(vae.device, vae.dtype).permute(3, 0, 1, 2)[None] / 127.5 - 1)
+
+
+@torch.no_grad()
+def encode_video(vae, video):
+    """As ``encode``, of a ``video`` (1, 3, frames, height, width) in -1..1."""
+    latents = normalised(vae, vae.encode(video.to(vae.device, vae.dtype), return_dict=False)[0].mode().float()).cpu()
     if not is_finite(latents):
         raise FloatingPointError("the VAE made latents with a NaN or an infinity of frames: use its weights in float32, or others")
     return latents

@@ -37,6 +37,7 @@ class PipelinePlan:
     expert_starts = (0,)
     fresh_noise = 1.0
     stagger = 1
+    image_latents = 0  # the first so many latent frames are an image, see strategies/dualparal.py
     most_kept = 0  # passes of a video whose K/V wait for a later wave, at most at a time
 
     def first_wave(self, video):

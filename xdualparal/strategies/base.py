@@ -23,7 +23,7 @@ class Lanes(NamedTuple):
 class Strategy(Protocol):
     """``name``: for users. ``Settings``: the plan.settings.Settings of what a user chooses; launch flags follow from it.
     ``window_settings``: names of those that a pass sees fewer latent frames with when they are lower. ``splits_layers``: whether each
-    lane has its share of the layers, or all. ``merges_attention``: whether attention over several sets of keys is merged, for which
+    lane has its share of the layers, or all. ``takes_images``: whether a video's first latent frame can be an image. ``merges_attention``: whether attention over several sets of keys is merged, for which
     a backend must give the log-sum-exp. ``between_blocks``: names of settings, its own or others', that do nothing in a video of one block. ``predicts_memory``: whether plan/memory.py knows its runs. ``refuses``: {name of another owner's setting, or of a
     launch option: why it cannot be given with this strategy, and what to do}."""
 
@@ -31,6 +31,7 @@ class Strategy(Protocol):
     Settings: type
     window_settings: tuple[str, ...]
     splits_layers: bool
+    takes_images: bool
     merges_attention: bool
     between_blocks: tuple[str, ...]
     predicts_memory: bool
@@ -59,7 +60,7 @@ class Strategy(Protocol):
 class Common:
     """What is common to all strategies."""
 
-    between_blocks = ()
+    between_blocks, takes_images = (), False
 
     def identity(self, settings):
         """The strategy's name and settings."""

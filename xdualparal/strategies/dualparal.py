@@ -100,7 +100,8 @@ class DualParalPlan(PipelinePlan):
     begins, where some are resumed; (): 0 for all. ``layout``: B, C and the length of the videos, which where it is not given
     is that of ``num_blocks`` whole blocks. ``expert_starts``: for each expert (transformer) the first of the steps that it
     does. ``context_timestep``: OWN or TRUE, ``context``: RECOMPUTED or CACHED, see DualParalSettings.
-    ``fresh_noise``: decides nothing here. The other fields: see PipelinePlan. Raises ValueError for numbers and places that cannot be.
+    ``fresh_noise``: decides nothing here. ``image_latents``: the first so many latent frames of the videos are an image, clean and with
+    a finished frame's timestep in every pass. The other fields: see PipelinePlan. Raises ValueError for numbers and places that cannot be.
     """
 
     num_blocks: int | None
@@ -117,6 +118,7 @@ class DualParalPlan(PipelinePlan):
     fresh_noise: float = 0.0
     context_timestep: str = OWN
     context: str = RECOMPUTED
+    image_latents: int = 0
 
     def __post_init__(self):
         for name in ("num_blocks", "num_steps", "num_stages", "videos"):
@@ -147,6 +149,10 @@ class DualParalPlan(PipelinePlan):
     def continuing(self, latents):
         """The plan of a video whose first ``latents`` are another one's last."""
         return replace(self, layout=replace(self.layout, continued_latents=latents))
+
+    def with_image(self):
+        """The plan of a video whose first latent frame is an image."""
+        return replace(self, image_latents=1)
 
     def first_blocks(self, count):
         """The plan of the first ``count`` blocks alone."""
@@ -200,11 +206,13 @@ class DualParalPlan(PipelinePlan):
             position=self.layout.first_latent(one.block) - own_first, steps=self._steps(one, own_first, window[-1].count),
             texts=(one.video,), expert=self.expert_of(one.step),
             reads=reads, keeps=self._keeps(one, own_first), drops=reads, frees=self._frees(one, window), reads_before=len(before),
-            given=0 if one.block else self.layout.continued_latents,
+            given=0 if one.block else self.layout.continued_latents or self.image_latents,
         )
 
     def _steps(self, one, previous, own):
-        """One for all, or the previous context's own: as many as there are steps for a finished block's."""
+        """One for all, or the previous context's own: as many as there are steps for a finished block's, and an image's."""
+        if self.image_latents and not one.block:
+            return (self.num_steps,) * self.image_latents + (one.step,) * (own - self.image_latents)
         if self.context_timestep == OWN or not previous:
             return (one.step,)
         return (min(one.step + self.stagger, self.num_steps),) * previous + (one.step,) * own
@@ -292,6 +300,8 @@ class DualParal(OnStages):
     def layout(self, settings, latent_frames):
         """Which latent frames a block owns."""
         return Layout(settings.block_latents, settings.context_latents, latent_frames, equal_windows=settings.context == RECOMPUTED)
+
+    takes_images = True
 
     def continued_latents(self, settings, available):
         """As many as a block's context: what the first new block sees of the video before it."""

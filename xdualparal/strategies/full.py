@@ -24,6 +24,7 @@ class Full(OnStages):
     name = "full"
     Settings = FullSettings
     window_settings = ()
+    takes_images = True
 
     def plan(self, settings, latent_frames, num_steps, lanes, expert_starts=(0,)):
         """One block of all latent frames. Raises ValueError for a video without end."""
