@@ -27,7 +27,7 @@ from .request import Request
 from .run_files import check_space, check_trace, checkpoint_of, latents_file, write_trace
 from .run_spec import RunSpec
 from .strategies.base import Lanes
-from .strategies.table import check_refused, lane_layers, strategy_of
+from .strategies.table import check_refused, lane_layers, strategy_of, with_image
 from .texts import LiveEncoder
 
 logger = logging.getLogger(__name__)
@@ -256,13 +256,8 @@ class DualParalPipeline:
         expert_starts = self.family.expert_starts(self.pipe, request.make_scheduler("cpu").timesteps)
         plan = self.strategy.plan(self.config, latent_frames, request.num_inference_steps, lanes, expert_starts)
         if request.image_latents is not None:
-            return self._with_image(plan)
+            return with_image(self.strategy, plan)
         return plan.continuing(continued) if continued else plan
-
-    def _with_image(self, plan):
-        if not self.strategy.takes_images:
-            raise ValueError(f"an image is given and strategy is {self.strategy.name}, which takes none: choose dualparal or full, or leave it out")
-        return plan.with_image()
 
     def _spec(self, request, file_spec=None):
         pipe = self.pipe

@@ -52,6 +52,14 @@ def lane_layers(settings, num_layers, lanes):
     return [range(num_layers)] * lanes
 
 
+def with_image(strategy, plan):
+    """``plan`` of a ``strategy`` (base.Strategy), of a video that begins with an image. Raises ValueError where that cannot be."""
+    if not strategy.takes_images:
+        takers = " or ".join(name for name, other in STRATEGIES.items() if other.takes_images)
+        raise ValueError(f"an image is given and strategy is {strategy.name}, which takes none: choose {takers}, or leave the image out")
+    return plan.with_image()
+
+
 def check_refused(settings, given):
     """Raises ValueError for a setting or launch option that the strategy refuses. ``given``: {name: value} of those that are given."""
     strategy = strategy_of(settings)

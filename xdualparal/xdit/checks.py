@@ -4,7 +4,6 @@ Knows: what the flags mean together. Must not know: processes, or how a run is m
 folder: folders.make_folders does, when all have passed.
 """
 
-import math
 import os
 import shutil
 
@@ -28,6 +27,7 @@ from .experts import check_guidance, check_weights, files_of_experts
 from .flags import command_settings, dualparal_config, value_of, xdit_args
 from .folders import check_folders
 from .loras import check_loras
+from .images import with_image_size
 from .memory import plan_of
 from .numbers import check_degrees, check_numbers
 from .outputs import check_names
@@ -40,7 +40,6 @@ from .settings import CommandSettings
 from .support import check_effect, check_support
 from .tiles import check_tiles
 
-PIXEL_MULTIPLE = 16  # diffusers' WanPipeline.check_inputs asks for multiples of it whatever the VAE and the patch are
 _TEXTS = ("prompt", "negative_prompt")  # from Python a str; prompts.py judges it
 
 
@@ -56,6 +55,8 @@ def check_command(args, world_size):
         check_weights(args, model)
     if args["model_path"] is not None and args["dualparal_degree"] is not None:
         model = at_path(args["model"], model, args["model_path"], files_of_experts(args))
+    if args["dualparal_degree"] is not None:
+        model = with_image_size(args, model)
     if args["prompt"] in (None, []) and not args["dataset_path"]:
         raise ValueError('the prompt is missing: add --prompt "what the video shows"')
     check_degrees(args)
@@ -105,6 +106,8 @@ def _check_dualparal(args, model):
     _check_plan(args, model)
     _check_endless(args, config)
     _check_videos_in_flight(args, config)
+    if args["input_images"] and command_settings(args).continue_from:
+        raise ValueError("--input_images and --dualparal_continue_from are given and both are the video's first frames: leave one out")
     if config.latents_out and len(prompts_of(args)) > 1:
         raise ValueError("--dualparal_latents_out is one file and there are several prompts: give one prompt")
     if config.checkpoint and args["seed"] == RANDOM_SEED:
@@ -209,7 +212,7 @@ def _check_stages(args, model, config):
 
 def _check_video(args, model):
     height, width, guidance_scale = (value_of(args, model, name) for name in ("height", "width", "guidance_scale"))
-    check_size(height, width, (math.lcm(PIXEL_MULTIPLE, model.pixels_per_token),) * 2)
+    check_size(height, width, (model.pixel_multiple(),) * 2)
     check_heads(model.num_heads, args["ulysses_degree"])
     frame_tokens = (height // model.pixels_per_token) * (width // model.pixels_per_token)
     check_even_split(frame_tokens, args["ulysses_degree"] * args["ring_degree"])

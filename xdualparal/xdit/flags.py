@@ -114,11 +114,17 @@ def command_settings(args):
 
 def value_of(args, model, name):
     """What ``--name`` gives, or the model's default; None where there is neither. A guidance scale that is given is the second
-    expert's too, as in diffusers, and not only beside its default: with few steps --guidance_scale 1 is meant for all."""
+    expert's too, as in diffusers, and not only beside its default: with few steps --guidance_scale 1 is meant for all. The images of a
+    command decide the frames' size, see images.py."""
+    if name in _SIDES and model.image_size is not None:
+        return model.image_size[_SIDES.index(name)]
     default = getattr(model.default_input_values, name, None)
     if name == "guidance_scale_2" and default is not None and args["guidance_scale"] is not None:
         default = args["guidance_scale"]
     return args[name] if args[name] is not None else default
+
+
+_SIDES = "height", "width"
 
 
 def xdit_args(args):
@@ -131,7 +137,7 @@ def xdit_args(args):
     # xDiT wants one with a file of prompts.
     batch_size = args["batch_size"] or (args["dualparal_videos_in_flight"] if args["dataset_path"] else None)
     return dict(
-        args, pipefusion_parallel_degree=args["dualparal_degree"], num_pipeline_patch=1, batch_size=batch_size,
+        args, pipefusion_parallel_degree=args["dualparal_degree"], num_pipeline_patch=1, batch_size=batch_size, task=None,
         attention_backend=args["attention_backend"] or _default_backend(args),
     )
 

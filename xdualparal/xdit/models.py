@@ -4,6 +4,7 @@ Knows: xDiT's model class and what DualParal changes in it. Must not know: launc
 how a file is written (video_files.py).
 """
 
+import math
 import secrets
 import sys
 from collections import deque
@@ -22,6 +23,7 @@ from ..pipeline import DualParalPipeline
 from ..engine.placement import HOST
 from ..engine.replica import Replica
 from ..engine.video import Outcome
+from ..images import encode_images
 from ..limits import RANDOM_SEED
 from ..output.report import resident_bytes
 from ..request import shared_seed
@@ -31,6 +33,7 @@ from .continuing import appended_digest, last_latents
 from .encoding import encode_prompts
 from .experts import files_of_experts
 from .flags import value_of
+from .images import images_of
 from .loras import lines_on_loras, lora_changes, loras_identity
 from .memory import memory_report
 from .loading import LoadingProgress
@@ -71,12 +74,18 @@ class DualParalWanModel(xFuserWan21T2VModel):
     )
     family = WanFamily()
     pixels_per_token = 16  # DESIGN section 3: VAE factor 8, patch 2
+    image_size = None  # (height, width) where the images of the command decide the frames' size, see images.py
     transformer_config, vae_config = {}, {}  # of the hub's model, as far as they are not those of diffusers' classes
     dtype = torch.bfloat16
     needs_distilled = False  # whether its experts' weights are given apart, see experts.py
     usual_shift = None  # of a model in a folder, whose scheduler has its own
     dualparal_config, command = DualParalConfig(), CommandSettings()
     watchdog, was_stopped = None, False  # see launch/watchdog; whether the last video was stopped before its end
+
+    @classmethod
+    def pixel_multiple(cls):
+        """Of which a frame's height and width are multiples. diffusers' WanPipeline.check_inputs asks for 16 whatever the VAE and the patch are."""
+        return math.lcm(16, cls.pixels_per_token)
 
     @classmethod
     def configured(cls, xfuser_args, config, command, watchdog):
@@ -95,7 +104,8 @@ class DualParalWanModel(xFuserWan21T2VModel):
     def preprocess_args(self, input_args):
         """xDiT's, with the prompts numbered, each with its negative prompt."""
         scale = value_of(input_args, type(self), "guidance_scale_2")
-        args = super().preprocess_args(dict(input_args, prompt=prompts_of(input_args), dataset_path=None, guidance_scale_2=scale))
+        size = {name: value_of(input_args, type(self), name) for name in ("height", "width")}
+        args = super().preprocess_args(dict(input_args, prompt=prompts_of(input_args), dataset_path=None, guidance_scale_2=scale, **size))
         if line := many_prompts_line(input_args):
             log(line)
         pairs = pair_prompts(as_list(args["prompt"]), args["negative_prompt"])
@@ -103,6 +113,10 @@ class DualParalWanModel(xFuserWan21T2VModel):
         self._flags, self._args = dict(input_args), args
         self.paths = self._video_paths(input_args["seed"])
         return args
+
+    def _preprocess_args_images(self, input_args):
+        """Images are read when the VAE is there, see _encode_images."""
+        return input_args
 
     def _video_paths(self, seed):
         return video_paths(dict(self._flags, seed=seed), type(self), self.dualparal_config, self.command)
@@ -161,7 +175,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
         # The adapter (patches/0008) has the degree as xDiT's own.
         flags = dict(self._flags, dualparal_degree=self.engine_config.parallel_config.pp_degree)
         self._memory = memory_report(flags, type(self), self.dualparal.mesh.gather_objects(self._bytes_before))
-        self._continued = self._last_latents()
+        self._continued, self._images = self._last_latents(), self._encode_images()
         self._made = set()  # the prompts whose videos this process has made
         if self.watchdog is not None:
             self.watchdog.observe(self.dualparal)
@@ -173,6 +187,17 @@ class DualParalWanModel(xFuserWan21T2VModel):
         self._begin_phase("reads the video that is continued")
         mesh, config = self.dualparal.mesh, self.dualparal_config
         latents = self._or_refuse(lambda: mesh.on_output_rank(lambda: last_latents(self.command.continue_from, self.pipe.vae, config.context_latents)))
+        return mesh.share_object(latents)
+
+    def _encode_images(self):
+        """{number of a prompt of this replica: its image's latents}, on every rank; empty without images."""
+        if self.image_size is None:
+            return {}
+        self._begin_phase("encodes the images")
+        mesh, numbers = self.dualparal.mesh, [prompt.number for prompt in self._args["prompt"]][self._replica.number::self._replica.count]
+        latents = self._or_refuse(lambda: mesh.on_output_rank(lambda: {
+            number: encode_images(self.pipe, [image], *self.image_size) for number, image in images_of(self._flags, type(self), numbers).items()
+        }))
         return mesh.share_object(latents)
 
     @classmethod
@@ -272,7 +297,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
             arguments["max_sequence_length"] = input_args["max_sequence_length"]
         return dict(
             arguments, prompt=prompt, negative_prompt=prompt.negative_prompt,
-            generator=torch.Generator().manual_seed(input_args["seed"]), continue_latents=self._continued,
+            generator=torch.Generator().manual_seed(input_args["seed"]), continue_latents=self._continued, image_latents=self._images.get(prompt.number),
             file_spec=dict(quality=self.command.quality, fps=self.settings.fps, appended_to=appended_digest(self.command)),
         )
 

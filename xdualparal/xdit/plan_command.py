@@ -15,6 +15,7 @@ from ..plan.timeline import draw_timeline
 from .checks import check_texts
 from .experts import check_weights, files_of_experts
 from .flags import command_settings, make_parser, value_of
+from .images import with_image_size
 from .loras import check_loras
 from .memory import in_words, readable
 from .memory_check import RESERVE
@@ -73,6 +74,7 @@ def _model(args):
     files = files_of_experts(args)
     if args["model_path"] is not None:
         model = at_path(args["model"], model, args["model_path"], files)
+    model = with_image_size(args, model)
     check_loras(model, command_settings(args), Weights(model.settings.model_name, files))
     if value_of(args, model, "num_frames") == 0:
         raise ValueError("--num_frames is 0, for a video without end, which takes for ever: give a number of frames")

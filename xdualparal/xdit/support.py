@@ -16,7 +16,7 @@ USED = frozenset((
     "ulysses_degree", "ring_degree", "data_parallel_degree", "use_cfg_parallel", "attention_backend", "cross_attention_backend",
     "use_torch_compile", "use_parallel_vae", "enable_tiling", "vae_tile_size_height", "vae_tile_size_width",
     "vae_tile_overlap_height", "vae_tile_overlap_width",
-    "distilled_transformer_path", "distilled_transformer_2_path", "gemm_quantization",
+    "distilled_transformer_path", "distilled_transformer_2_path", "gemm_quantization", "input_images", "resize_input_images", "task",
     "num_iterations", "warmup_calls", "profile",  # xDiT repeats the run, and profiles it, around us
     "batch_size",  # xDiT wants it with --dataset_path and times so many prompts together; each is a video of its own
 ))
@@ -35,7 +35,6 @@ _STEP_CACHE = "a cache between steps would mix blocks, which are in flight toget
 _SPARSE = "sparse attention picks keys by their place, and context from other passes is among the keys: leave it out"
 _SCHEDULE = "blocks in flight are at different steps, so no step has a backend or precision of its own: leave it out"
 _COMMS = "Wan2.1 has no float8 communication in xDiT: leave it out"
-_IMAGES = "the models of DualParal make videos of text only: leave it out"
 _VAE_FORMAT = "blocks are decoded by our own loop, which does not convert them: leave it out"
 _SLICING = "videos are decoded one at a time already: leave it out"
 _DETERMINISM = "what is compared there are the names of the videos' files: leave it out, and compare the files of two runs"
@@ -60,9 +59,7 @@ REFUSED = {
                      "vsa_block_size", "vsa_top_k", "vsa_top_k_ratio", "vsa_drop_rates", "vsa_prob_threshold",
                      "vsa_reorder_sequence", "use_vsa_static_block_mask", "use_vsa_first_frame_mask",
                      "vsa_collect_density"), _SPARSE),
-    **dict.fromkeys(("input_images", "resize_input_images"), _IMAGES),
     **dict.fromkeys(("determinism_check", "determinism_check_report_ranks"), _DETERMINISM),
-    "task": "the models of DualParal have one task, text to video: leave it out",
     "use_vae_channels_last_format": _VAE_FORMAT,
     "enable_slicing": _SLICING,
     "profile_capture_phase": _CAPTURE,

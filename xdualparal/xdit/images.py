@@ -1,0 +1,121 @@
+"""The images of a command: files that the videos begin with.
+
+Knows: the flags of images, and xDiT's rules for their sizes (xDiT 0.7.0, runner_models/wan.py). Must not know: what a model makes of one.
+"""
+
+import math
+from functools import lru_cache
+from pathlib import Path
+
+from diffusers.utils import load_image
+from PIL import Image, UnidentifiedImageError
+
+from ..limits import SIDE
+from ..models.identity import sample_of
+from ..run_spec import short_digest
+from .flags import value_of
+from .prompts import prompts_of
+
+TASKS = TEXT, IMAGE = "t2v", "i2v"  # xDiT's names
+
+
+def with_image_size(args, model):
+    """``model``, the class, for frames of the size that the images of ``args`` lead to, or itself without any.
+
+    Raises ValueError, one line, for images that cannot be used: of a model of text alone, missing or broken ones, another number than prompts, sizes that
+    differ.
+    """
+    _check_task(args, model)
+    paths = args["input_images"]
+    if not paths:
+        if args["resize_input_images"]:
+            raise ValueError("--resize_input_images is given and there is no image: give --input_images, or leave it out")
+        return model
+    if not model.family.facts.clean_frames:
+        raise ValueError(f"--input_images is given and {args['model']} makes videos of text only: give --model Wan2.2-TI2V, or leave it out")
+    prompts = len(prompts_of(args))
+    if len(paths) not in (1, prompts):
+        raise ValueError(f"{len(paths)} images are given and there are {prompts} prompts: give one for all, or one for each")
+    sizes = {path: _fitted(_size_of(path), args, model) for path in paths}
+    (first, size), *others = sizes.items()
+    for path, other in others:
+        if other != size:
+            raise ValueError(
+                f"--input_images {first} leads to frames of {_shown(size)} pixels and {path} to {_shown(other)}: give --resize_input_images, "
+                "or a command for each"
+            )
+    return type(model.__name__, (model,), dict(image_size=size))
+
+
+def images_of(args, model, numbers):
+    """{number of the prompt: its PIL image, of the size of the frames}, of the prompts ``numbers``."""
+    paths = args["input_images"]
+    return {number: _image(paths[number if len(paths) > 1 else 0], args, model) for number in numbers}
+
+
+def images_digests(args):
+    """A short text for each image that tells its file from others."""
+    return [short_digest(repr(sample_of(Path(path))).encode()) for path in args["input_images"]]
+
+
+def _check_task(args, model):
+    task = args["task"]
+    if task is None:
+        return
+    if not model.family.facts.clean_frames:
+        raise ValueError(f"--task is {task} and {args['model']} has one task, text to video: leave it out")
+    if task not in TASKS:
+        raise ValueError(f"--task is {task!r}: give one of {', '.join(TASKS)}, or leave it out")
+    if (task == IMAGE) != bool(args["input_images"]):
+        raise ValueError(f"--task is {task} and {'an image' if args['input_images'] else 'no image'} is given: leave --task out, or {_MENDED[task]}")
+
+
+_MENDED = {TEXT: "--input_images", IMAGE: "give --input_images"}
+
+
+@lru_cache(maxsize=256)
+def _size_of(path):
+    """(height, width) in pixels, as the image is to be seen. Reads all of it: a broken one shows now."""
+    image = _read(path)
+    return image.height, image.width
+
+
+def _read(path):
+    """As xDiT does: turned as its EXIF orientation says, in RGB, transparency dropped."""
+    name = f"--input_images {path}"
+    if "://" in path:
+        raise ValueError(f"{name} is an address: download it, and give the file")
+    if not Path(path).is_file():
+        raise ValueError(f"{name} is no file: give an image")
+    try:
+        return load_image(path)
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{name} cannot be read as an image ({type(error).__name__}): give another, a PNG or JPEG say") from None
+
+
+def _image(path, args, model):
+    """The image at the size of the frames; with --resize_input_images scaled until it covers them, and its middle cut out."""
+    image, (height, width) = _read(path), model.image_size
+    if not args["resize_input_images"]:
+        return image.resize((width, height))
+    scale = max(width / image.width, height / image.height)
+    image = image.resize((max(width, int(image.width * scale)), max(height, int(image.height * scale))))
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
+def _fitted(size, args, model):
+    """(height, width) of the frames: about the area of --height and --width, in the image's shape, or with --resize_input_images those."""
+    height, width = (SIDE.of(f"--{name}", value_of(args, model, name)) for name in ("height", "width"))
+    unit = model.pixel_multiple()
+    if args["resize_input_images"]:
+        return height // unit * unit, width // unit * unit
+    shape = size[0] / size[1]
+    fitted = tuple(round(math.sqrt(height * width * ratio)) // unit * unit for ratio in (shape, 1 / shape))
+    if min(fitted) == 0:
+        raise ValueError(f"an image of {_shown(size)} pixels is too long for frames of the area of {_shown((height, width))}: give --resize_input_images, or cut it")
+    return fitted
+
+
+def _shown(size):
+    return f"{size[1]} x {size[0]}"
