@@ -81,6 +81,7 @@ class DualParalPipeline:
         if check_weights:
             self._weights.check()
         self.run, self.tell = None, lambda doing: None
+        self._warned_latents = 0  # of the longest pass that was warned of, see _warn_of_length
         self.model_name = str(getattr(wan_pipeline.config, "_name_or_path", ""))
         self.loras = ()  # for the RunSpec: what the transformer was loaded with, where the caller knows it
 
@@ -243,8 +244,10 @@ class DualParalPipeline:
         return request
 
     def _warn_of_length(self, plan):
+        """Once, and again for longer passes; replicas make alike videos, so only the first one."""
         seen, trained = plan.layout.seen_latents, self.family.facts.trained_latents
-        if seen > trained and self.mesh.decides:
+        if seen > max(trained, self._warned_latents) and self.mesh.has_rank_0 and self.mesh.decides:
+            self._warned_latents = seen
             logger.warning(
                 "a pass sees %d latent frames and the model was trained on %d: expect worse motion%s", seen, trained,
                 ", or lower " + " or ".join(self.strategy.window_settings) if self.strategy.window_settings else "",

@@ -10,7 +10,7 @@ from diffusers import WanPipeline
 from xfuser import xFuserArgs
 
 from xdualparal.xdit.demo_model import TINY_WAN_FOLDER, TinyWanModel
-from xdualparal.xdit.models import NumberedPrompt
+from xdualparal.xdit.prompts import NumberedPrompt
 from xdualparal.xdit.registry import DUALPARAL_MODELS, at_path
 
 
