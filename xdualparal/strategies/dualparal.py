@@ -294,7 +294,7 @@ class DualParal(OnStages):
         return DualParalPlan(
             layout.num_blocks, num_steps, lanes.stages, settings.stagger, lanes.split_guidance, lanes.decode, layout=layout,
             expert_starts=expert_starts, swaps_experts=lanes.swaps_experts, fresh_noise=settings.fresh_noise,
-            context_timestep=settings.context_timestep, context=settings.context,
+            context_timestep=TRUE if settings.context_timestep == TRUE else OWN, context=settings.context,
         )
 
     def layout(self, settings, latent_frames):
