@@ -273,6 +273,11 @@ def _spec(plan, one):
     return plan._make_spec(one)
 
 
+def _known_timestep(settings):
+    """OWN or TRUE: OWN where no model has said it, see ``settled``."""
+    return OWN if settings.context_timestep == MODEL else settings.context_timestep
+
+
 class DualParal(OnStages):
     """The strategy; see base.Strategy."""
 
@@ -288,13 +293,17 @@ class DualParal(OnStages):
         is_true = facts.frame_timesteps and settings.context_latents and settings.context == RECOMPUTED
         return replace(settings, context_timestep=TRUE if is_true else OWN)
 
+    def identity(self, settings):
+        """As every strategy's, with the context's timestep that is used."""
+        return super().identity(settings) | dict(context_timestep=_known_timestep(settings))
+
     def plan(self, settings, latent_frames, num_steps, lanes, expert_starts=(0,)):
         """The blocks that hold the latent frames, on the stages of ``lanes``."""
         layout = self.layout(settings, latent_frames)
         return DualParalPlan(
             layout.num_blocks, num_steps, lanes.stages, settings.stagger, lanes.split_guidance, lanes.decode, layout=layout,
             expert_starts=expert_starts, swaps_experts=lanes.swaps_experts, fresh_noise=settings.fresh_noise,
-            context_timestep=TRUE if settings.context_timestep == TRUE else OWN, context=settings.context,
+            context_timestep=_known_timestep(settings), context=settings.context,
         )
 
     def layout(self, settings, latent_frames):
