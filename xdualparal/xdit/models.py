@@ -208,12 +208,10 @@ class DualParalWanModel(xFuserWan21T2VModel):
         return self.was_stopped
 
     def _gather_dp_outputs(self, output):
-        """xDiT's, of the outputs of all replicas. Says on the last process which prompts a stop has kept from being begun."""
-        world, begun = torch.distributed.get_world_size(), [self._made]
-        if self._replica.count > 1:
-            begun = [None] * world if self.dualparal.mesh.is_last_of_all else None
-            torch.distributed.gather_object(self._made, begun, dst=world - 1)
-        if begun and (line := not_begun_line(self._args["prompt"], set().union(*begun))):
+        """xDiT's, of the outputs of all replicas, when all are there. Says on the last process which prompts a stop has kept from
+        being begun."""
+        begun = self._replica.gather_from_all_replicas(self._made)
+        if line := not_begun_line(self._args["prompt"], set().union(*begun)):
             log(line)
         return super()._gather_dp_outputs(output)
 
