@@ -14,8 +14,9 @@ ALLOWED = {  # folder, or module on the top floor: which others of this package 
     "strategies": {"plan"}, "models": {"run_spec"}, "call": set(), "call_checks": set(), "request": {"run_spec", "call_checks", "models"}, "output": {"plan", "run_spec"},
     "text_settings": {"plan"}, "texts": {"text_settings", "models", "engine"}, "config": {"plan", "strategies", "output", "text_settings"}, "engine": {"plan", "models", "output"},
     "run_files": {"plan", "output"}, "quality": {"demo", "output"}, "bench": {"launch", "output", "plan", "strategies"}, "calibration": {"plan", "strategies", "models", "engine"},
-    "pipeline": {"config", "texts", "run_files", "request", "call", "run_spec", "plan", "strategies", "models", "output", "engine", "compat"},
-    "xdit": {"config", "text_settings", "texts", "call_checks", "run_spec", "request", "plan", "strategies", "models", "output", "engine", "compat", "launch", "demo", "pipeline", "quality", "bench", "calibration"},
+    "images": {"call_checks", "models", "request"},
+    "pipeline": {"config", "images", "texts", "run_files", "request", "call", "run_spec", "plan", "strategies", "models", "output", "engine", "compat"},
+    "xdit": {"config", "images", "text_settings", "texts", "call_checks", "run_spec", "request", "plan", "strategies", "models", "output", "engine", "compat", "launch", "demo", "pipeline", "quality", "bench", "calibration"},
 }
 STANDARD_LIBRARY_ONLY = ("plan", "strategies", "run_spec.py", "limits.py", "text_settings.py")
 

@@ -7,11 +7,11 @@ import torch
 
 from .call_checks import check_images
 from .models.wan_vae import encode_video
-from .request import DEFAULT_SIZE, check_size
+from .request import check_size
 
 
 def with_image_latents(pipe, mesh, prompt, options):
-    """``options`` of a call with the latents of its ``image`` instead. Every rank of the replica must call it: the output rank encodes. Raises
+    """``options`` of a call, with height and width, with the latents of its ``image`` instead. Every rank of the replica must call it: the output rank encodes. Raises
     ValueError for what is no image, and on all ranks for one that cannot be encoded."""
     images = options.get("image")
     options = {name: value for name, value in options.items() if name != "image"}
@@ -22,7 +22,7 @@ def with_image_latents(pipe, mesh, prompt, options):
     images = images if isinstance(images, list) else [images]
     embeds = options.get("prompt_embeds")
     check_images(images, len(prompt) if isinstance(prompt, list) else 1 if embeds is None else len(embeds))
-    height, width = (options.get(name, default) for name, default in zip(("height", "width"), DEFAULT_SIZE))
+    height, width = options["height"], options["width"]
     check_size(height, width, (pipe.vae_scale_factor_spatial,) * 2)
     latents = mesh.on_output_rank(lambda: encode_images(pipe, images, height, width))
     return options | dict(image_latents=mesh.share_object(latents))

@@ -2,15 +2,18 @@
 
 As on the hub: model_index.json, sharded safetensors with an index, config.json with the names and versions that the authors wrote.
 The configurations are those of huggingface.co/Wan-AI/Wan2.1-T2V-1.3B-Diffusers, Wan2.1-T2V-14B-Diffusers,
-Wan2.2-T2V-A14B-Diffusers and Wan2.2-TI2V-5B-Diffusers, but the latter's means and deviations of latents. The tokenizer and the text encoder (UMT5) are the demo model's.
+Wan2.2-T2V-A14B-Diffusers and Wan2.2-TI2V-5B-Diffusers (but the latter's means and deviations of latents), and of
+Skywork/SkyReels-V2-DF-1.3B-540P-Diffusers and -14B- (diffusers' scripts/convert_skyreelsv2_to_diffusers.py makes them). The
+tokenizer and the text encoder (UMT5) are the demo model's.
 """
 
 import json
 import shutil
 from pathlib import Path
 
+import diffusers
 import torch
-from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from diffusers import AutoencoderKLWan
 
 import xdualparal
 
@@ -30,6 +33,13 @@ TRANSFORMERS = {  # {model, as xDiT and we name it: {part: its config.json}}, fu
         ffn_dim=14336, in_channels=48, num_attention_heads=24, num_layers=30, out_channels=48,
     )),
 }
+_SKYREELS = dict(_TRANSFORMER, _class_name="SkyReelsV2Transformer3DModel", _diffusers_version="0.34.0.dev0", num_frame_per_block=1,
+                 pos_embed_seq_len=None)
+SKYREELS = {
+    "SkyReels-V2-DF-1.3B": dict(transformer=_SKYREELS | dict(ffn_dim=8960, num_attention_heads=12, num_layers=30, inject_sample_info=True)),
+    "SkyReels-V2-DF-14B": dict(transformer=_SKYREELS | dict(inject_sample_info=False)),
+}
+_PIPELINES = {"WanTransformer3DModel": "WanPipeline", "SkyReelsV2Transformer3DModel": "SkyReelsV2DiffusionForcingPipeline"}
 VAE = {
     "_class_name": "AutoencoderKLWan", "_diffusers_version": "0.33.0.dev0", "attn_scales": [], "base_dim": 96, "dim_mult": [1, 2, 4, 4],
     "dropout": 0.0,
@@ -40,7 +50,7 @@ VAE = {
     "num_res_blocks": 2, "temperal_downsample": [False, True, True], "z_dim": 16,
 }
 VAE_OF_TI2V = VAE | dict(
-    _diffusers_version="0.35.0.dev0", base_dim=160, decoder_base_dim=256, clip_output=False, in_channels=12, is_residual=True, out_channels=12,
+    _diffusers_version="0.35.0.dev0", base_dim=160, decoder_base_dim=256, in_channels=12, is_residual=True, out_channels=12,
     patch_size=2, scale_factor_spatial=16, scale_factor_temporal=4, z_dim=48, latents_mean=[n / 48 - 0.5 for n in range(48)],
     latents_std=[0.5 + n / 64 for n in range(48)],
 )
@@ -58,14 +68,14 @@ _SMALL_VAE_OF_TI2V = dict(base_dim=8, decoder_base_dim=8, num_res_blocks=1)
 
 
 def write_checkpoint(folder, model, scheduler=SCHEDULER, shard_size="100KB", first_seed=0, **smaller):
-    """Writes a small checkpoint of ``model``, a name of TRANSFORMERS, to ``folder``; returns the folder. Every transformer has
+    """Writes a small checkpoint of ``model``, a name of TRANSFORMERS or SKYREELS, to ``folder``; returns the folder. Every transformer has
     weights of its own.
 
     ``scheduler``: its configuration. ``first_seed``: of the first transformer's weights. ``smaller``: settings of the transformers
     beside _SMALL.
     """
     folder = Path(folder)
-    configs = {part: config | _SMALL | smaller for part, config in TRANSFORMERS[model].items()}
+    configs = {part: config | _SMALL | smaller for part, config in (TRANSFORMERS | SKYREELS)[model].items()}
     for seed, (part, config) in enumerate(configs.items(), first_seed):
         small_transformer(config, seed).save_pretrained(folder / part, max_shard_size=shard_size)
     vae = VAE_OF_TI2V | _SMALL_VAE_OF_TI2V if model == "Wan2.2-TI2V" else VAE | _SMALL_VAE
@@ -83,7 +93,7 @@ def write_checkpoint(folder, model, scheduler=SCHEDULER, shard_size="100KB", fir
 def small_transformer(config, seed):
     """A transformer with random weights, for which context, text and timestep matter."""
     torch.manual_seed(seed)
-    transformer = WanTransformer3DModel.from_config(config)
+    transformer = getattr(diffusers, config["_class_name"]).from_config(config)
     for block in transformer.blocks:
         block.attn1.norm_q.weight.data.fill_(2.0)
         block.attn2.norm_q.weight.data.fill_(2.0)
@@ -93,10 +103,11 @@ def small_transformer(config, seed):
 
 
 def _index(model, parts, scheduler):
+    [kind] = {config["_class_name"] for config in parts.values()}
     index = {
-        "_class_name": "WanPipeline", "_diffusers_version": "0.33.0.dev0", "scheduler": ["diffusers", scheduler],
+        "_class_name": _PIPELINES[kind], "_diffusers_version": "0.33.0.dev0", "scheduler": ["diffusers", scheduler],
         "text_encoder": ["transformers", "UMT5EncoderModel"], "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
-        "vae": ["diffusers", "AutoencoderKLWan"], **{part: ["diffusers", "WanTransformer3DModel"] for part in parts},
+        "vae": ["diffusers", "AutoencoderKLWan"], **{part: ["diffusers", kind] for part in parts},
     }
     if model == "Wan2.2-TI2V":
         return index | dict(boundary_ratio=None, expand_timesteps=True, transformer_2=[None, None])

@@ -17,7 +17,7 @@ from xdualparal.models import weights
 from xdualparal.output.latents_file import read_latents
 from xdualparal.xdit.demo_model import TINY_WAN_FOLDER
 from xdualparal.xdit.encoding import texts_needed
-from xdualparal.xdit.models import NumberedPrompt
+from xdualparal.xdit.prompts import NumberedPrompt
 
 PROMPTS = ["a red circle on a dark background", "a blue square", "a green circle", "a red square"]
 VIDEO = dict(num_frames=41, num_inference_steps=2, guidance_scale=1.5)
