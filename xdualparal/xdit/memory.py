@@ -24,8 +24,6 @@ from .continuing import continued_latents
 from .flags import command_settings, dualparal_config, value_of
 from .quantization import quantization_of
 
-# DESIGN section 3: feed-forward dimension by the number of heads, of models that are not in a folder here.
-_FFN_DIMS = {12: 8960, 40: 13824}
 _FLOAT8_SHARE = 0.5  # of bfloat16; all but a thousandth of a layer is in matrices
 _TILE = 256  # pixels, and a quarter of that is overlap: diffusers 0.42.1, AutoencoderKLWan
 
@@ -57,8 +55,7 @@ def configs_of(model):
     """Of the transformer, the VAE and the text encoder."""
     folder = Path(model.settings.model_name)
     if not folder.is_dir():
-        heads = model.num_heads
-        return dict(num_layers=model.num_layers, num_attention_heads=heads, ffn_dim=_FFN_DIMS[heads]), {}, UMT5_XXL
+        return dict(model.transformer_config, num_layers=model.num_layers, num_attention_heads=model.num_heads), model.vae_config, UMT5_XXL
     _, transformer, vae = read_configs(folder)
     return transformer, vae, json.loads((folder / "text_encoder" / "config.json").read_text())
 

@@ -58,6 +58,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
     )
     family = WanFamily()
     pixels_per_token = 16  # DESIGN section 3: VAE factor 8, patch 2
+    transformer_config, vae_config = {}, {}  # of the hub's model, as far as they are not those of diffusers' classes
     dtype = torch.bfloat16
     needs_distilled = False  # whether its experts' weights are given apart, see experts.py
     usual_shift = None  # of a model in a folder, whose scheduler has its own

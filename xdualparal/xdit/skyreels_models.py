@@ -13,7 +13,8 @@ class SkyReelsDFModel(DualParalWanModel):
     """SkyReels-V2-DF-1.3B-540P."""
 
     family = SkyReelsDFFamily()
-    num_layers, num_heads = 30, 12  # diffusers' scripts/convert_skyreelsv2_to_diffusers.py
+    num_layers, num_heads = 30, 12  # diffusers' scripts/convert_skyreelsv2_to_diffusers.py, also what follows
+    transformer_config = dict(ffn_dim=8960, inject_sample_info=True)
     settings = replace(
         DualParalWanModel.settings, model_name="Skywork/SkyReels-V2-DF-1.3B-540P-Diffusers", output_name="skyreels_v2_df_1.3b", fps=24
     )
@@ -27,7 +28,7 @@ class SkyReelsDFModel(DualParalWanModel):
 class SkyReelsDFLargeModel(SkyReelsDFModel):
     """SkyReels-V2-DF-14B-540P."""
 
-    num_layers, num_heads = 40, 40
+    num_layers, num_heads, transformer_config = 40, 40, dict(ffn_dim=13824)
     settings = replace(SkyReelsDFModel.settings, model_name="Skywork/SkyReels-V2-DF-14B-540P-Diffusers", output_name="skyreels_v2_df_14b")
 
 
