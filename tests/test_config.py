@@ -28,7 +28,7 @@ def test_the_sizes_come_first():
     (dict(block_latents=4, context_latents=5), "0 to 4"),
     (dict(stage_layers=(4, 0)), "stage_layers is 0"),
     (dict(strategy="tiles"), f"strategy is 'tiles': give one of {', '.join(STRATEGIES)}"),
-    (dict(context_timestep="false"), "context_timestep is 'false': give one of own, true"),
+    (dict(context_timestep="false"), "context_timestep is 'false': give one of model, own, true"),
     (dict(context="kept"), "context is 'kept': give one of recomputed, cached"),
     (dict(context_store="disk"), "context_store is 'disk': give one of device, host"),
     (dict(context="cached", context_dtype="int8"), "context_dtype is 'int8': give one of model, float8"),

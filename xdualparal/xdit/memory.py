@@ -65,7 +65,7 @@ def configs_of(model):
 
 def run_numbers(args, model, on_host=None):
     """The RunNumbers of a command; see ``predicted``."""
-    config, steps = dualparal_config(args), value_of(args, model, "num_inference_steps")
+    config, steps = dualparal_config(args, model), value_of(args, model, "num_inference_steps")
     layers = lane_layers(config, model.num_layers, args["dualparal_degree"])
     plan = plan_of(args, model, Lanes(args["dualparal_degree"], config.decode, split_guidance=False))
     on_host = not torch.accelerator.is_available() if on_host is None else on_host
@@ -87,7 +87,7 @@ def run_numbers(args, model, on_host=None):
 def plan_of(args, model, lanes, expert_starts=(0,)):
     """The PipelinePlan of one video of a command on ``lanes`` (strategies.base.Lanes)."""
     num_frames = value_of(args, model, "num_frames")
-    config = dualparal_config(args)
+    config = dualparal_config(args, model)
     continued = continued_latents(config, command_settings(args))
     latent_frames = model.family.facts.latent_frames(num_frames, continued) if num_frames else None
     plan = strategy_of(config).plan(config, latent_frames, value_of(args, model, "num_inference_steps"), lanes, expert_starts)
