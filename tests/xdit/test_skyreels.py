@@ -71,6 +71,13 @@ def test_a_models_own_timestep_of_the_context(model, flags, timestep):
     assert dualparal_config(args_of(model, *flags), DUALPARAL_MODELS[model]).context_timestep == timestep
 
 
+def test_noise_in_the_context_is_for_models_that_know_it():
+    flags = "--dualparal_context_noise", "20"
+    assert dualparal_config(args_of("SkyReels-V2-DF-14B", *flags), DUALPARAL_MODELS["SkyReels-V2-DF-14B"]).context_noise == 20
+    with pytest.raises(ValueError, match="context_noise is 20 and Wan2.1 text-to-video was not trained on .*: leave it out, or give context_timestep true"):
+        dualparal_config(args_of("Wan2.1-T2V-1.3B", *flags), DUALPARAL_MODELS["Wan2.1-T2V-1.3B"])
+
+
 @pytest.mark.parametrize("model", [name for name in DUALPARAL_MODELS if "SkyReels" in name])
 def test_the_models_defaults(model):
     kind = DUALPARAL_MODELS[model]
