@@ -20,6 +20,7 @@ CASES = [
     DFCase("14B's: no frames a second", num_frames=57, num_steps=4, has_rate=False),
     DFCase("stagger 2, short last block, dpm++", num_frames=61, num_steps=6, context=3, stagger=2, scheduler="dpm++"),
     DFCase("the window's timestep", num_frames=77, num_steps=4, context_timestep="own"),
+    DFCase("noise in a finished context", num_frames=77, num_steps=4, stagger=2, context_noise=40),
     DFCase("cached context", num_frames=77, num_steps=4, cached=True),
     DFCase("no context, no guidance", num_frames=57, num_steps=3, context=0, guidance_scale=1.0),
     DFCase("goes on from a video", num_frames=60, num_steps=3, continued=3),
@@ -32,7 +33,7 @@ DEGREES = {
 
 def cases_of(name):
     """The cases for the degrees ``name``: all for stages alone."""
-    return [PLAIN, *(case for case in CASES if case.cached)] if "," in name else CASES
+    return [PLAIN, *(case for case in CASES if case.cached or case.context_noise)] if "," in name else CASES
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,10 @@ def test_the_bar_would_see_a_broken_rule():
     right = PLAIN.sequential().numpy()
     broken = [PLAIN.sequential(true_timesteps=False), PLAIN.sequential(next_context=False), replace(PLAIN, has_rate=False).sequential()]
     assert all(difference(one.numpy(), right) > 100 * BAR for one in broken)
+    [noisy] = [case for case in CASES if case.context_noise]
+    other_noise = noisy.context_noise, lambda block, step: noisy.noise_of_context(block, step + 1)
+    broken = [noisy.sequential(context_noise=other) for other in ((0, None), (50, noisy.noise_of_context), other_noise)]
+    assert all(difference(one.numpy(), noisy.sequential().numpy()) > 100 * BAR for one in broken)
 
 
 # diffusers' own pipeline.
@@ -79,6 +84,7 @@ OF_DPM = replace(ONE_BLOCK, name="one block, DPM++", scheduler="dpm++")
 STEPS, STAGGER, BLOCK = 6, 2, 3
 CAUSAL = DFCase("causal", num_frames=21, num_steps=STEPS, block=BLOCK, context=0, stagger=STAGGER)  # two blocks of 3 latent frames
 CLIPS = DFCase("clips", num_frames=53, num_steps=STEPS, block=4, context=2, stagger=STEPS)  # of 6, 4 and 4 latent frames
+NOISY = replace(CLIPS, context_noise=20)
 SHORT_END = replace(CLIPS, num_frames=45, context=1)  # of 5, 4 and 3
 
 
@@ -91,7 +97,7 @@ def ours(rank, cases):
 @pytest.fixture(scope="module")
 def own():
     """Our latents, by the case's name."""
-    cases = [ONE_BLOCK, OF_DPM, CAUSAL, CLIPS, replace(SHORT_END, name="short end")]
+    cases = [ONE_BLOCK, OF_DPM, CAUSAL, CLIPS, replace(SHORT_END, name="short end"), replace(NOISY, name="noisy")]
     [found] = run_ranks(ours, 1, cases)
     return {case.name: latents for case, latents in zip(cases, found)}
 
@@ -165,14 +171,17 @@ def from_noise(noises):
     return pipeline
 
 
-@pytest.mark.parametrize("case, name", [(CLIPS, "clips"), (SHORT_END, "short end")], ids=["whole clips", "a short last clip"])
-def test_a_stagger_of_all_steps_is_diffusers_long_video(own, case, name):
+@pytest.mark.parametrize("case, name", [(CLIPS, "clips"), (SHORT_END, "short end"), (NOISY, "noisy")], ids=["whole clips", "a short last clip", "with noise"])
+def test_a_stagger_of_all_steps_is_diffusers_long_video(own, monkeypatch, case, name):
     """A clip there, of base_num_frames with overlap_history of them from the one before, is a window here."""
     latent_frames = 1 + (case.num_frames - 1) // 4
     noise = blocks_noise(case, latent_frames, 3)
     arguments = case.ordinary_arguments() | dict(
-        base_num_frames=1 + 4 * (case.block + case.context - 1), overlap_history=1 + 4 * (case.context - 1)
+        base_num_frames=1 + 4 * (case.block + case.context - 1), overlap_history=1 + 4 * (case.context - 1),
+        addnoise_condition=case.context_noise,
     )
+    drawn = (case.noise_of_context(block, step) for block in (1, 2) for step in range(STEPS))
+    monkeypatch.setattr(torch, "randn_like", lambda latents: next(drawn))  # diffusers draws it from no generator of the caller's
     expected = from_noise(noise)(**arguments).frames.numpy()
     assert expected.shape == own[name].shape == (1, 16, latent_frames, SIZE // 8, SIZE // 8)
     assert difference(own[name], expected) <= BAR

@@ -23,7 +23,7 @@ ONLY_AS = {
     "callback_on_step_end_tensor_inputs": ((None, ["latents"]), "it is for callback_on_step_end, which is not supported"),
     # SkyReels-V2's
     "overlap_history": ((None,), "a block sees context_latents of the one before: set them in the DualParalConfig"),
-    "addnoise_condition": ((0,), "a finished block is seen as it is"),
+    "addnoise_condition": ((0,), "it is context_noise of the DualParalConfig"),
     "base_num_frames": ((None, 97), "a pass sees block_latents and context_latents: set them in the DualParalConfig"),
     "ar_step": ((0,), "it is the stagger of the DualParalConfig"),
     "causal_block_size": ((None, 1), "a causal mask is not supported; the size of a block is block_latents of the DualParalConfig"),

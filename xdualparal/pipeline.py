@@ -269,7 +269,7 @@ class DualParalPipeline:
         expert_starts = self.family.expert_starts(self.pipe, request.make_scheduler("cpu").timesteps)
         plan = self.strategy.plan(self.config, latent_frames, request.num_inference_steps, lanes, expert_starts)
         if request.image_latents is not None:
-            return with_image(self.strategy, plan)
+            return with_image(self.config, plan)
         return plan.continuing(continued) if continued else plan
 
     def _spec(self, request, file_spec=None):

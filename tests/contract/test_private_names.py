@@ -102,6 +102,7 @@ NAMES = [
     Name(BASE_MODEL + ":xFuserModel._compile_model", "xdit", "compiles the stage", "self input_args"),
     Name(BASE_MODEL + ":xFuserModel._get_compile_mode", "xdit", "xDiT's options of torch.compile", "self"),
     Name(BASE_MODEL + ":xFuserModel._run_pipe", "xdit", "makes the videos", "self input_args"),
+    Name(BASE_MODEL + ":xFuserModel._gather_dp_outputs", "xdit", "waits for all replicas, and says what was not begun", "self output"),
     Name(BASE_MODEL + ":xFuserModel.preprocess_args", "xdit", "numbers the prompts", "self input_args"),
     Name(BASE_MODEL + ":xFuserModel.save_output", "xdit", "the file is there already", "self output"),
 ]

@@ -34,6 +34,7 @@ class Case:
     guidance_scale_2: float | None = None
     expert_offload: bool = False
     context_timestep: str = "own"
+    context_noise: int = 0
     cached: bool = False
     context_dtype: str = "model"
     context_store: str = "device"
@@ -45,7 +46,7 @@ class Case:
         return DualParalConfig(
             self.block, self.context, stage_layers=self.stage_layers, stagger=self.stagger, expert_offload=self.expert_offload,
             context_timestep=self.context_timestep, context="cached" if self.cached else "recomputed",
-            context_dtype=self.context_dtype, context_store=self.context_store,
+            context_dtype=self.context_dtype, context_store=self.context_store, context_noise=self.context_noise,
         )
 
     def pipeline(self):
@@ -97,7 +98,8 @@ class Case:
             transformers, (SCHEDULERS | FEW_STEPS | STOCHASTIC)[self.scheduler], self.num_steps, noise, branches, scales,
             self.block, self.context, self.stagger, step_generator=self._step_generator(), boundary=boundary,
             **dict(true_timesteps=self.has_true_timesteps, cached=self.cached, in_float8=self.context_dtype == "float8",
-                   given=self.given()[:, :, -seen:] if seen else None, image=self.image() if self.has_image else None)
+                   context_noise=(self.context_noise, self.noise_of_context), given=self.given()[:, :, -seen:] if seen else None,
+                   image=self.image() if self.has_image else None)
             | broken,
         )
 
@@ -105,6 +107,11 @@ class Case:
     def has_true_timesteps(self):
         """Whether the previous context gets the timestep at which it stands."""
         return self.context_timestep == "true"
+
+    def noise_of_context(self, block, step):
+        """What the context of ``block`` gets at ``step``, when it is finished."""
+        generator = StepNoise(torch.Generator().manual_seed(SEED), "context ").generator(Pass(0, block, step))
+        return torch.randn(1, 16, self.context, SIZE // 8, SIZE // 8, generator=generator)
 
     def _step_generator(self):
         if self.scheduler not in STOCHASTIC:

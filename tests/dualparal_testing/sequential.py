@@ -62,8 +62,8 @@ def as_float8(x):
 @torch.no_grad()
 def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, guidance_scale, block, context, stagger=1,
                        next_context=True, previous_context_after=True, step_generator=None, boundary=None,
-                       crossing=False, true_timesteps=False, cached=False, of_step=0, in_float8=False, given=None, noised=True, image=None,
-                       image_timestep=0):
+                       crossing=False, true_timesteps=False, cached=False, of_step=0, in_float8=False, given=None, noised=True, context_noise=(0, None),
+                       image=None, image_timestep=0):
     """All latents of the video, (1, channels, latent frames, height, width).
 
     ``transformers``: one, or two, of which the first does the steps with timesteps of ``boundary`` or more; then
@@ -73,7 +73,9 @@ def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, gu
     ``cached``: the previous context is the K/V of the block before at the same step (``of_step`` breaks that: so many steps earlier), in
     float8 where ``in_float8``.
     ``given``: the clean latents of the first frames of block 0, another video's last ones; where they are not ``noised`` for each step a
-    rule is broken. ``image``: the latents of the video's first frame, which has ``image_timestep``, in every pass. ``step_generator(block, step)``: of the noise that a scheduler adds in a step.
+    rule is broken. ``context_noise``: (the timestep of a previous context that is finished, the noise, by block and step, that it then has so
+    much of). ``image``: the latents of the video's first frame, which has ``image_timestep``, in every pass. ``step_generator(block, step)``: of
+    the noise that a scheduler adds in a step.
     """
     processors = [[ContextAttention() for _ in transformer.blocks] for transformer in transformers]
     for transformer, own in zip(transformers, processors):
@@ -103,14 +105,17 @@ def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, gu
             window = start[i]
             if i > 0 and context > 0 and not cached:
                 previous = start[i - 1] if previous_context_after else history[i - 1][step]
-                window = torch.cat([previous[:, :, -context:], window], dim=2)
+                previous = previous[:, :, -context:]
+                if context_noise[0] and step + stagger >= num_steps:
+                    previous = (1 - context_noise[0] / 1000) * previous + context_noise[0] / 1000 * context_noise[1](i, step)
+                window = torch.cat([previous, window], dim=2)
             expert = 0 if boundary is None or timesteps[step] >= boundary else 1
             transformer, own_processors = transformers[expert], processors[expert]
             reads = kept and next_context and context and (crossing or kept_by == expert)
             transformer.rope.start = i * block + (context if cached and i else 0)
             at = timesteps[step].expand(1)
             if true_timesteps and window.shape[2] > start[i].shape[2]:
-                before = timesteps[step + stagger] if step + stagger < num_steps else torch.zeros_like(timesteps[0])
+                before = timesteps[step + stagger] if step + stagger < num_steps else torch.full_like(timesteps[0], context_noise[0])
                 at = torch.stack([before] * context + [timesteps[step]] * start[i].shape[2]).repeat_interleave(per_frame)[None]
             if i == 0 and image is not None:
                 at = torch.stack([torch.full_like(timesteps[0], image_timestep)] + [timesteps[step]] * (window.shape[2] - 1))

@@ -43,15 +43,16 @@ class Interrupted(DualParalWanModel):
         self.begun = []
         self.dualparal_config = SimpleNamespace(videos_in_flight=1)
         self.dualparal = SimpleNamespace(
-            run=None, stage=SimpleNamespace(is_last=True), mesh=SimpleNamespace(share_object=lambda value: value)
+            stage=SimpleNamespace(is_last=True), mesh=SimpleNamespace(share_object=lambda value: value)
         )
+        self.watchdog = SimpleNamespace(stop_is_asked=False)
 
     def _file_of(self, prompt, input_args):
         return SimpleNamespace(path=prompt, video=SimpleNamespace(is_to_make=True, blocks_finished=1))
 
     def _make_videos(self, files, input_args):
         self.begun += [file.path for file in files]
-        self.dualparal.run = SimpleNamespace(stop_is_asked=True)
+        self.watchdog.stop_is_asked = True
 
 
 @pytest.mark.parametrize("prompts, was_stopped", [(NUMBERED, True), (NUMBERED[:1], False)])

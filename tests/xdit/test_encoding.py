@@ -56,7 +56,7 @@ def run_command(rank, flags):
         patch.setattr(UMT5EncoderModel, "forward", lambda self, ids, mask: happened.append("text") or forward(self, ids, mask))
         patch.setattr(weights, "load_transformer_stage", lambda *a: happened.append(("transformer", encoders())) or load(*a))
         args, model_class = runner._check(flags)
-        quiet = SimpleNamespace(begin_phase=lambda phase: None, observe=lambda pipeline: None, on_abort=lambda function: None)
+        quiet = SimpleNamespace(begin_phase=lambda phase: None, observe=lambda pipeline: None, on_abort=lambda function: None, stop_is_asked=False)
         runner._run(runner.DualParalRunner(args, model_class, quiet), args)
     return happened
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from diffusers import SkyReelsV2DiffusionForcingPipeline
+from diffusers import SkyReelsV2DiffusionForcingPipeline, SkyReelsV2Transformer3DModel
 from dualparal_testing.checkpoints import SCHEDULER, SKYREELS, write_checkpoint
 from dualparal_testing.commands import run
 from dualparal_testing.sequential import sequential_latents
@@ -71,6 +71,13 @@ def test_a_models_own_timestep_of_the_context(model, flags, timestep):
     assert dualparal_config(args_of(model, *flags), DUALPARAL_MODELS[model]).context_timestep == timestep
 
 
+def test_noise_in_the_context_is_for_models_that_know_it():
+    flags = "--dualparal_context_noise", "20"
+    assert dualparal_config(args_of("SkyReels-V2-DF-14B", *flags), DUALPARAL_MODELS["SkyReels-V2-DF-14B"]).context_noise == 20
+    with pytest.raises(ValueError, match="context_noise is 20 and Wan2.1 text-to-video was not trained on .*: leave it out, or give context_timestep true"):
+        dualparal_config(args_of("Wan2.1-T2V-1.3B", *flags), DUALPARAL_MODELS["Wan2.1-T2V-1.3B"])
+
+
 @pytest.mark.parametrize("model", [name for name in DUALPARAL_MODELS if "SkyReels" in name])
 def test_the_models_defaults(model):
     kind = DUALPARAL_MODELS[model]
@@ -78,8 +85,19 @@ def test_the_models_defaults(model):
     assert (values.height, values.width, values.num_frames) == ((720, 1280, 121) if is_720 else (544, 960, 97))
     assert (values.num_inference_steps, values.guidance_scale, values.flow_shift, kind.settings.fps) == (30, 6.0, 8, 24)
     assert ("14B" in model) == ("14B" in kind.settings.model_name) and is_720 == ("720P" in kind.settings.model_name)
-    numbers = sizes_of(args_of(model), kind)
-    assert (numbers.layers, numbers.heads) == ((40, 40) if "14B" in model else (30, 12))
+
+
+@pytest.mark.parametrize("model", SKYREELS)
+def test_full_sizes_in_memory_are_those_of_the_published_configuration(model):
+    """Of a transformer that is whole on the meta device, in bfloat16 but for what diffusers keeps in float32."""
+    [config] = SKYREELS[model].values()
+    with torch.device("meta"):
+        whole = SkyReelsV2Transformer3DModel.from_config(config)
+    in_float32 = set(whole._keep_in_fp32_modules)
+    expected = sum(one.numel() * (4 if in_float32 & set(name.split(".")) else 2) for name, one in whole.named_parameters())
+    numbers = sizes_of(args_of(model), DUALPARAL_MODELS[model])
+    assert (numbers.layers, numbers.heads) == (config["num_layers"], config["num_attention_heads"])
+    assert numbers.layers * numbers.layer_bytes + numbers.shared_bytes + numbers.embedding_bytes + numbers.head_bytes == expected
 
 
 def test_a_folder_of_another_family_is_refused(tmp_path):

@@ -66,11 +66,6 @@ class GroupRun:
         after the end it does nothing."""
         self._stop_sign.ask()
 
-    @property
-    def stop_is_asked(self):
-        """Whether ``stop`` was called on this rank, before or after the end."""
-        return self._stop_sign.is_asked
-
     def status(self):
         """How the run stands, as plain values: outcome, what is being done, passes, and for each video its outcome, blocks and
         segments so far."""

@@ -17,8 +17,9 @@ What diffusers' pipeline calls by other names (tests/test_skyreels.py and tests/
 - ``base_num_frames`` and ``overlap_history`` (a long video as clips, each of which begins with the last frames of the one before, clean)
   are block_latents + context_latents and context_latents, in latent frames, with ``stagger`` as many as steps and noise of the
   caller's: then a block begins when the one before is finished, and is to rounding what diffusers' pipeline makes.
-- ``addnoise_condition`` (in a long video, noise of that timestep in the frames of the clip before, new in each step and of no seed)
-  is not there: a finished block is seen as it is, at timestep 0, and one in flight at its own, which is higher.
+- ``addnoise_condition`` (in a long video, noise in the frames of the clip before, as much as their timestep then says, new in each step
+  and of no seed) is ``context_noise``: of finished blocks only, with noise that the seed decides. A block in flight is seen at its own
+  timestep, which is higher (the last of 30 steps with shift 8 is 216, and 20 is recommended).
 - ``fps`` is 24, or rather not 16: the models that embed it (``inject_sample_info``) know no third value.
 - ``causal_block_size`` as the model's configuration has it (``num_frame_per_block``) must be 1: no causal mask.
 

@@ -89,7 +89,7 @@ def plan_of(args, model, lanes, expert_starts=(0,)):
     latent_frames = model.family.facts.latent_frames(num_frames, continued) if num_frames else None
     plan = strategy_of(config).plan(config, latent_frames, value_of(args, model, "num_inference_steps"), lanes, expert_starts)
     if args["input_images"]:
-        return with_image(strategy_of(config), plan)
+        return with_image(config, plan)
     return plan.continuing(continued) if continued else plan
 
 

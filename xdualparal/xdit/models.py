@@ -227,10 +227,10 @@ class DualParalWanModel(xFuserWan21T2VModel):
         return DiffusionOutput(videos=paths if self.dualparal.stage.is_last else [], pipe_args=input_args)
 
     def _is_to_stop(self):
-        """Whether the last video was stopped, or was finished although it was to be: no other one is begun. The same on all ranks
-        of the replica."""
-        run = self.dualparal.run
-        self.was_stopped |= self.dualparal.mesh.share_object(run is not None and run.stop_is_asked)
+        """Whether the user has asked for a stop, also where that came too late for the last video: no other one is begun. The same on all
+        ranks of the replica."""
+        is_asked = self.watchdog is not None and self.watchdog.stop_is_asked
+        self.was_stopped |= self.dualparal.mesh.share_object(is_asked)
         return self.was_stopped
 
     def _gather_dp_outputs(self, output):

@@ -13,7 +13,8 @@ class SkyReelsDFModel(DualParalWanModel):
     """SkyReels-V2-DF-1.3B-540P."""
 
     family = SkyReelsDFFamily()
-    num_layers, num_heads, transformer_config = 30, 12, dict(ffn_dim=8960)  # diffusers' scripts/convert_skyreelsv2_to_diffusers.py
+    num_layers, num_heads = 30, 12  # diffusers' scripts/convert_skyreelsv2_to_diffusers.py, also what follows
+    transformer_config = dict(ffn_dim=8960, inject_sample_info=True)
     settings = replace(
         DualParalWanModel.settings, model_name="Skywork/SkyReels-V2-DF-1.3B-540P-Diffusers", output_name="skyreels_v2_df_1.3b", fps=24
     )
