@@ -47,9 +47,9 @@ def launched(tmp_path, model, folder, num_frames, name, *flags, dtype="float32")
     return torch.cat([block for _, block in read_latents(latents)], dim=2)
 
 
-def sequential(pipeline, scales, make_scheduler=None):
+def sequential(pipeline, scales, make_scheduler=None, **more):
     """The sequential program's latents of the same video. ``scales``: each expert's guidance. ``make_scheduler``: another one than
-    the pipeline's."""
+    the pipeline's. ``more``: of sequential_latents."""
     with torch.no_grad():
         texts = pipeline.encode_prompt(PROMPT, NEGATIVE, scales[0] > 1, max_sequence_length=512, device="cpu")
     latent_frames = 1 + -(-(FRAMES - 1) // 4)
@@ -59,7 +59,7 @@ def sequential(pipeline, scales, make_scheduler=None):
     boundary = pipeline.config.boundary_ratio and pipeline.config.boundary_ratio * 1000
     return sequential_latents(
         experts, make_scheduler or (lambda: type(pipeline.scheduler).from_config(pipeline.scheduler.config)), STEPS, noise,
-        [one for one in texts if one is not None], scales if boundary else scales[0], BLOCK, CONTEXT, boundary=boundary,
+        [one for one in texts if one is not None], scales if boundary else scales[0], BLOCK, CONTEXT, boundary=boundary, **more,
     )
 
 
@@ -115,7 +115,7 @@ def test_distilled_experts_over_the_base_model(tmp_path, folders):
         file = tmp_path / f"{part}.safetensors"
         save_file({original_name(name): one.clone() for name, one in getattr(other, part).state_dict().items()}, file)
         flags += [f"--distilled_{part}_path", file]
-    expected = sequential(other, (1.0, 1.0), _DistilledWanScheduler)
+    expected = sequential(other, (1.0, 1.0), _DistilledWanScheduler, cached=True)  # as its default is
     for name in ("2 stages", "4 stages"):
         assert_close(launched(tmp_path, "Wan2.2-Distilled-T2V", folders["Wan2.2-T2V"], FRAMES, name, *flags), expected)
 

@@ -14,7 +14,7 @@ from xdualparal import DualParalConfig
 from xdualparal.models.fixed_steps import FixedStepsScheduler
 from xdualparal.models.schedulers import check_scheduler, flow_shift, fresh_scheduler
 from xdualparal.xdit.checks import check_command
-from xdualparal.xdit.flags import make_parser, value_of
+from xdualparal.xdit.flags import dualparal_config, make_parser, value_of
 from xdualparal.xdit.outputs import video_paths
 from xdualparal.xdit.registry import DUALPARAL_MODELS
 from xdualparal.xdit.resume import known_values
@@ -69,6 +69,22 @@ def test_the_defaults_are_the_authors(name, values):
     assert model.settings.fps == 16 and model.settings.model_name.startswith("Wan-AI/Wan2")
     config = DualParalConfig()
     assert config.block_latents + 2 * config.context_latents <= model.family.facts.trained_latents
+
+
+@pytest.mark.parametrize("name, flags, context", [
+    ("Wan2.2-Distilled-T2V", [], "cached"), ("Wan2.2-T2V", [], "recomputed"), ("Wan2.2-Distilled-T2V", ["--dualparal_context", "recomputed"], "recomputed"),
+    ("Wan2.2-T2V", ["--dualparal_context", "cached"], "cached"), ("Wan2.2-Distilled-T2V", ["--dualparal_context_latents", "0"], "recomputed"),
+    ("Wan2.2-Distilled-T2V", ["--dualparal_context_timestep", "true"], "recomputed"),
+])
+def test_few_step_models_cache_their_context_by_default(tmp_path, name, flags, context):
+    args = parsed(tmp_path, name, *flags)
+    assert dualparal_config(args, DUALPARAL_MODELS[name]).context == context
+    dtype = ["--dualparal_context_dtype", "float8"]
+    if context == "cached":
+        assert dualparal_config(parsed(tmp_path, name, *flags, *dtype), DUALPARAL_MODELS[name]).context_dtype == "float8"
+    else:
+        with pytest.raises(ValueError, match="context_dtype is float8 and context is recomputed, which keeps nothing"):
+            dualparal_config(parsed(tmp_path, name, *flags, *dtype), DUALPARAL_MODELS[name])
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)

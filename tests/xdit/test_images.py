@@ -76,13 +76,13 @@ def test_turned_as_its_camera_says_and_without_transparency(tmp_path, folder):
     (["--input_images", "BROKEN"], "--input_images .* cannot be read as an image .*: give another"),
     (["--input_images", "CUT"], "--input_images .* cannot be read as an image .*: give another"),
     (["--input_images", "GOOD", "GOOD"], "2 images are given and there are 1 prompts: give one for all, or one for each"),
-    (["--input_images", "GOOD", "WIDE", "--prompt", "a", "b"], "leads to frames of 64 x 64 pixels and .* to 96 x 32: give --resize_input_images"),
+    (["--input_images", "GOOD", "WIDE", "--prompt", "a", "b"], "leads to frames of 64 x 64 pixels and .* to 128 x 32: give --resize_input_images"),
     (["--input_images", "LONG"], "an image of 2000 x 4 pixels is too long .*: give --resize_input_images, or cut it"),
     (["--resize_input_images"], "--resize_input_images is given and there is no image"),
     (["--task", "i2v"], "--task is i2v and no image is given: leave --task out, or give --input_images"),
     (["--task", "t2v", "--input_images", "GOOD"], "--task is t2v and an image is given: leave --task out, or --input_images"),
     (["--task", "t2i"], "--task is 't2i': give one of t2v, i2v"),
-    (["--input_images", "GOOD", "--dualparal_strategy", "fifo"], "an image is given and strategy is fifo, which takes none: choose dualparal or full"),
+    (["--input_images", "GOOD", "--dualparal_strategy", "fifo", "--dualparal_block_latents", "8", "--dualparal_context_latents", "4"], "an image is given and strategy is fifo, which takes none: choose dualparal or full"),
     (["--input_images", "GOOD", "--height", "0"], "--height is 0"),
 ])
 def test_refused(tmp_path, folder, flags, words):

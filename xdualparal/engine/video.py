@@ -190,7 +190,7 @@ def _kept_bytes(plan, request, stage, config):
 
 
 # Of a RunSpec, what videos side by side need not have in common.
-_OWN = ("prompt", "negative_prompt", "embeds", "seed", "generator", "guidance_scale", "guidance_scale_2", "output_type", "quality", "fps")
+_OWN = ("prompt", "negative_prompt", "embeds", "seed", "generator", "image", "guidance_scale", "guidance_scale_2", "output_type", "quality", "fps")
 
 
 def check_alike(videos):
@@ -213,6 +213,6 @@ def check_alike(videos):
 def _shared_facts(video):
     request, spec = video.request, video.spec.as_json()
     return dict(
-        {name: value for name, value in spec.items() if name not in _OWN}, decode=video.plan.decode, guidance_branches=request.branches,
+        {name: value for name, value in spec.items() if name not in _OWN}, decode=video.plan.decode, image_latents=video.plan.image_latents, guidance_branches=request.branches,
         text_tokens=request.prompt_embeds.shape[1] if request.has_embeds else request.max_sequence_length,
     )

@@ -18,7 +18,8 @@ from ..plan.waiting import FLOAT8, MODEL, most_kept
 
 HEAD = "head"  # a block's own first C latent frames: the next context of the block before it
 TAIL = "tail"  # its last C, kept for the previous context of the block behind it at the same step
-CONTEXTS = RECOMPUTED, CACHED = "recomputed", "cached"  # the previous one
+RECOMPUTED, CACHED = "recomputed", "cached"  # the previous context
+CONTEXTS = MODEL, RECOMPUTED, CACHED
 OWN, TRUE = "own", "true"  # timesteps
 DEFAULT_LAYOUT = Layout(block_latents=8, context_latents=4)
 _HEADER = re.compile(
@@ -54,8 +55,9 @@ class DualParalSettings(Settings):
         "addnoise_condition of SkyReels-V2's own pipeline, where 20 is recommended; 0: none. Only with their true timestep"
     )
     context: str = setting(
-        RECOMPUTED, "how a block sees the previous one's last latent frames: 'recomputed' in its window, stagger steps cleaner, as in the "
-        "paper, or 'cached', as keys and values kept from when they were at the block's own step: less work, for memory", "HOW"
+        MODEL, "how a block sees the previous one's last latent frames: 'recomputed' in its window, stagger steps cleaner, as in the "
+        "paper, 'cached', as keys and values kept from when they were at the block's own step: less work, for memory, or 'model', cached for "
+        "models that are distilled for a few steps (Wan2.2-Distilled-T2V), which keep little, and else recomputed", "HOW"
     )
     context_dtype: str = setting(
         MODEL, "numbers of cached keys and values while they wait: the model's ('model'), or 'float8' (e4m3, a scale for each head), in half the "
@@ -67,10 +69,10 @@ class DualParalSettings(Settings):
         if self.context_timestep not in (MODEL, OWN, TRUE):
             raise ValueError(f"context_timestep is {self.context_timestep!r}: give one of {MODEL}, {OWN}, {TRUE}")
         if self.context not in CONTEXTS:
-            raise ValueError(f"context is {self.context!r}: give one of {RECOMPUTED}, {CACHED}")
+            raise ValueError(f"context is {self.context!r}: give one of {', '.join(CONTEXTS)}")
         if self.context_dtype not in (MODEL, FLOAT8):
             raise ValueError(f"context_dtype is {self.context_dtype!r}: give one of {MODEL}, {FLOAT8}")
-        if self.context_dtype != MODEL and self.context != CACHED:
+        if self.context_dtype != MODEL and self.context == RECOMPUTED:
             raise ValueError(f"context_dtype is {self.context_dtype} and context is {self.context}, which keeps nothing: leave it out")
         if self.context == CACHED and self.context_timestep == TRUE:
             raise ValueError(
@@ -83,7 +85,7 @@ class DualParalSettings(Settings):
         if self.context_noise and (self.context == CACHED or self.context_timestep == OWN):
             name = "context" if self.context == CACHED else "context_timestep"
             raise ValueError(f"context_noise is {self.context_noise} and {name} is {getattr(self, name)}, and it is for frames with their true timestep: leave one of them out")
-        for name, idle in (("context", (RECOMPUTED,)), ("context_timestep", (MODEL, OWN)), ("context_noise", (0,))):
+        for name, idle in (("context", (MODEL, RECOMPUTED)), ("context_timestep", (MODEL, OWN)), ("context_noise", (0,))):
             if self.context_latents == 0 and getattr(self, name) not in idle:
                 raise ValueError(f"{name} is {getattr(self, name)} and context_latents is 0, so there is no context: leave one of them out")
         STEPS.of("stagger", self.stagger)
@@ -289,6 +291,11 @@ def _spec(plan, one):
     return plan._make_spec(one)
 
 
+def known_context(settings):
+    """RECOMPUTED or CACHED: RECOMPUTED where no model has said it, see ``settled``."""
+    return RECOMPUTED if settings.context == MODEL else settings.context
+
+
 def _known_timestep(settings):
     """OWN or TRUE: OWN where no model has said it, see ``settled``."""
     return OWN if settings.context_timestep == MODEL else settings.context_timestep
@@ -303,9 +310,12 @@ class DualParal(OnStages):
     between_blocks = ("stagger", "fresh_noise", "context", "context_timestep", "context_noise", "context_dtype", "context_store")
 
     def settled(self, settings, lanes, facts=None):
-        """With the context's timestep that the model was trained for, unless another one is given. Raises ValueError for noise in a
+        """With the context, and its timestep, that the model was trained for, unless others are given. Raises ValueError for noise in a
         context that gets another timestep than its own."""
-        if facts is None or settings.context_timestep != MODEL:
+        if facts is None:
+            return settings
+        settings = self._with_context(settings, facts)
+        if settings.context_timestep != MODEL:
             return settings
         is_true = facts.frame_timesteps and settings.context_latents and settings.context == RECOMPUTED
         if settings.context_noise and not is_true:
@@ -315,9 +325,17 @@ class DualParal(OnStages):
             )
         return replace(settings, context_timestep=TRUE if is_true else OWN)
 
+    @staticmethod
+    def _with_context(settings, facts):
+        if settings.context != MODEL:
+            return settings
+        is_cached = facts.few_steps and settings.context_latents and settings.context_timestep != TRUE
+        return replace(settings, context=CACHED if is_cached else RECOMPUTED)
+
     def identity(self, settings):
-        """As every strategy's, with the context's timestep that is used, and nothing of noise where there is none."""
-        return super().identity(settings) | dict(context_timestep=_known_timestep(settings), context_noise=settings.context_noise or None)
+        """As every strategy's, with the context and its timestep that are used, and nothing of noise where there is none."""
+        known = dict(context=known_context(settings), context_timestep=_known_timestep(settings), context_noise=settings.context_noise or None)
+        return super().identity(settings) | known
 
     def plan(self, settings, latent_frames, num_steps, lanes, expert_starts=(0,)):
         """The blocks that hold the latent frames, on the stages of ``lanes``."""
@@ -325,12 +343,12 @@ class DualParal(OnStages):
         return DualParalPlan(
             layout.num_blocks, num_steps, lanes.stages, settings.stagger, lanes.split_guidance, lanes.decode, layout=layout,
             expert_starts=expert_starts, swaps_experts=lanes.swaps_experts, fresh_noise=settings.fresh_noise,
-            context_timestep=_known_timestep(settings), context=settings.context,
+            context_timestep=_known_timestep(settings), context=known_context(settings),
         )
 
     def layout(self, settings, latent_frames):
         """Which latent frames a block owns."""
-        return Layout(settings.block_latents, settings.context_latents, latent_frames, equal_windows=settings.context == RECOMPUTED)
+        return Layout(settings.block_latents, settings.context_latents, latent_frames, equal_windows=known_context(settings) == RECOMPUTED)
 
     takes_images = True
 

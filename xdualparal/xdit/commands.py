@@ -13,7 +13,7 @@ from xfuser.core.utils.runner_utils import log
 
 from ..engine.progress_bar import ProgressBar, frames_text
 from ..launch.errors import refuse
-from ..limits import RATE_FACTOR
+from ..limits import FRAME_RATE, RATE_FACTOR
 from ..models.finite import is_finite
 from ..models.folder import check_vae
 from ..models.wan_vae import StreamingDecoder
@@ -39,12 +39,14 @@ def main(argv):
     output = Path(arguments.output or Path(arguments.file).with_suffix(".mp4"))
     try:
         RATE_FACTOR.of("--quality", arguments.quality)
+        if arguments.fps is not None:
+            FRAME_RATE.of("--fps", arguments.fps)
         facts, _ = next(read_latents(arguments.file))  # what is wrong shows before the VAE is loaded
         model = _model(arguments.model or facts.get("model"))
         folder = Path(arguments.model_path) if arguments.model_path else checkpoint_folder(model.settings.model_name)
         check_vae(model.family, folder)
         check_latents(arguments.file)
-        spec = replace(_spec_in(facts), quality=arguments.quality, fps=model.settings.fps)
+        spec = replace(_spec_in(facts), quality=arguments.quality, fps=arguments.fps or model.settings.fps)
         known = {**spec.of_latents().as_json(), "quality": spec.quality, "fps": spec.fps}
         check_output(arguments, output, {name: value for name, value in known.items() if value is not None})
         with FileLock(output, "--output"):

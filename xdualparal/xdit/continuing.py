@@ -22,6 +22,7 @@ from ..quality.frames import frames_of
 from ..run_spec import short_digest
 from ..strategies.table import strategy_of
 from .flags import value_of
+from .settings import fps_of
 
 
 def check_continued(args, model, config, command):
@@ -33,7 +34,7 @@ def check_continued(args, model, config, command):
     size = tuple(value_of(args, model, name) for name in ("height", "width"))
     _check_size(command.continue_from, size)
     if command.append_to is not None:
-        _check_append(command, size, model.settings.fps, model.family.facts.frames_per_latent)
+        _check_append(command, size, fps_of(model, command), model.family.facts.frames_per_latent)
 
 
 def continued_latents(config, command):

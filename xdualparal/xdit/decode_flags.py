@@ -19,6 +19,7 @@ def decode_parser():
     parser.add_argument("--model", help="a model with the same VAE (default: the one that made the latents)")
     parser.add_argument("--model_path", help="the folder of the model's weights (default: that of the hub)")
     parser.add_argument("--quality", type=int, default=CommandSettings.quality, help=f"H.264's constant rate factor (default: {CommandSettings.quality})")
+    parser.add_argument("--fps", type=int, metavar="N", help="frames a second (default: the model's)")
     parser.add_argument("--overwrite", action="store_true", help="replace another run's video")
     parser.add_argument(
         "--vae_precision", choices=VAE_PRECISIONS, default="float32", help="the VAE's numbers (default: float32)"

@@ -48,6 +48,7 @@ def make_parser():
     parser.add_argument(
         "--dualparal_continue", dest="dualparal_continue_from", metavar="FILE", help="the same as --dualparal_continue_from"
     )
+    parser.add_argument("--fps", dest="dualparal_fps", type=int, metavar="N", help="the same as --dualparal_fps")
     for name in ("lora", "lora_2"):
         parser.add_argument(
             f"--{name}", dest=f"dualparal_{name}", action="append", metavar="PATH[:WEIGHT]", help=f"the same as --dualparal_{name}"
@@ -106,7 +107,7 @@ def dualparal_config(args, model=None):
     config = DualParalConfig(**{field.name: args[f"dualparal_{field.name}"] for field in fields(DualParalConfig)})
     if args["dualparal_degree"] is None:
         return config
-    return strategy_of(config).settled(config, args["dualparal_degree"], model and model.family.facts)
+    return strategy_of(config).settled(config, args["dualparal_degree"], model and model.facts())
 
 
 def command_settings(args):

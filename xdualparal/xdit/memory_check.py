@@ -167,7 +167,7 @@ def _flags(args, model):
         yield Change(f"--dualparal_text_encoder {CPU}", dict(dualparal_text_encoder=CPU))
     if len(model.family.facts.experts) > 1 and not args["dualparal_expert_offload"] and not quantization_of(args):
         yield Change("--dualparal_expert_offload", dict(dualparal_expert_offload=True))
-    is_cached = args["dualparal_context"] == CACHED
+    is_cached = dualparal_config(args, model).context == CACHED
     if is_cached and args["dualparal_context_store"] == ON_DEVICE and torch.accelerator.is_available():
         yield Change(f"--dualparal_context_store {HOST}", dict(dualparal_context_store=HOST))
     if not args["enable_tiling"]:

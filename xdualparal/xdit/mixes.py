@@ -10,19 +10,22 @@ from ..plan.memory import RankMemory, fullest
 from ..plan.schedule import NO_DECODE
 from ..plan.waiting import FLOAT8, HOST
 from ..strategies.base import Lanes
-from ..strategies.dualparal import CACHED, DualParal
+from ..strategies.dualparal import CACHED, MODEL, RECOMPUTED, DualParal
 from .advice import MOST_VIDEOS
 from .checks import check_degrees_together
-from .flags import value_of
+from .flags import dualparal_config, value_of
 from .memory import in_words, is_predicted, plan_of, predicted, readable
 from .memory_check import RESERVE
 from .prompts import prompts_of
 
 DEGREE_FLAGS = ("dualparal_degree", "ulysses_degree", "ring_degree", "data_parallel_degree")
-_CONTEXTS = (  # each only where those before it do not fit
-    dict(dualparal_context=CACHED), dict(dualparal_context=CACHED, dualparal_context_dtype=FLOAT8),
-    dict(dualparal_context=CACHED, dualparal_context_dtype=FLOAT8, dualparal_context_store=HOST),
-)
+_CONTEXTS = {  # {the context of the command as it is: others, each only where those before it do not fit}
+    RECOMPUTED: (
+        dict(dualparal_context=CACHED), dict(dualparal_context=CACHED, dualparal_context_dtype=FLOAT8),
+        dict(dualparal_context=CACHED, dualparal_context_dtype=FLOAT8, dualparal_context_store=HOST),
+    ),
+    CACHED: (dict(dualparal_context_dtype=FLOAT8), dict(dualparal_context=RECOMPUTED)),
+}
 _SHORT = {
     "dualparal_degree": "stages", "ulysses_degree": "ulysses", "ring_degree": "ring", "data_parallel_degree": "replicas",
     "dualparal_videos_in_flight": "videos",
@@ -46,7 +49,7 @@ class Mix:
     def __str__(self):
         words = [f"{short} {self.flags[name]}" for name, short in _SHORT.items() if self.flags.get(name, 1) > 1 or name == "dualparal_degree"]
         words += ["cfg 2"] if self.flags.get("use_cfg_parallel") else []
-        words += ["cached"] if self.flags.get("dualparal_context") == CACHED else []
+        words += [self.flags["dualparal_context"]] if "dualparal_context" in self.flags else []
         words += ["float8"] if self.flags.get("dualparal_context_dtype") == FLOAT8 else []
         return " ".join(words + (["on the host"] if self.flags.get("dualparal_context_store") == HOST else []))
 
@@ -56,8 +59,8 @@ def mixes_of(args, model, num_gpus, memory_bytes):
     found = []
     for degrees in _degrees(args, model, num_gpus):
         mix = _judged(args, model, degrees, memory_bytes)
-        cached = _cached(args, model, degrees, memory_bytes) if mix.memory else []
-        found += [mix, *(other for other in cached if not (mix.why_not and other.why_not))]
+        others = _other_contexts(args, model, degrees, memory_bytes) if mix.memory else []
+        found += [mix, *(other for other in others if not (mix.why_not and other.why_not))]
     return found
 
 
@@ -88,13 +91,13 @@ def _divisors(number):
     return [n for n in range(1, number + 1) if number % n == 0]
 
 
-def _cached(args, model, degrees, memory_bytes):
-    """Of the Mixes with cached context the first that fits, or else the last; none where that is what there is, or nothing is cached."""
-    if args["dualparal_strategy"] != DualParal.name or args["dualparal_context"] == CACHED or not args["dualparal_context_latents"]:
+def _other_contexts(args, model, degrees, memory_bytes):
+    """Of the Mixes with another context the first that fits, or else the last; none where one is given, or there is none."""
+    if args["dualparal_strategy"] != DualParal.name or args["dualparal_context"] != MODEL or not args["dualparal_context_latents"]:
         return []
     if plan_of(args | degrees, model, Lanes(degrees["dualparal_degree"], NO_DECODE, split_guidance=False)).num_blocks == 1:
         return []
-    judged = (_judged(args, model, degrees | context, memory_bytes) for context in _CONTEXTS)
+    judged = (_judged(args, model, degrees | context, memory_bytes) for context in _CONTEXTS[dualparal_config(args | degrees, model).context])
     last = None
     for last in judged:
         if not last.why_not:

@@ -42,7 +42,7 @@ from .quantization import converter, quantization_of
 from .prompts import NumberedPrompt, as_list, many_prompts_line, not_begun_line, prompts_of
 from .resume import pair_prompts
 from .screen import start_text
-from .settings import CommandSettings
+from .settings import CommandSettings, fps_of
 from .video_files import VideoFile, open_all, write_videos
 from ..models.checkpoint_files import Weights
 from ..models.schedulers import flow_shift, fresh_scheduler, with_flow_shift
@@ -68,6 +68,11 @@ class DualParalWanModel(xFuserWan21T2VModel):
     usual_shift = None  # of a model in a folder, whose scheduler has its own
     dualparal_config, command = DualParalConfig(), CommandSettings()
     watchdog, was_stopped = None, False  # see launch/watchdog; whether the last video was stopped before its end
+
+    @classmethod
+    def facts(cls):
+        """The family's Facts, with what is this model's own."""
+        return replace(cls.family.facts, few_steps=cls.needs_distilled)
 
     @classmethod
     def pixel_multiple(cls):
@@ -300,7 +305,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
         return dict(
             arguments, prompt=prompt, negative_prompt=prompt.negative_prompt,
             generator=torch.Generator().manual_seed(input_args["seed"]), continue_latents=self._continued, image_latents=self._images.get(prompt.number),
-            file_spec=dict(quality=self.command.quality, fps=self.settings.fps, appended_to=appended_digest(self.command)),
+            file_spec=dict(quality=self.command.quality, fps=fps_of(self, self.command), appended_to=appended_digest(self.command)),
         )
 
     def save_timings(self, timings):

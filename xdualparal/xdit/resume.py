@@ -16,6 +16,7 @@ from .flags import value_of
 from .loras import loras_identity
 from .prompts import as_list, prompts_of
 from .quantization import precision_of
+from .settings import fps_of
 
 
 def check_checkpoint(args, model, config, command):
@@ -50,7 +51,7 @@ def _common_values(args, model, config, command):
         {name: value_of(args, model, name) for name in names}, **strategy_of(config).identity(config),
         precision=precision_of(args, model.dtype), compiled=bool(args.get("use_torch_compile")),
         vae_precision=config.vae_precision or str(model.family.facts.vae_dtype).removeprefix("torch."),
-        quality=command.quality, fps=model.settings.fps, appended_to=appended_digest(command), loras=list(loras_identity(model, command)),
+        quality=command.quality, fps=fps_of(model, command), appended_to=appended_digest(command), loras=list(loras_identity(model, command)),
         text_encoder_place=place_in_spec(torch.accelerator.current_accelerator() or torch.device("cpu"), config.text_encoder),
         **{name: same_backend(backend, on_cpu) for name, backend in backends.items() if backend},
     )

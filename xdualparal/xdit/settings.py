@@ -6,7 +6,7 @@ Knows: the fields and their limits. Must not know: how a file is written or a pr
 import os
 from dataclasses import dataclass
 
-from ..limits import LORA_WEIGHT, RATE_FACTOR, SECONDS
+from ..limits import FRAME_RATE, LORA_WEIGHT, RATE_FACTOR, SECONDS
 from ..plan.settings import Settings, setting
 
 REFUSE, WARN = "refuse", "warn"
@@ -20,6 +20,8 @@ class CommandSettings(Settings):
     """
 
     quality: int = setting(18, "H.264's constant rate factor of the mp4, 0 (lossless) to 51 (worst)")
+    fps: int | None = setting(None, "frames a second of the mp4; by default those of the model's training clips (16, 24 with Wan2.2-TI2V and SkyReels-V2): "
+                              "the same frames, shown faster or slower")
     output: str | None = setting(
         None, "the mp4's file, for one prompt; by default, in --output_directory, the prompt's first words, the seed and a "
         "digest of all settings that decide the video"
@@ -51,6 +53,8 @@ class CommandSettings(Settings):
             for text in getattr(self, name) or ():
                 LORA_WEIGHT.of(f"the weight of {name} {text}", weighted_path(text)[1])
         RATE_FACTOR.of("quality", self.quality)
+        if self.fps is not None:
+            FRAME_RATE.of("fps", self.fps)
         if self.hang_timeout is not None:
             SECONDS.of("hang_timeout", self.hang_timeout)
         if self.output is not None and not self.output.endswith(".mp4"):
@@ -59,6 +63,11 @@ class CommandSettings(Settings):
             raise ValueError(f"append_to is {self.append_to} and nothing is continued: give continue_from too, or leave it out")
         if self.memory_check not in (REFUSE, WARN):
             raise ValueError(f"memory_check is {self.memory_check!r}: give one of {REFUSE}, {WARN}")
+
+
+def fps_of(model, command):
+    """Frames a second of the mp4s of a ``command`` (CommandSettings): its own, or those of the class or object ``model``."""
+    return command.fps or model.settings.fps
 
 
 def weighted_path(text):

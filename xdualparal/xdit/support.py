@@ -7,7 +7,7 @@ tests/xdit/test_support.py holds the table against xDiT's parser: a flag that is
 from functools import cache
 
 from ..limits import how_given
-from ..strategies.dualparal import RECOMPUTED
+from ..strategies.dualparal import RECOMPUTED, known_context
 from .flags import make_parser
 
 USED = frozenset((
@@ -83,8 +83,8 @@ def check_effect(args, config, guidance_scale, num_experts=1):
         ("dualparal_end_costs", config.stage_layers is not None, "--dualparal_stage_layers says how many layers each stage has"),
         ("dualparal_expert_offload", num_experts == 1, "it is for models with two transformers and this one has one"),
         ("dualparal_checkpoint_context_gb", config.checkpoint is None, "nothing is saved without --dualparal_checkpoint"),
-        ("dualparal_checkpoint_context_gb", config.context == RECOMPUTED, "nothing is kept without --dualparal_context cached"),
-        ("dualparal_context_store", config.context == RECOMPUTED, "nothing waits without --dualparal_context cached"),
+        ("dualparal_checkpoint_context_gb", known_context(config) == RECOMPUTED, "nothing is kept without --dualparal_context cached"),
+        ("dualparal_context_store", known_context(config) == RECOMPUTED, "nothing waits without --dualparal_context cached"),
         ("dualparal_decode", args["use_parallel_vae"], "--use_parallel_vae decodes at the end"),
         ("num_iterations", args["profile"], "--profile makes the video --profile_wait + --profile_warmup + --profile_active times"),
         ("warmup_calls", args["profile"], "--profile has --profile_warmup"),
