@@ -4,7 +4,8 @@
 
 Every setting is one `xdit-dualparal quality --model ...` with the same prompts and seeds; its figures are FOLDER/NAME.json, which
 grows: the same command goes on where it was ended. Then the table, FOLDER/ablations.md: means, and of each difference from the first
-setting of its group the 95 % interval over pairs of the same prompt and seed, bold where it is not about 0; and FOLDER/ablations.png.
+setting of its group the 95 % interval over pairs of the same prompt and seed, bold where it is not about 0; FOLDER/summary.md, the
+means of some of them, a column for each setting; and FOLDER/ablations.png.
 """
 
 import argparse
@@ -46,6 +47,7 @@ METRICS = (  # those of one world only are left out of the other's table
     "in_front", "|colour_drift|", "|area_drift|", "|saturation_drift|", "loop_excess", "frozen_share",
 )
 SHOWN = 5  # of them in the figure
+SUMMARISED = ("prompt", "one_object", "longest_jump_px", "seam_jump_px", "seam_first_ratio", "identity", "|colour_drift|")
 
 
 def main(argv=None):
@@ -67,6 +69,7 @@ def main(argv=None):
     videos = {name: read_results(arguments.folder / f"{name}.json")["videos"] for name in chosen}
     text = as_markdown(videos)
     (arguments.folder / "ablations.md").write_text(text)
+    (arguments.folder / "summary.md").write_text(as_summary(videos))
     draw(videos, arguments.folder / "ablations.png")
     print(text)
 
@@ -108,7 +111,19 @@ def as_markdown(videos):
     return "\n".join(lines)
 
 
-def cell(videos, reference, name, metric):
+def as_summary(videos):
+    """A table with a column for each setting and its mean, bold where the difference from the first one of its group is not about 0."""
+    references = {name: names[0] for names in groups_of(videos).values() for name in names[1:]}
+    names = [*dict.fromkeys(names[0] for names in groups_of(videos).values() if names[0] not in references), *references]
+    shown = [f"{name} (to {references[name]})" if references.get(name, names[0]) != names[0] else name for name in names]
+    lines = ["| | " + " | ".join(shown) + " |", "|---" * (len(names) + 1) + "|"]
+    for metric in [metric for metric in SUMMARISED if metric in metrics_in(videos)]:
+        cells = (cell(videos, references.get(name, name), name, metric, with_interval=False) for name in names)
+        lines.append(f"| {metric.strip('|')} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def cell(videos, reference, name, metric, with_interval=True):
     """The mean, and the interval of the difference from the reference's."""
     mean = mean_of(videos[name], metric)["mean"]
     if mean is None:
@@ -116,7 +131,7 @@ def cell(videos, reference, name, metric):
     difference = paired(videos[reference], videos[name]).get(metric)
     if name == reference or difference is None or difference["low"] is None:
         return f"{mean:.3g}"
-    text = f"{mean:.3g} ({difference['low']:+.2g} to {difference['high']:+.2g})"
+    text = f"{mean:.3g} ({difference['low']:+.2g} to {difference['high']:+.2g})" if with_interval else f"{mean:.3g}"
     return f"**{text}**" if difference["low"] * difference["high"] > 0 else text
 
 
