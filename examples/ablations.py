@@ -46,8 +46,9 @@ METRICS = (  # those of one world only are left out of the other's table
     "prompt", "one_object", "all_right", "longest_jump_px", "seam_jump_px", "seam_first_ratio", "seam_pan_error_px", "pan_error_px", "fade_error", "identity",
     "in_front", "|colour_drift|", "|area_drift|", "|saturation_drift|", "loop_excess", "frozen_share",
 )
-SHOWN = 5  # of them in the figure
-SUMMARISED = ("prompt", "one_object", "longest_jump_px", "seam_jump_px", "seam_first_ratio", "identity", "|colour_drift|")
+SUMMARISED = (  # in the figure and the short table
+    "prompt", "one_object", "longest_jump_px", "seam_jump_px", "seam_first_ratio", "identity", "|colour_drift|",
+)
 
 
 def main(argv=None):
@@ -142,13 +143,13 @@ def mean_of(videos, metric):
 
 
 def draw(videos, file):
-    """For each group and the first metrics: each setting's mean with its interval."""
+    """For each group and the metrics of the summary: each setting's mean with its interval."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    groups, shown = groups_of(videos), metrics_in(videos)[:SHOWN]
+    groups, shown = groups_of(videos), [metric for metric in SUMMARISED if metric in metrics_in(videos)]
     if not groups:
         return
     figure, axes = pyplot.subplots(len(groups), len(shown), figsize=(3 * len(shown), 0.5 + 0.32 * sum(len(names) + 2 for names in groups.values())),

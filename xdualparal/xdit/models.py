@@ -108,6 +108,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
 
     def _preprocess_args_images(self, input_args):
         """Images are read when the VAE is there, see _encode_images."""
+        self._validate_args(input_args)
         return input_args
 
     def _video_paths(self, seed):
