@@ -152,7 +152,7 @@ def test_float8_is_planned_where_this_machine_has_none(tmp_path):
     ("--model tiny-wan --num_gpus 9 --gpu rtx4090", "--num_gpus is 9 and a machine has 8 GPUs.*give 1 to 8, or --gpus_per_node 9"),
     ("--model tiny-wan --num_gpus 2 --gpu rtx4090 --gpus_per_node 0", "--gpus_per_node is 0: give a whole number from 1"),
     ("--model tiny-wan --num_gpus 2 --gpu rtx4090 --long_video_strategy fifo --dualparal_stage_layers 4,4", "error: stage_layers is 4,4 and strategy is fifo"),
-    ("--model tiny-wan --num_gpus 2 --gpu rtx4090 --input_images a b", "error: --input_images is a b and the models of DualParal"),
+    ("--model tiny-wan --num_gpus 2 --gpu rtx4090 --input_images a b", "error: --input_images is given and tiny-wan makes videos of text only"),
     ("--model tiny-wan --num_gpus 2 --calibrate new.json", "--num_gpus does nothing with --calibrate"),
 ])
 def test_refused_in_one_line(tmp_path, monkeypatch, capsys, flags, message):

@@ -19,7 +19,7 @@ from ..plan.waiting import DEVICE as ON_DEVICE, FLOAT8, HOST, MODEL
 from ..strategies.dualparal import CACHED, RECOMPUTED
 from ..text_settings import CPU, DEVICE
 from .degrees import num_processes
-from .flags import value_of
+from .flags import dualparal_config, value_of
 from .memory import in_words, is_predicted, predicted, readable
 from .quantization import quantization_of
 from .settings import REFUSE
