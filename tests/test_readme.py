@@ -19,10 +19,9 @@ def test_its_pictures_and_programs_are_there():
 
 
 def test_the_combinations_are_those_of_the_table_test():
-    flags = ("dualparal_degree", "ulysses_degree", "ring_degree", "use_cfg_parallel")
-    for flag, tested in zip(flags, zip(*TABLE)):
-        [row] = re.findall(rf"^\| `--{flag}` \| ([\d, ]+) \|", README, re.MULTILINE)
-        assert [int(n) for n in row.split(",")] == sorted(set(tested))
+    for flag, tested in zip(("dualparal_degree", "ulysses_degree", "ring_degree"), zip(*TABLE)):
+        [named] = re.findall(rf"`--{flag}` ([\d, ]*\d)", README)
+        assert [int(n) for n in named.split(",")] == sorted(set(tested))
 
 
 def test_every_flag_is_there():

@@ -79,7 +79,29 @@ def left_and_resumed(rank, folder):
 @pytest.mark.processes
 def test_chunks_that_overlap_are_resumed_to_the_same_bits(tmp_path):
     [(whole, made, kept)] = run_ranks(left_and_resumed, 1, str(tmp_path / "checkpoint"))
-    assert kept <= 1 and np.array_equal(whole, made)  # the first one may not have been saved yet when the run was left
+    assert kept == 1 and np.array_equal(whole, made)
+
+
+def left_when_all_is_done(rank, folder):
+    """(frames of a video whose frames are made at the end, those of a run that is left after the first block's and of one that goes on, kept blocks)."""
+    config = DualParalConfig(block_latents=4, context_latents=2, decode="end")
+    arguments = lambda: Case("left", num_frames=57, num_steps=3).arguments() | dict(output_type="np")  # noqa: E731
+    whole = DualParalPipeline(small_pipeline(), engine_config(2), config)(**arguments())
+    pipeline = DualParalPipeline(small_pipeline(), engine_config(2), replace(config, checkpoint=folder, checkpoint_waves=1000))
+    given = []
+    for segment in pipeline.stream(**arguments()):
+        given.append(segment)
+        break
+    resumed = pipeline.stream(blocks_kept=1, **arguments())
+    parts = given[:resumed.blocks_kept] + list(resumed)
+    return whole and (whole.frames[0], np.concatenate(parts), resumed.blocks_kept)
+
+
+@pytest.mark.processes
+def test_a_run_that_is_left_when_all_passes_are_done_is_resumed(tmp_path):
+    """It only decodes what the caller has not got."""
+    *_, (whole, made, kept) = run_ranks(left_when_all_is_done, 2, str(tmp_path / "checkpoint"))
+    assert kept == 1 and np.array_equal(whole, made)
 
 
 @pytest.mark.processes

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from diffusers import WanPipeline
-from dualparal_testing.checkpoints import SCHEDULER, TRANSFORMERS, write_checkpoint
+from dualparal_testing.checkpoints import SCHEDULER, TRANSFORMERS, VAE_OF_TI2V, write_checkpoint
 from safetensors.torch import save_file
 from xfuser import xFuserArgs
 from xfuser.model_executor.models.runner_models import wan
@@ -90,7 +90,8 @@ def test_few_step_models_cache_their_context_by_default(tmp_path, name, flags, c
 @pytest.mark.parametrize("name", TRANSFORMERS)
 def test_a_models_sizes_are_those_of_its_published_configuration(name):
     config, model = TRANSFORMERS[name]["transformer"], DUALPARAL_MODELS[name]
-    assert model.family.sizes(config, {}) == (model.num_layers, model.num_heads, model.pixels_per_token)
+    vae = VAE_OF_TI2V if name == "Wan2.2-TI2V" else {}
+    assert model.family.sizes(config, vae) == (model.num_layers, model.num_heads, model.pixels_per_token)
     assert tuple(TRANSFORMERS[name]) == model.family.facts.experts
 
 

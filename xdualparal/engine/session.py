@@ -210,13 +210,14 @@ class GroupRun:
                 video.save(wave, in_flight, kept or {}, wait)
 
     def _end_snapshots(self):
-        """Nothing is left to resume when the videos are finished; a run that was stopped can be resumed."""
+        """Nothing is left to resume when the videos are finished; a run that was stopped can be resumed, and one that was left, whose caller
+        has not got all segments, even where all passes were done before it heard of it."""
         if not self.saves:
             return
         self.drain()
-        if self.progress.was_stopped:
+        if self.progress.was_stopped or self._was_left:
             self._save(self.progress.end, wait=True)
-        elif self.mesh.is_output and not self._was_left:  # else the caller has not got all segments
+        elif self.mesh.is_output:
             for video in self.videos_to_make:
                 video.end_snapshots()
         self.kept_state.finish()
