@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 import torch
-from diffusers import WanPipeline
+from diffusers import SkyReelsV2DiffusionForcingPipeline, WanPipeline
 from dualparal_testing.small_wan import small_pipeline, texts
 
 from xdualparal.call import ONLY_AS, OWN, TAKEN, check_stream_options, known_options
@@ -12,6 +12,9 @@ from xdualparal.pipeline import DualParalPipeline
 from xdualparal.request import Request
 
 POSITIVE, NEGATIVE = texts()
+PARAMETERS = {
+    name: one for kind in (SkyReelsV2DiffusionForcingPipeline, WanPipeline) for name, one in inspect.signature(kind.__call__).parameters.items()
+}
 
 
 @pytest.fixture(scope="module")
@@ -25,17 +28,17 @@ def request(pipe, **options):
 
 
 def test_every_argument_of_diffusers_is_known_once():
-    names = set(inspect.signature(WanPipeline.__call__).parameters) - {"self"}
+    names = set(PARAMETERS) - {"self"}
     assert names == set(TAKEN) | set(ONLY_AS) and not set(TAKEN) & set(ONLY_AS)
 
 
 def test_what_is_taken_is_what_a_request_takes():
-    assert {*TAKEN, *OWN} == set(inspect.signature(Request.__init__).parameters) - {"self", "pipe"}
+    assert {*TAKEN, *OWN} == set(inspect.signature(Request.__init__).parameters) - {"self", "pipe", "family"}
 
 
 @pytest.mark.parametrize("name", ONLY_AS)
 def test_diffusers_own_default_is_accepted(name):
-    default = inspect.signature(WanPipeline.__call__).parameters[name].default
+    default = PARAMETERS[name].default
     assert known_options({name: default, "height": 32}) == {"height": 32}
 
 
@@ -45,6 +48,7 @@ def test_diffusers_own_default_is_accepted(name):
     (dict(callback_on_step_end=print), "callback_on_step_end is .*: .* iterate over stream"),
     (dict(callback_on_step_end_tensor_inputs=["latents", "prompt_embeds"]), "callback_on_step_end_tensor_inputs is"),
     (dict(attention_kwargs={"scale": 0.5}), "attention_kwargs is {'scale': 0.5} and is not supported"),
+    (dict(ar_step=5), "ar_step is 5 and is not supported with DualParal: it is the stagger of the DualParalConfig"),
     (dict(return_dict=False), "return_dict is False and is not supported"),
     (dict(num_frame=9), "num_frame is no argument of this call: did you mean num_frames. it takes prompt, negative_prompt"),
     (dict(seed=3), "seed is no argument of this call: .*generator"),

@@ -8,10 +8,11 @@ import torch
 from dualparal_testing.processes import run_ranks
 from dualparal_testing.runs import SEED, SIZE, engine_config
 from dualparal_testing.sequential_fifo import fifo_latents
-from dualparal_testing.small_wan import SCHEDULERS, small_pipeline, small_transformer, texts
+from dualparal_testing.small_wan import SCHEDULERS, STOCHASTIC, small_pipeline, small_transformer, texts
 
 from xdualparal import DualParalConfig, DualParalPipeline
-from xdualparal.engine.noise import noise_blocks
+from xdualparal.engine.noise import StepNoise, noise_blocks
+from xdualparal.plan.actions import Pass
 from xdualparal.plan.layout import Layout
 from xdualparal.strategies.fifo import FifoPlan
 
@@ -48,8 +49,11 @@ class Case:
         layout = Layout(self.window, 0, 1 + -(-(self.num_frames - 1) // 4))
         noise = torch.cat(list(noise_blocks(layout, (16, 4, 4), torch.Generator().manual_seed(SEED), fresh=1.0)), dim=2)
         settings = dict(num_steps=self.num_steps, window=self.window, lookahead=self.lookahead) | broken
+        if self.scheduler in STOCHASTIC:
+            step_noise = StepNoise(torch.Generator().manual_seed(SEED))
+            settings["step_noise"] = lambda frame, step: step_noise.generator(Pass(0, frame, step))
         return fifo_latents(
-            small_transformer(), SCHEDULERS[self.scheduler], noise=noise, texts=texts() if self.guidance_scale > 1 else texts()[:1],
+            small_transformer(), (SCHEDULERS | STOCHASTIC)[self.scheduler], noise=noise, texts=texts() if self.guidance_scale > 1 else texts()[:1],
             guidance_scale=self.guidance_scale, **settings,
         ).numpy()
 
@@ -64,6 +68,9 @@ CASES = [
     Case("fewer steps than a window", num_frames=33, num_steps=2, window=5, lookahead=1),
     Case("one latent frame", num_frames=1, num_steps=3),
 ]
+
+
+STOCHASTIC_CASES = [Case(f"{name} adds noise in its steps", num_frames=21, num_steps=4, scheduler=name) for name in STOCHASTIC]
 
 
 def error(latents, expected):
@@ -84,9 +91,9 @@ def latents_of(rank, lanes, cases, **degrees):
 def test_the_queue_is_the_sequential_program():
     by_lanes = {}
     for lanes in (1, 2, 4):
-        *others, by_lanes[lanes] = run_ranks(latents_of, lanes, lanes, CASES)
+        *others, by_lanes[lanes] = run_ranks(latents_of, lanes, lanes, CASES + STOCHASTIC_CASES)
         assert all(one is None for other in others for one in other.values())
-    for case in CASES:
+    for case in CASES + STOCHASTIC_CASES:
         assert error(by_lanes[1][case.name], case.sequential()) <= BAR, case.name
         assert all(np.array_equal(by_lanes[1][case.name], made[case.name]) for made in by_lanes.values()), case.name
 
@@ -101,8 +108,9 @@ def test_every_part_of_the_definition_matters():
 @pytest.mark.processes
 @pytest.mark.parametrize("degrees", [dict(ulysses_degree=2), dict(use_cfg_parallel=True)], ids=str)
 def test_with_other_degrees(degrees):
-    *_, last = run_ranks(latents_of, 4, 2, [CASE], **degrees)
-    assert error(last[CASE.name], CASE.sequential()) <= BAR
+    *_, last = run_ranks(latents_of, 4, 2, [CASE, STOCHASTIC_CASES[0]], **degrees)
+    for case in (CASE, STOCHASTIC_CASES[0]):
+        assert error(last[case.name], case.sequential()) <= BAR
 
 
 def streamed(rank, lanes):

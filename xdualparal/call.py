@@ -1,9 +1,10 @@
-"""The arguments of diffusers' WanPipeline that a call with DualParal takes, and those that it refuses.
+"""The arguments of diffusers' pipelines of Wan and SkyReels-V2 that a call with DualParal takes, and those that it refuses.
 
-Knows: the names. Must not know: what they mean (request.py). tests/test_call.py holds them against diffusers' signature.
+Knows: the names. Must not know: what they mean (request.py). tests/test_call.py holds them against diffusers' signatures.
 """
 
 import difflib
+import inspect
 
 from .limits import check_whole
 
@@ -20,6 +21,13 @@ ONLY_AS = {
     "attention_kwargs": ((None, {}), "the stages call their layers without any; scale a LoRA when it is loaded"),
     "callback_on_step_end": ((None,), "blocks are at different steps, on several ranks: iterate over stream() to see blocks as they come"),
     "callback_on_step_end_tensor_inputs": ((None, ["latents"]), "it is for callback_on_step_end, which is not supported"),
+    # SkyReels-V2's
+    "overlap_history": ((None,), "a block sees context_latents of the one before: set them in the DualParalConfig"),
+    "addnoise_condition": ((0,), "it is context_noise of the DualParalConfig"),
+    "base_num_frames": ((None, 97), "a pass sees block_latents and context_latents: set them in the DualParalConfig"),
+    "ar_step": ((0,), "it is the stagger of the DualParalConfig"),
+    "causal_block_size": ((None, 1), "a causal mask is not supported; the size of a block is block_latents of the DualParalConfig"),
+    "fps": ((24,), "it is given with the file that the frames go to, and 24 is what the model is told"),
 }
 
 
@@ -35,6 +43,12 @@ def known_options(options):
             hint = f"did you mean {nearest[0]}? " if nearest else ""
             raise ValueError(f"{name} is no argument of this call: {hint}it takes {', '.join(TAKEN + OWN)}")
     return {name: value for name, value in options.items() if name not in ONLY_AS}
+
+
+def own_defaults(pipe):
+    """{name: value} of the size, length, steps and guidance that the call of ``pipe``, a diffusers pipeline, has by default."""
+    parameters = inspect.signature(type(pipe).__call__).parameters
+    return {name: parameters[name].default for name in ("height", "width", "num_frames", "num_inference_steps", "guidance_scale")}
 
 
 def check_stream_options(blocks_kept, file_spec):

@@ -96,6 +96,7 @@ GIGABITS = Number(0, 1_000_000, above=True, why="gigabits a second; a petabit is
 SECONDS = Number(0, 2_592_000, above=True, why="seconds; 30 days is the most")
 LAYERS = Number(0, 1000, why="in layers' time; no model has more layers")
 SHARE = Number(0, 1)
+TIMESTEP = Whole(0, 999, "of 1000; 20 is usual, and more than 50 makes a video inconsistent")  # diffusers on addnoise_condition
 RATE_FACTOR = Whole(0, 51, "H.264's constant rate factor: 0 is lossless, 51 worst")
 DEGREE = Whole(1, 4096, "processes")
 REPEATS = Whole(1, 10_000)

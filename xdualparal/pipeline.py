@@ -8,7 +8,7 @@ from itertools import count, islice
 
 import torch
 
-from .call import check_stream_options, known_options
+from .call import check_stream_options, known_options, own_defaults
 from .compat.backends import backend_name, backends_in_use, check_backend, check_log_sum_exp
 from .compat.backports import complete_xfuser
 from .config import DualParalConfig
@@ -36,7 +36,7 @@ _run_numbers = count()  # of this process: all pipelines' stop signs are in one 
 class DualParalPipeline:
     """Long videos from a diffusers ``WanPipeline``, one stage of its transformer on each pipeline rank.
 
-    ``wan_pipeline``: of Wan2.1, or of Wan2.2 with two transformers, on every rank, with the same weights; the layers of other
+    ``wan_pipeline``: of Wan2.1, or of Wan2.2 with two transformers, or diffusers' diffusion forcing pipeline of SkyReels-V2, on every rank, with the same weights; the layers of other
     stages are dropped from it, and the text encoder on all ranks but the first of a replica: it is of no other use afterwards.
     ``engine_config``: xDiT's EngineConfig; its ``parallel_config.pp_degree`` is the number of stages. ``config``: a
     DualParalConfig. ``texts``: what encodes prompts (see texts.py), by default the pipeline's text encoder. ``check_weights``:
@@ -54,11 +54,11 @@ class DualParalPipeline:
 
         parallel, runtime = engine_config.parallel_config, engine_config.runtime_config
         self.strategy = strategy_of(config)
-        self.pipe, self.config = wan_pipeline, self.strategy.settled(config, parallel.pp_degree)
+        self.pipe, self.family = wan_pipeline, family_of(wan_pipeline)
+        self._lanes, self.config = parallel.pp_degree, config
         config = self.config
         if parallel.ring_degree > 1:
             check_refused(config, dict(ring_degree=parallel.ring_degree))
-        self.family = family_of(wan_pipeline)
         check_degrees(parallel)
         experts = [getattr(wan_pipeline, name) for name in self.family.facts.experts]
         _check_offload(config, self.family)
@@ -81,8 +81,18 @@ class DualParalPipeline:
         if check_weights:
             self._weights.check()
         self.run, self.tell = None, lambda doing: None
+        self._warned_latents = 0  # of the longest pass that was warned of, see _warn_of_length
         self.model_name = str(getattr(wan_pipeline.config, "_name_or_path", ""))
         self.loras = ()  # for the RunSpec: what the transformer was loaded with, where the caller knows it
+
+    @property
+    def config(self):
+        """The DualParalConfig, settled for the model and the stages."""
+        return self._config
+
+    @config.setter
+    def config(self, config):
+        self._config = self.strategy.settled(config, self._lanes, self.family.facts)
 
     @property
     def is_output_rank(self):
@@ -219,7 +229,7 @@ class DualParalPipeline:
 
     def _request(self, prompt, output_type, options):
         self._check_free()  # before any collective: the ranks that wait for passes would not take part
-        request = Request(self.pipe, prompt=prompt, output_type=output_type, **known_options(options))
+        request = Request(self.pipe, self.family, prompt=prompt, output_type=output_type, **own_defaults(self.pipe) | known_options(options))
         check_even_split(request.frame_tokens, self.mesh.shard[1])
         if self.mesh.branch[1] > request.branches:
             raise ValueError(
@@ -234,8 +244,10 @@ class DualParalPipeline:
         return request
 
     def _warn_of_length(self, plan):
+        """Once, and again for longer passes; replicas make alike videos, so only the first one."""
         seen, trained = plan.layout.seen_latents, self.family.facts.trained_latents
-        if seen > trained and self.mesh.decides:
+        if seen > max(trained, self._warned_latents) and self.mesh.has_rank_0 and self.mesh.decides:
+            self._warned_latents = seen
             logger.warning(
                 "a pass sees %d latent frames and the model was trained on %d: expect worse motion%s", seen, trained,
                 ", or lower " + " or ".join(self.strategy.window_settings) if self.strategy.window_settings else "",

@@ -11,6 +11,7 @@ import torch
 from .call_checks import check_embeds, check_generators, check_given_latents, check_prompts
 from .limits import FRAMES, GUIDANCE, PIXELS, SIDE, STEPS, TEXT_TOKENS
 from .models.schedulers import SHIFT_NAMES, check_scheduler, flow_shift, fresh_scheduler
+from .models.wan import WanFamily
 from .run_spec import short_digest
 
 MAX_SEQUENCE_LENGTH = 512  # by default, as in diffusers' WanPipeline
@@ -18,9 +19,9 @@ OUTPUT_TYPES = ("np", "uint8", "pil", "pt", "latent")
 
 
 class Request:
-    """The arguments of one call. Raises ValueError for those that cannot work."""
+    """The arguments of one call of ``pipe``, a pipeline of ``family``. Raises ValueError for those that cannot work."""
 
-    def __init__(self, pipe, *, prompt=None, negative_prompt=None, height=480, width=832, num_frames=81,
+    def __init__(self, pipe, family=WanFamily, *, prompt=None, negative_prompt=None, height=480, width=832, num_frames=81,
                  num_inference_steps=50, guidance_scale=5.0, guidance_scale_2=None, generator=None, prompt_embeds=None,
                  negative_prompt_embeds=None, max_sequence_length=MAX_SEQUENCE_LENGTH, output_type="np", continue_latents=None):
         self.pipe = pipe
@@ -33,16 +34,16 @@ class Request:
         self.prompt_embeds, self.negative_prompt_embeds = prompt_embeds, negative_prompt_embeds
         self.max_sequence_length = TEXT_TOKENS.of("max_sequence_length", max_sequence_length)
         self.output_type, self.continue_latents = output_type, continue_latents
-        self._check()
+        self._check(family)
         self.generator = generator if generator is not None else torch.Generator().manual_seed(shared_seed(drawn_seed()))
         check_generators(self.generator, self.num_videos)
 
-    def _check(self):
+    def _check(self, family):
         check_prompts(self.prompt, self.negative_prompt, self.prompt_embeds, self.negative_prompt_embeds)
         check_embeds(self.prompt_embeds, self.negative_prompt_embeds, self.pipe.transformer.config.text_dim)
         check_size(self.height, self.width, self.pixels_per_token)
-        self.pipe.check_inputs(
-            self.prompt, self.negative_prompt, self.height, self.width, self.prompt_embeds, self.negative_prompt_embeds
+        family.check_inputs(
+            self.pipe, self.prompt, self.negative_prompt, self.height, self.width, self.prompt_embeds, self.negative_prompt_embeds
         )
         if self.continue_latents is not None:
             check_given_latents(self.continue_latents, self.latent_shape)
@@ -57,9 +58,9 @@ class Request:
 
     def _second_scale(self, given):
         """The second expert's guidance scale; None where there is one expert. By default the first one's, as in diffusers."""
-        if self.pipe.config.boundary_ratio is None and given is not None:
+        if self._boundary_ratio is None and given is not None:
             raise ValueError(f"guidance_scale_2 is {given}, and it is for models with two transformers and this one has one: give guidance_scale")
-        if self.pipe.config.boundary_ratio is None:
+        if self._boundary_ratio is None:
             return None
         scale = self.guidance_scale if given is None else GUIDANCE.of("guidance_scale_2", given)
         if self.branches == 1 and scale > 1:
@@ -68,6 +69,11 @@ class Request:
                 "transformers: leave guidance_scale_2 out, or give a guidance_scale above 1"
             )
         return scale
+
+    @property
+    def _boundary_ratio(self):
+        """Of two experts; None for one, and of pipelines that know none."""
+        return self.pipe.config.get("boundary_ratio")
 
     @property
     def guidance_scales(self):
@@ -110,7 +116,7 @@ class Request:
         ))
         return dict(
             {name: getattr(self, name) for name in names}, guidance_scale=float(self.guidance_scale),
-            guidance_scale_2=self.guidance_scale_2, boundary_ratio=self.pipe.config.boundary_ratio, seed=self.generator.initial_seed(),
+            guidance_scale_2=self.guidance_scale_2, boundary_ratio=self._boundary_ratio, seed=self.generator.initial_seed(),
             embeds=tuple(short_digest(rows.float().cpu().numpy().tobytes()) for rows in embeds),
             continued=None if self.continue_latents is None else short_digest(self.continue_latents.numpy().tobytes()),
             generator=short_digest(self.generator.get_state().numpy().tobytes()),

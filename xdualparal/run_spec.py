@@ -64,6 +64,7 @@ class RunSpec:
     chunk_overlap_latents: int | None = None
     fresh_noise: float | None = None
     context_timestep: str | None = None
+    context_noise: int | None = None
     context: str | None = None
     context_dtype: str | None = None
     clips: int | None = None

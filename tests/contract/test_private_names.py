@@ -15,6 +15,7 @@ from diffusers import (
     AutoencoderKLWan,
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
+    SkyReelsV2Transformer3DModel,
     UniPCMultistepScheduler,
     WanTransformer3DModel,
 )
@@ -46,6 +47,9 @@ NAMES = [
     Name("torch.compiler:disable", "models", "keeps USP out of what is compiled"),
     # diffusers
     Name("diffusers:WanTransformer3DModel._keep_in_fp32_modules", "models", "the parts that stay in float32 when one stage is loaded"),
+    Name("diffusers:SkyReelsV2Transformer3DModel._keep_in_fp32_modules", "models", "the parts that stay in float32 when one stage is loaded"),
+    Name("diffusers:SkyReelsV2DiffusionForcingPipeline.check_inputs", "models", "refuses what the pipeline refuses",
+         "self prompt negative_prompt height width prompt_embeds negative_prompt_embeds num_frames base_num_frames"),
     Name("diffusers:AutoencoderKLWan.clear_cache", "models", "the VAE forgets the video before", "self"),
     Name("diffusers:AutoencoderKLWan.blend_v", "models", "tiles, as tiled_decode joins them", "self a b blend_extent"),
     Name("diffusers:AutoencoderKLWan.blend_h", "models", "tiles, as tiled_decode joins them", "self a b blend_extent"),
@@ -98,6 +102,7 @@ NAMES = [
     Name(BASE_MODEL + ":xFuserModel._compile_model", "xdit", "compiles the stage", "self input_args"),
     Name(BASE_MODEL + ":xFuserModel._get_compile_mode", "xdit", "xDiT's options of torch.compile", "self"),
     Name(BASE_MODEL + ":xFuserModel._run_pipe", "xdit", "makes the videos", "self input_args"),
+    Name(BASE_MODEL + ":xFuserModel._gather_dp_outputs", "xdit", "waits for all replicas, and says what was not begun", "self output"),
     Name(BASE_MODEL + ":xFuserModel.preprocess_args", "xdit", "numbers the prompts", "self input_args"),
     Name(BASE_MODEL + ":xFuserModel.save_output", "xdit", "the file is there already", "self output"),
 ]
@@ -189,6 +194,20 @@ def test_the_transformer():
     assert missing(block.attn2, "processor to_q to_k to_v norm_k fused_projections") == []
     parameters = list(inspect.signature(block.forward).parameters)
     assert parameters[:4] == ["hidden_states", "encoder_hidden_states", "temb", "rotary_emb"]
+
+
+def test_the_transformer_of_skyreels():
+    """models/skyreels.py takes for granted what it has as Wan's, and the embedding of the frames a second."""
+    sizes = dict(num_attention_heads=1, attention_head_dim=12, ffn_dim=8, num_layers=1, text_dim=8, freq_dim=8)
+    transformer = SkyReelsV2Transformer3DModel(**sizes, inject_sample_info=True)
+    assert missing(transformer, "patch_embedding condition_embedder rope scale_shift_table norm_out proj_out fps_embedding fps_projection") == []
+    assert missing(transformer.condition_embedder, "time_embedder time_proj text_embedder") == []
+    assert missing(transformer.rope, "t_dim h_dim w_dim") == [] and missing(transformer.config, "inject_sample_info num_frame_per_block") == []
+    block = transformer.blocks[0]
+    for attention in (block.attn1, block.attn2):
+        assert missing(attention, "processor to_q to_k to_v norm_q norm_k fused_projections cross_attention_dim_head add_k_proj") == []
+    parameters = list(inspect.signature(block.forward).parameters)
+    assert parameters == ["hidden_states", "encoder_hidden_states", "temb", "rotary_emb", "attention_mask"]
 
 
 @pytest.mark.parametrize("kind, remembers", [

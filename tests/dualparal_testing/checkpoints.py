@@ -2,15 +2,17 @@
 
 As on the hub: model_index.json, sharded safetensors with an index, config.json with the names and versions that the authors wrote.
 The configurations are those of huggingface.co/Wan-AI/Wan2.1-T2V-1.3B-Diffusers, Wan2.1-T2V-14B-Diffusers and
-Wan2.2-T2V-A14B-Diffusers. The tokenizer and the text encoder (UMT5) are the demo model's.
+Wan2.2-T2V-A14B-Diffusers, and of Skywork/SkyReels-V2-DF-1.3B-540P-Diffusers and -14B- (diffusers'
+scripts/convert_skyreelsv2_to_diffusers.py makes them). The tokenizer and the text encoder (UMT5) are the demo model's.
 """
 
 import json
 import shutil
 from pathlib import Path
 
+import diffusers
 import torch
-from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from diffusers import AutoencoderKLWan
 
 import xdualparal
 
@@ -27,6 +29,13 @@ TRANSFORMERS = {  # {model, as xDiT and we name it: {part: its config.json}}, fu
     "Wan2.1-T2V": dict(transformer=_TRANSFORMER),
     "Wan2.2-T2V": dict(transformer=_TRANSFORMER | _OF_WAN22, transformer_2=_TRANSFORMER | _OF_WAN22),
 }
+_SKYREELS = dict(_TRANSFORMER, _class_name="SkyReelsV2Transformer3DModel", _diffusers_version="0.34.0.dev0", num_frame_per_block=1,
+                 pos_embed_seq_len=None)
+SKYREELS = {
+    "SkyReels-V2-DF-1.3B": dict(transformer=_SKYREELS | dict(ffn_dim=8960, num_attention_heads=12, num_layers=30, inject_sample_info=True)),
+    "SkyReels-V2-DF-14B": dict(transformer=_SKYREELS | dict(inject_sample_info=False)),
+}
+_PIPELINES = {"WanTransformer3DModel": "WanPipeline", "SkyReelsV2Transformer3DModel": "SkyReelsV2DiffusionForcingPipeline"}
 VAE = {
     "_class_name": "AutoencoderKLWan", "_diffusers_version": "0.33.0.dev0", "attn_scales": [], "base_dim": 96, "dim_mult": [1, 2, 4, 4],
     "dropout": 0.0,
@@ -49,14 +58,14 @@ _SMALL_VAE = dict(base_dim=8, dim_mult=[1, 1, 1, 1], num_res_blocks=1)
 
 
 def write_checkpoint(folder, model, scheduler=SCHEDULER, shard_size="100KB", first_seed=0, **smaller):
-    """Writes a small checkpoint of ``model``, a name of TRANSFORMERS, to ``folder``; returns the folder. Every transformer has
+    """Writes a small checkpoint of ``model``, a name of TRANSFORMERS or SKYREELS, to ``folder``; returns the folder. Every transformer has
     weights of its own.
 
     ``scheduler``: its configuration. ``first_seed``: of the first transformer's weights. ``smaller``: settings of the transformers
     beside _SMALL.
     """
     folder = Path(folder)
-    configs = {part: config | _SMALL | smaller for part, config in TRANSFORMERS[model].items()}
+    configs = {part: config | _SMALL | smaller for part, config in (TRANSFORMERS | SKYREELS)[model].items()}
     for seed, (part, config) in enumerate(configs.items(), first_seed):
         small_transformer(config, seed).save_pretrained(folder / part, max_shard_size=shard_size)
     torch.manual_seed(9)
@@ -73,7 +82,7 @@ def write_checkpoint(folder, model, scheduler=SCHEDULER, shard_size="100KB", fir
 def small_transformer(config, seed):
     """A transformer with random weights, for which context, text and timestep matter."""
     torch.manual_seed(seed)
-    transformer = WanTransformer3DModel.from_config(config)
+    transformer = getattr(diffusers, config["_class_name"]).from_config(config)
     for block in transformer.blocks:
         block.attn1.norm_q.weight.data.fill_(2.0)
         block.attn2.norm_q.weight.data.fill_(2.0)
@@ -83,10 +92,11 @@ def small_transformer(config, seed):
 
 
 def _index(parts, scheduler):
+    [kind] = {config["_class_name"] for config in parts.values()}
     index = {
-        "_class_name": "WanPipeline", "_diffusers_version": "0.33.0.dev0", "scheduler": ["diffusers", scheduler],
+        "_class_name": _PIPELINES[kind], "_diffusers_version": "0.33.0.dev0", "scheduler": ["diffusers", scheduler],
         "text_encoder": ["transformers", "UMT5EncoderModel"], "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
-        "vae": ["diffusers", "AutoencoderKLWan"], **{part: ["diffusers", "WanTransformer3DModel"] for part in parts},
+        "vae": ["diffusers", "AutoencoderKLWan"], **{part: ["diffusers", kind] for part in parts},
     }
     return index | dict(boundary_ratio=0.875) if "transformer_2" in parts else index
 

@@ -34,6 +34,7 @@ class Case:
     guidance_scale_2: float | None = None
     expert_offload: bool = False
     context_timestep: str = "own"
+    context_noise: int = 0
     cached: bool = False
     context_dtype: str = "model"
     context_store: str = "device"
@@ -44,8 +45,20 @@ class Case:
         return DualParalConfig(
             self.block, self.context, stage_layers=self.stage_layers, stagger=self.stagger, expert_offload=self.expert_offload,
             context_timestep=self.context_timestep, context="cached" if self.cached else "recomputed",
-            context_dtype=self.context_dtype, context_store=self.context_store,
+            context_dtype=self.context_dtype, context_store=self.context_store, context_noise=self.context_noise,
         )
+
+    def pipeline(self):
+        """A small pipeline for it."""
+        wan = small_pipeline(self.scheduler, self.rope_max_seq_len, self.boundary_ratio)
+        for transformer in (wan.transformer, wan.transformer_2):
+            if transformer is not None:
+                transformer.to(self.dtype)
+        return wan
+
+    def transformer(self):
+        """The first transformer, for the sequential program."""
+        return small_transformer()
 
     def arguments(self):
         """The arguments of a pipeline call."""
@@ -71,17 +84,27 @@ class Case:
         generator = torch.Generator().manual_seed(SEED)
         noise = initial_noise(blocks, self.block, self.context, (16, 4, 4), generator, latent_frames)
         branches = texts() if self.guidance_scale > 1 else texts()[:1]
-        transformers, scales, boundary = [small_transformer()], self.guidance_scale, None
+        transformers, scales, boundary = [self.transformer()], self.guidance_scale, None
         if self.boundary_ratio is not None:
             transformers, boundary = [*transformers, second_expert()], self.boundary_ratio * 1000
             scales = self.guidance_scale, self.guidance_scale_2 or self.guidance_scale
         return sequential_latents(
             transformers, (SCHEDULERS | FEW_STEPS | STOCHASTIC)[self.scheduler], self.num_steps, noise, branches, scales,
             self.block, self.context, self.stagger, step_generator=self._step_generator(), boundary=boundary,
-            **dict(true_timesteps=self.context_timestep == "true", cached=self.cached, in_float8=self.context_dtype == "float8",
-                   given=self.given()[:, :, -seen:] if seen else None)
+            **dict(true_timesteps=self.has_true_timesteps, cached=self.cached, in_float8=self.context_dtype == "float8",
+                   context_noise=(self.context_noise, self.noise_of_context), given=self.given()[:, :, -seen:] if seen else None)
             | broken,
         )
+
+    @property
+    def has_true_timesteps(self):
+        """Whether the previous context gets the timestep at which it stands."""
+        return self.context_timestep == "true"
+
+    def noise_of_context(self, block, step):
+        """What the context of ``block`` gets at ``step``, when it is finished."""
+        generator = StepNoise(torch.Generator().manual_seed(SEED), "context ").generator(Pass(0, block, step))
+        return torch.randn(1, 16, self.context, SIZE // 8, SIZE // 8, generator=generator)
 
     def _step_generator(self):
         if self.scheduler not in STOCHASTIC:
@@ -162,10 +185,6 @@ def latents_of_cases(rank, stages, cases, **degrees):
     """The executor's latents of each case by name, as numpy arrays; None off the output rank."""
     engine, latents = engine_config(stages, **degrees), {}
     for case in cases:
-        wan = small_pipeline(case.scheduler, case.rope_max_seq_len, case.boundary_ratio)
-        wan.transformer.to(case.dtype)
-        if wan.transformer_2 is not None:
-            wan.transformer_2.to(case.dtype)
-        output = DualParalPipeline(wan, engine, case.config())(**case.arguments())
+        output = DualParalPipeline(case.pipeline(), engine, case.config())(**case.arguments())
         latents[case.name] = None if output is None else output.frames.numpy()
     return latents

@@ -62,7 +62,7 @@ def as_float8(x):
 @torch.no_grad()
 def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, guidance_scale, block, context, stagger=1,
                        next_context=True, previous_context_after=True, step_generator=None, boundary=None,
-                       crossing=False, true_timesteps=False, cached=False, of_step=0, in_float8=False, given=None, noised=True):
+                       crossing=False, true_timesteps=False, cached=False, of_step=0, in_float8=False, given=None, noised=True, context_noise=(0, None)):
     """All latents of the video, (1, channels, latent frames, height, width).
 
     ``transformers``: one, or two, of which the first does the steps with timesteps of ``boundary`` or more; then
@@ -72,7 +72,8 @@ def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, gu
     ``cached``: the previous context is the K/V of the block before at the same step (``of_step`` breaks that: so many steps earlier), in
     float8 where ``in_float8``.
     ``given``: the clean latents of the first frames of block 0, another video's last ones; where they are not ``noised`` for each step a
-    rule is broken. ``step_generator(block, step)``: of the noise that a scheduler adds in a step.
+    rule is broken. ``context_noise``: (the timestep of a previous context that is finished, the noise, by block and step, that it then has so
+    much of). ``step_generator(block, step)``: of the noise that a scheduler adds in a step.
     """
     processors = [[ContextAttention() for _ in transformer.blocks] for transformer in transformers]
     for transformer, own in zip(transformers, processors):
@@ -100,14 +101,17 @@ def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, gu
             window = start[i]
             if i > 0 and context > 0 and not cached:
                 previous = start[i - 1] if previous_context_after else history[i - 1][step]
-                window = torch.cat([previous[:, :, -context:], window], dim=2)
+                previous = previous[:, :, -context:]
+                if context_noise[0] and step + stagger >= num_steps:
+                    previous = (1 - context_noise[0] / 1000) * previous + context_noise[0] / 1000 * context_noise[1](i, step)
+                window = torch.cat([previous, window], dim=2)
             expert = 0 if boundary is None or timesteps[step] >= boundary else 1
             transformer, own_processors = transformers[expert], processors[expert]
             reads = kept and next_context and context and (crossing or kept_by == expert)
             transformer.rope.start = i * block + (context if cached and i else 0)
             at = timesteps[step].expand(1)
             if true_timesteps and window.shape[2] > start[i].shape[2]:
-                before = timesteps[step + stagger] if step + stagger < num_steps else torch.zeros_like(timesteps[0])
+                before = timesteps[step + stagger] if step + stagger < num_steps else torch.full_like(timesteps[0], context_noise[0])
                 at = torch.stack([before] * context + [timesteps[step]] * start[i].shape[2]).repeat_interleave(per_frame)[None]
             predictions, keep = [], []
             for branch, text in enumerate(texts):

@@ -6,11 +6,11 @@ from .sequential import AbsoluteRope
 
 
 @torch.no_grad()
-def fifo_latents(transformer, make_scheduler, num_steps, noise, texts, guidance_scale, window, lookahead, diagonal=True):
+def fifo_latents(transformer, make_scheduler, num_steps, noise, texts, guidance_scale, window, lookahead, diagonal=True, step_noise=None):
     """All latents of the video, (1, channels, latent frames, height, width).
 
     ``noise``: of the whole video. ``texts``: one embedding a branch. ``diagonal``: whether each latent frame has its own timestep; else, to test the test, its window's
-    first one's.
+    first one's. ``step_noise``: of a scheduler that adds noise in its steps, (latent frame, step) to the generator of it.
     """
     transformer.rope = AbsoluteRope(transformer.config.attention_head_dim)
     per_frame = (noise.shape[3] // 2) * (noise.shape[4] // 2)
@@ -39,6 +39,7 @@ def fifo_latents(transformer, make_scheduler, num_steps, noise, texts, guidance_
                 if n in own:
                     predictions[n] = prediction
         for n in queue:
-            frames[n] = schedulers[n].step(predictions[n], timesteps[done[n]], frames[n], return_dict=False)[0]
+            takes = {} if step_noise is None else dict(generator=step_noise(n, done[n]))
+            frames[n] = schedulers[n].step(predictions[n], timesteps[done[n]], frames[n], return_dict=False, **takes)[0]
             done[n] += 1
     return torch.cat(frames, dim=2)

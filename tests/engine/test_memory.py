@@ -11,10 +11,12 @@ import torch
 from dualparal_testing.allocated import Allocated
 from dualparal_testing.processes import run_ranks
 from dualparal_testing.runs import engine_config
+from dualparal_testing.small_skyreels import small_df_pipeline
 from dualparal_testing.small_wan import TEXT_DIM, small_pipeline, small_transformer, texts
 
 from xdualparal import DualParalConfig, DualParalPipeline
 from xdualparal.models.numbers import UMT5_XXL, model_numbers
+from xdualparal.models.skyreels import SkyReelsDFFamily
 from xdualparal.models.wan import WanFamily
 from xdualparal.plan.layout import Layout
 from xdualparal.plan.memory import memory_of_ranks
@@ -38,6 +40,18 @@ class Run:
     context_timestep: str = "own"
     context: str = "recomputed"
     context_dtype: str = "model"
+    is_skyreels: bool = False
+
+    def pipeline(self):
+        """The small pipeline that is run."""
+        sizes = dict(attention_head_dim=HEAD_DIM, ffn_dim=self.ffn_dim)
+        if self.is_skyreels:
+            pipe = small_df_pipeline(**sizes)
+            pipe.transformer.to(self.dtype)
+            return pipe
+        pipe = small_pipeline()
+        pipe.register_modules(transformer=small_transformer(**sizes).to(self.dtype))
+        return pipe
 
     @property
     def config(self):
@@ -49,7 +63,7 @@ class Run:
         config = dict(
             num_attention_heads=4, attention_head_dim=HEAD_DIM, text_dim=TEXT_DIM, freq_dim=32, ffn_dim=self.ffn_dim, num_layers=4
         )
-        model = ModelNumbers(**model_numbers(WanFamily(), config, {}, UMT5_XXL, self.dtype, torch.float32))
+        model = ModelNumbers(**model_numbers(SkyReelsDFFamily() if self.is_skyreels else WanFamily(), config, {}, UMT5_XXL, self.dtype, torch.float32))
         layers = tuple(len(one) for one in layer_ranges(4, CONFIG, self.stages))
         run = RunNumbers(
             SIZE, SIZE, 2 if self.guidance_scale > 1 else 1, Layout(4, 2, 1 + (FRAMES - 1) // 4), STEPS, layers,
@@ -62,9 +76,7 @@ class Run:
 def allocated(rank, run):
     """The most bytes that a rank's run takes from torch's allocator."""
     positive, negative = texts()
-    pipe = small_pipeline()
-    pipe.register_modules(transformer=small_transformer(attention_head_dim=HEAD_DIM, ffn_dim=run.ffn_dim).to(run.dtype))
-    pipeline = DualParalPipeline(pipe, engine_config(run.stages), run.config)
+    pipeline = DualParalPipeline(run.pipeline(), engine_config(run.stages), run.config)
     arguments = dict(
         prompt_embeds=positive, negative_prompt_embeds=negative, height=SIZE, width=SIZE, num_frames=FRAMES,
         num_inference_steps=STEPS, guidance_scale=run.guidance_scale, generator=torch.Generator().manual_seed(1),
@@ -82,6 +94,9 @@ RUNS = {
     "one stage, wide feed-forward": Run(ffn_dim=1600),
     "one stage, true timesteps": Run(context_timestep="true"),
     "one stage, true timesteps, bfloat16": Run(dtype=torch.bfloat16, context_timestep="true"),
+    "one stage, SkyReels-V2": Run(context_timestep="true", is_skyreels=True),
+    "one stage, SkyReels-V2, bfloat16": Run(dtype=torch.bfloat16, context_timestep="true", is_skyreels=True),
+    "one stage, SkyReels-V2, the window's timestep": Run(is_skyreels=True),
     "one stage, cached context": Run(context="cached"),
     "one stage, cached context, float8": Run(context="cached", context_dtype="float8"),
     "two stages, cached context": Run(2, context="cached"),

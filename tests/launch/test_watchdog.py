@@ -173,3 +173,15 @@ def test_without_a_launcher_other_ranks_wait_until_the_first_has_said_why(monkey
     monkeypatch.setattr(mailboxes.time, "sleep", waited.append)
     NoMailbox().refuse("no")
     assert ("no" in capsys.readouterr().err) == (rank == "0") and len(waited) == (rank != "0")
+
+
+def test_a_stop_ends_a_worker_only_before_there_is_a_pipeline(watchdog, mailbox, monkeypatch):
+    """With one, and before its first video, too, the worker ends in order: another replica may be making one."""
+    stops = []
+    monkeypatch.setattr(mailbox, "stop_request", lambda: mailboxes.FINISH)
+    with pytest.raises(Ended, match="130"):
+        watchdog._check_stop()
+    assert not watchdog.stop_is_asked
+    watchdog.observe(SimpleNamespace(meter=None, stop=lambda: stops.append(1)))
+    watchdog._check_stop()
+    assert watchdog.stop_is_asked and stops == [1]

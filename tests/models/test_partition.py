@@ -5,10 +5,10 @@ from collections import Counter
 
 import pytest
 from accelerate import init_empty_weights
-from diffusers import WanTransformer3DModel
+from dualparal_testing.checkpoints import SKYREELS
 
 from xdualparal.config import DualParalConfig
-from xdualparal.models import Wan22Family, WanFamily
+from xdualparal.models import SkyReelsDFFamily, Wan22Family, WanFamily
 from xdualparal.models.weights import stage_without_weights
 from xdualparal.plan.partition import layer_ranges
 
@@ -21,7 +21,8 @@ COMMON = dict(
 SMALL = COMMON | dict(ffn_dim=8960, num_attention_heads=12, num_layers=30)
 LARGE = COMMON | dict(ffn_dim=13824, num_attention_heads=40, num_layers=40)
 MODELS = {"Wan2.1-T2V-1.3B": (WanFamily(), SMALL), "Wan2.1-T2V-14B": (WanFamily(), LARGE), "Wan2.2-T2V-A14B": (Wan22Family(), LARGE)}
-SHARED = ("condition_embedder.", "scale_shift_table")  # what every stage needs, see weights.stage_without_weights
+MODELS |= {name: (SkyReelsDFFamily(), parts["transformer"]) for name, parts in SKYREELS.items()}
+SHARED = ("condition_embedder.", "scale_shift_table", "fps_")  # what every stage needs, see weights.stage_without_weights
 
 
 @pytest.fixture(params=MODELS)
@@ -32,7 +33,7 @@ def model(request, tmp_path):
         (tmp_path / part).mkdir()
         (tmp_path / part / "config.json").write_text(json.dumps(config))
     with init_empty_weights():
-        whole = WanTransformer3DModel.from_config(config)
+        whole = family.classes().transformer.from_config(config)
     return family, tmp_path, {name: one.shape for name, one in whole.state_dict().items()}
 
 

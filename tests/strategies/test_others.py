@@ -71,10 +71,28 @@ def test_settings_of_another_strategy_are_refused(given, part):
     (DualParalConfig(strategy="dualparal"), None),
 ])
 def test_the_warning_on_length_names_the_strategys_own_settings(config, way_out, caplog):
-    pipeline, strategy = object.__new__(DualParalPipeline), strategy_of(config)
-    pipeline.mesh, pipeline.family, pipeline.strategy = SimpleNamespace(decides=True), WanFamily(), strategy
+    pipeline, strategy = warning_pipeline(config), strategy_of(config)
     pipeline._warn_of_length(strategy.plan(config, 100, 5, LANES))
     assert caplog.text.strip().endswith(way_out) if way_out else not caplog.text
+
+
+def warning_pipeline(config, **place):
+    """As much of a pipeline as warns of length, on the first rank unless ``place`` says where."""
+    pipeline = object.__new__(DualParalPipeline)
+    pipeline.mesh, pipeline.family = SimpleNamespace(**dict(decides=True, has_rank_0=True) | place), WanFamily()
+    pipeline.strategy, pipeline._warned_latents = strategy_of(config), 0
+    return pipeline
+
+
+def test_the_warning_on_length_is_given_once_and_for_longer_passes_again(caplog):
+    """Not for each video, and not by each replica: those of a command are alike."""
+    config = DualParalConfig(strategy="full")
+    plans = {latents: strategy_of(config).plan(config, latents, 5, LANES) for latents in (21, 30, 40)}
+    pipeline, other_replica = warning_pipeline(config), warning_pipeline(config, has_rank_0=False)
+    for latents in (21, 30, 30, 40, 30):
+        pipeline._warn_of_length(plans[latents])
+        other_replica._warn_of_length(plans[latents])
+    assert [record.args[0] for record in caplog.records] == [30, 40]
 
 
 def test_the_defaults_of_every_strategy_are_accepted():

@@ -17,7 +17,7 @@ from xdualparal.models import weights
 from xdualparal.output.latents_file import read_latents
 from xdualparal.xdit.demo_model import TINY_WAN_FOLDER
 from xdualparal.xdit.encoding import texts_needed
-from xdualparal.xdit.models import NumberedPrompt
+from xdualparal.xdit.prompts import NumberedPrompt
 
 PROMPTS = ["a red circle on a dark background", "a blue square", "a green circle", "a red square"]
 VIDEO = dict(num_frames=41, num_inference_steps=2, guidance_scale=1.5)
@@ -56,7 +56,7 @@ def run_command(rank, flags):
         patch.setattr(UMT5EncoderModel, "forward", lambda self, ids, mask: happened.append("text") or forward(self, ids, mask))
         patch.setattr(weights, "load_transformer_stage", lambda *a: happened.append(("transformer", encoders())) or load(*a))
         args, model_class = runner._check(flags)
-        quiet = SimpleNamespace(begin_phase=lambda phase: None, observe=lambda pipeline: None, on_abort=lambda function: None)
+        quiet = SimpleNamespace(begin_phase=lambda phase: None, observe=lambda pipeline: None, on_abort=lambda function: None, stop_is_asked=False)
         runner._run(runner.DualParalRunner(args, model_class, quiet), args)
     return happened
 

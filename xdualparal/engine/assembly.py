@@ -28,7 +28,8 @@ def make_executor(run, cleanup):
     texts = {video.number: _text(run, video.request) for video in videos}
     lanes = ClipLanes(run) if run.plan.lanes_are == CLIPS else None
     stage_run = StageRun(
-        run.stage, timesteps, run.plan.expert_starts, texts, run.videos[0].shard, _lasting(run), lanes and lanes.context
+        run.stage, timesteps, run.plan.expert_starts, texts, run.videos[0].shard, _lasting(run), lanes and lanes.context,
+        run.config.context_noise,
     )
     if run.saves:
         run.stage_run, run.kept_state = stage_run, KeptState(run.mesh, _place(run))
@@ -41,7 +42,7 @@ def make_executor(run, cleanup):
     work = Work(stage_run, run.edges, lambda recv: _message_shape(run, stage_run, recv))
     given = _given(run)
     if run.stage.is_first:
-        work.blocks = BlockStore(_noises(run), run.device, _together(video.live_latents() for video in videos), given)
+        work.blocks = BlockStore(_noises(run), run.device, _together(video.live_latents() for video in videos), given, _context_noise(run))
     if run.stage.is_last:
         work.denoiser = run.denoiser = _make_denoiser(run, timesteps, _noises(run))
         work.guide, work.decode = lambda one, prediction: _guide(run, one, prediction), run.decoder.add
@@ -71,6 +72,11 @@ def _given(run):
     """{video: GivenFrames} of the videos that begin with given frames."""
     given = {video.number: video.given_frames() for video in run.videos_to_make}
     return {number: frames for number, frames in given.items() if frames is not None}
+
+
+def _context_noise(run):
+    """{video: ContextNoise} where finished blocks are shown with some."""
+    return {video.number: video.context_noise() for video in run.videos_to_make if run.config.context_noise}
 
 
 def _queue_executor(run, stage_run, timesteps):

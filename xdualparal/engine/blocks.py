@@ -16,11 +16,11 @@ class BlockStore:
     ``noises``: for each video what yields the initial latents, (1, channels, frames, height, width), of its blocks that start
     from now on.
     ``live``: {Pass: latents after it}, what Plan.live names where a run is resumed. ``given``: {video: given.GivenFrames}, of the
-    videos that begin with given frames.
+    videos that begin with given frames. ``context_noise``: {video: context_noise.ContextNoise}, where finished blocks are shown with some.
     """
 
-    def __init__(self, noises, device, live=(), given={}):
-        self._noises, self._device, self._given = noises, device, given
+    def __init__(self, noises, device, live=(), given={}, context_noise={}):
+        self._noises, self._device, self._given, self._context_noise = noises, device, given, context_noise
         self._latents = {one: latents.to(device) for one, latents in dict(live).items()}
 
     def has(self, one):
@@ -34,8 +34,10 @@ class BlockStore:
     def window(self, spec):
         """The window of a PassSpec, (1, channels, window frames, height, width). A block's noise is drawn when it starts."""
         parts = [self._after(frames.one)[:, :, frames.first:frames.first + frames.count] for frames in spec.window]
-        window = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
-        return self._given[spec.window[0].one.video].in_window(window, spec.steps) if spec.given else window
+        window, video = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2), spec.window[-1].one.video
+        if video in self._context_noise:
+            window = self._context_noise[video].in_window(window, spec)
+        return self._given[video].in_window(window, spec.steps) if spec.given else window
 
     def free(self, passes):
         """The latents after ``passes`` are needed no more."""

@@ -73,18 +73,18 @@ def initial_noise(num_blocks, block_latents, context_latents, latent_shape, gene
 
 
 class StepNoise:
-    """The generators of the noise that stochastic schedulers add in a step.
+    """The generators of noise that is new in each pass: what stochastic schedulers add in a step, or what ``purpose`` says.
 
     Each block and step has a generator of its own, seeded with the SHA-256 of the state of the video's ``generator`` before
-    anything is drawn from it, the block and the step. So the noise is the same on every rank, for every number of stages and
+    anything is drawn from it, the purpose, the block and the step. So the noise is the same on every rank, for every number of stages and
     in a resumed run, and nothing is drawn from the user's generator. (diffusers' WanPipeline gives its scheduler no
     generator: there this noise is different each time.)
     """
 
-    def __init__(self, generator):
-        self._state = generator.get_state().numpy().tobytes()
+    def __init__(self, generator, purpose=""):
+        self._state, self._purpose = generator.get_state().numpy().tobytes(), purpose
 
     def generator(self, one):
         """The generator, on the CPU, of the noise of the pass ``one``'s step."""
-        digest = hashlib.sha256(self._state + f"block {one.block} step {one.step}".encode()).digest()
+        digest = hashlib.sha256(self._state + f"{self._purpose}block {one.block} step {one.step}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)  # at most 2**63 - 1

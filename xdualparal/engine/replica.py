@@ -22,6 +22,7 @@ class Replica:
         # xDiT's CPU groups wait for 30 minutes: for the last decoding, or for a slow encoding, it may take longer.
         self.ranks, self._patient = _own_group(ranks_of("tp-sp-pp-cfg", parallel))
         self.device, self.count = get_world_group().device, parallel.dp_degree
+        self._all = dist.new_group(timeout=NO_TIMEOUT, backend="gloo") if self.count > 1 else self._patient
 
     @property
     def decides(self):
@@ -93,6 +94,13 @@ class Replica:
             return [value]
         values = [None] * len(self.ranks) if self.is_output else None
         dist.gather_object(value, values, dst=self.ranks[-1], group=self._patient)
+        return values
+
+    def gather_from_all_replicas(self, value):
+        """The ``value`` of every process of all replicas, in their order, on each. Waits for the slowest replica, which may have a whole
+        video more to make: the world's own group gives up after 30 minutes with gloo, after 10 with NCCL."""
+        values = [None] * dist.get_world_size()
+        dist.all_gather_object(values, value, group=self._all)
         return values
 
     def _as_on(self, rank, value):

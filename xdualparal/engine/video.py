@@ -12,6 +12,7 @@ import torch
 
 from ..plan.schedule import NO_DECODE
 from ..plan.waiting import FLOAT8
+from .context_noise import ContextNoise
 from .given import GivenFrames
 from .noise import StepNoise, noise_blocks, whole_noise
 from .sharding import SpatialShard
@@ -88,6 +89,13 @@ class Video:
     def step_noise(self):
         """The noise that the scheduler adds in its steps, None for one that adds none."""
         return StepNoise(self._generator) if self.request.scheduler_facts.draws_noise else None
+
+    def context_noise(self):
+        """A ContextNoise where finished blocks are shown with some noise, else None."""
+        if not self.config.context_noise:
+            return None
+        noise = StepNoise(self._generator, "context ")
+        return ContextNoise(self.config.context_noise, self.plan.num_steps, noise, self.request.latent_shape, self.shard)
 
     def given_frames(self):
         """GivenFrames where block 0 begins with another video's last latent frames, else None."""

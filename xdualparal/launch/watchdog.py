@@ -41,6 +41,7 @@ class Watchdog:
         self._mailbox, self._folder, self._release = mailbox, folder, release
         self.rank, self._ranks, self._hang_timeout_s = int(os.environ["RANK"]), os.environ["WORLD_SIZE"], hang_timeout_s
         self._pipeline = self._close = None
+        self.stop_is_asked = False  # once there is a pipeline; before, the worker ends
         self._signals, self._phase, self._noticed_s = 0, "", time.monotonic()
         self._timer = StandstillTimer()
         self.begin_phase(_connects())
@@ -97,8 +98,10 @@ class Watchdog:
         if request == NOW or self._signals > 1:
             self._end_at_once(STOPPED)
         if request == FINISH or self._signals:
-            if self._pipeline is None or self._pipeline.meter is None:
+            if self._pipeline is None:
                 self._end_at_once(STOPPED)  # nothing is computed yet
+            # Also before the first video: another replica may compute, and whoever ends takes it along.
+            self.stop_is_asked = True
             self._pipeline.stop()
 
     def _end_at_once(self, code):

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+from .skyreels import SkyReelsDFFamily
 from .tensors import read_json
 from .wan import WanFamily
 from .wan22 import Wan22Family
 from .wan_configs import has_two_experts, index_of
 
-FAMILIES = (WanFamily, Wan22Family)
+FAMILIES = (WanFamily, Wan22Family, SkyReelsDFFamily)
 
 
 def family_of(pipeline):
@@ -15,10 +16,11 @@ def family_of(pipeline):
 
     Raises ValueError when there is none, or when the family would compute this pipeline wrongly.
     """
-    if not isinstance(pipeline, WanFamily.classes().pipeline):
-        known = ", ".join(sorted({family.classes().pipeline.__name__ for family in FAMILIES}))
-        raise ValueError(f"{type(pipeline).__name__} has no DualParal support: give one of {known}")
-    family = _family_of_index(index_of(pipeline))
+    kinds = {family.classes().pipeline for family in FAMILIES}
+    kind = next((kind for kind in kinds if isinstance(pipeline, kind)), None)
+    if kind is None:
+        raise ValueError(f"{type(pipeline).__name__} has no DualParal support: give one of {', '.join(sorted(one.__name__ for one in kinds))}")
+    family = _family_of_index(dict(index_of(pipeline), _class_name=kind.__name__))
     family.check_pipeline(pipeline)
     return family()
 
@@ -30,4 +32,6 @@ def family_of_folder(folder):
 
 
 def _family_of_index(index):
+    if index.get("_class_name") == SkyReelsDFFamily.classes().pipeline.__name__:
+        return SkyReelsDFFamily
     return Wan22Family if has_two_experts(index) else WanFamily

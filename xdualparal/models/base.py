@@ -21,6 +21,7 @@ class Facts:
     experts: tuple[str, ...]  # the pipeline's transformers: each does its own part of the steps, from the noisiest on
     text_parts: tuple[str, ...]  # the parts of a pipeline that only the first stage uses
     vae_dtype: torch.dtype  # of the VAE's weights, whatever the transformer's dtype
+    frame_timesteps: bool = False  # whether they were trained on clips whose frames have noise levels and timesteps of their own
 
     def latent_frames(self, num_frames, continued=0):
         """Latent frames that hold ``num_frames`` video frames: a video's first is 1 frame (DESIGN section 2), unless it begins with
@@ -75,6 +76,10 @@ class Family(Protocol):
         ``model_index``: the content, a dict, of model_index.json. ``configs``: {part: the content of its config.json} of the
         experts and the VAE.
         """
+
+    @staticmethod
+    def check_inputs(pipeline, prompt, negative_prompt, height, width, prompt_embeds, negative_prompt_embeds):
+        """Raises ValueError for arguments of a call that ``pipeline`` itself refuses."""
 
     @staticmethod
     def expert_starts(pipeline, timesteps):

@@ -114,6 +114,11 @@ class WanFamily:
         wan_configs.check(cls, model_index, configs)
 
     @staticmethod
+    def check_inputs(pipeline, prompt, negative_prompt, height, width, prompt_embeds, negative_prompt_embeds):
+        """Refuses what the pipeline refuses."""
+        pipeline.check_inputs(prompt, negative_prompt, height, width, prompt_embeds, negative_prompt_embeds)
+
+    @staticmethod
     def expert_starts(pipeline, timesteps):
         """One expert does all steps."""
         return (0,)

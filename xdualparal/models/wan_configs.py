@@ -22,7 +22,7 @@ def check_pipeline(family, pipeline):
     classes, experts = family.classes(), _experts_of(pipeline)
     index = dict(
         _class_name=_class_name(pipeline, classes.pipeline, "__call__"), vae=(None, _class_name(pipeline.vae, classes.vae)),
-        boundary_ratio=pipeline.config.boundary_ratio, expand_timesteps=pipeline.config.expand_timesteps,
+        boundary_ratio=pipeline.config.get("boundary_ratio"), expand_timesteps=pipeline.config.get("expand_timesteps", False),
         **{name: (None, _class_name(one, classes.transformer, "forward")) for name, one in experts.items()},
     )
     parts = experts | dict(vae=pipeline.vae)
@@ -38,12 +38,12 @@ def has_two_experts(index):
 
 def index_of(pipeline):
     """What ``has_two_experts`` asks for, of a diffusers pipeline."""
-    second = pipeline.transformer_2
-    return dict(boundary_ratio=pipeline.config.boundary_ratio, transformer_2=(None, second and type(second).__name__))
+    second = _experts_of(pipeline)["transformer_2"]
+    return dict(boundary_ratio=pipeline.config.get("boundary_ratio"), transformer_2=(None, second and type(second).__name__))
 
 
 def _experts_of(pipeline):
-    return dict(transformer=pipeline.transformer, transformer_2=pipeline.transformer_2)
+    return dict(transformer=pipeline.transformer, transformer_2=getattr(pipeline, "transformer_2", None))
 
 
 def _check_calls(name, transformer, transformer_class):
@@ -94,6 +94,7 @@ def _compared_in_expert(name, config, first, facts):
     prefix = "" if config is first else f"{name}'s "
     for key in ("image_dim", "added_kv_proj_dim", "pos_embed_seq_len"):
         yield prefix + key, config.get(key), None
+    yield prefix + "num_frame_per_block", config.get("num_frame_per_block", 1), 1  # SkyReels-V2's: more are causal
     channels = config.get("in_channels", 16)
     yield prefix + "out_channels", config.get("out_channels") or channels, channels
     yield prefix + "patch_size", tuple(config.get("patch_size", facts.patch)), facts.patch

@@ -163,8 +163,8 @@ def stage_without_weights(family, source, part, index, count, layers):
     """(the transformer of a stage, see ``load_transformer_stage``, on the meta device; {the name of each of its weights: their
     name in the whole transformer}). It reads only the configuration.
 
-    What every stage needs of the whole transformer is what computes conditions (``condition_embedder``) and the table
-    ``scale_shift_table``; all other weights are one stage's.
+    What every stage needs of the whole transformer is what computes conditions (``condition_embedder``, and ``fps_embedding`` and
+    ``fps_projection`` where they are) and the table ``scale_shift_table``; all other weights are one stage's.
     """
     transformer = _empty(family.classes().transformer, Weights.of(source).folder / part)
     family.keep_stage(transformer, layers, index == 0, index == count - 1)

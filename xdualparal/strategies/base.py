@@ -36,8 +36,9 @@ class Strategy(Protocol):
     predicts_memory: bool
     refuses: dict[str, str]
 
-    def settled(self, settings: Any, lanes: int) -> Any:
-        """``settings`` with what follows from the number of lanes. Raises ValueError for settings that do not suit it."""
+    def settled(self, settings: Any, lanes: int, facts: Any = None) -> Any:
+        """``settings`` with what follows from the number of lanes and, unless it is None, from the model's ``facts`` (models.base.Facts).
+        Raises ValueError for settings that do not suit."""
 
     def plan(
         self, settings: Any, latent_frames: int | None, num_steps: int, lanes: Lanes, expert_starts: tuple[int, ...] = (0,)
@@ -75,7 +76,7 @@ class OnStages(Common):
 
     splits_layers, merges_attention, predicts_memory, refuses = True, False, True, {}
 
-    def settled(self, settings, lanes):
+    def settled(self, settings, lanes, facts=None):
         """As they are."""
         return settings
 

@@ -247,7 +247,7 @@ class VideoInfinity(OnWholeModels):
         "use_torch_compile": "its attention meets other processes in every layer, which is not compiled: leave it out",
     }
 
-    def settled(self, settings, lanes):
+    def settled(self, settings, lanes, facts=None):
         """With as many clips as lanes. Raises ValueError where another number is given."""
         if settings.clips not in (None, lanes):
             raise ValueError(f"clips is {settings.clips} and there are {lanes} processes in the pipeline, one for each: leave clips out")

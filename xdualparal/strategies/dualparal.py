@@ -11,7 +11,7 @@ from ..plan.actions import Pass
 from ..plan.layout import Layout
 from ..plan.passes import Frames, Kept, KVKey, PassSpec
 from ..plan.schedule import DECODE_PLACES, NO_DECODE, PipelinePlan, parse_rows, whole_schedule
-from ..limits import POSITIONS, SHARE, STEPS, check_whole
+from ..limits import POSITIONS, SHARE, STEPS, TIMESTEP, check_whole
 from ..plan.settings import Settings, setting
 from .base import OnStages
 from ..plan.waiting import FLOAT8, MODEL, most_kept
@@ -45,8 +45,13 @@ class DualParalSettings(Settings):
     )
 
     context_timestep: str = setting(
-        OWN, "the timestep that the previous block's latent frames get in a window, where they are stagger steps cleaner than its own: "
-        "'own', the window's, as in the paper, or 'true', theirs, which few models were trained for", "WHICH"
+        MODEL, "the timestep that the previous block's latent frames get in a window, where they are stagger steps cleaner than its own: "
+        "'own', the window's, as in the paper, 'true', theirs, or 'model', theirs where the model was trained on such windows (SkyReels-V2-DF) "
+        "and else the window's", "WHICH"
+    )
+    context_noise: int = setting(
+        0, "noise in the previous block's latent frames once it is finished, as the timestep, of 1000, that they then have: "
+        "addnoise_condition of SkyReels-V2's own pipeline, where 20 is recommended; 0: none. Only with their true timestep"
     )
     context: str = setting(
         RECOMPUTED, "how a block sees the previous one's last latent frames: 'recomputed' in its window, stagger steps cleaner, as in the "
@@ -59,23 +64,27 @@ class DualParalSettings(Settings):
 
     def check(self):
         """Raises ValueError for numbers outside their limits."""
-        if self.context_timestep not in (OWN, TRUE):
-            raise ValueError(f"context_timestep is {self.context_timestep!r}: give one of {OWN}, {TRUE}")
+        if self.context_timestep not in (MODEL, OWN, TRUE):
+            raise ValueError(f"context_timestep is {self.context_timestep!r}: give one of {MODEL}, {OWN}, {TRUE}")
         if self.context not in CONTEXTS:
             raise ValueError(f"context is {self.context!r}: give one of {RECOMPUTED}, {CACHED}")
         if self.context_dtype not in (MODEL, FLOAT8):
             raise ValueError(f"context_dtype is {self.context_dtype!r}: give one of {MODEL}, {FLOAT8}")
         if self.context_dtype != MODEL and self.context != CACHED:
             raise ValueError(f"context_dtype is {self.context_dtype} and context is {self.context}, which keeps nothing: leave it out")
-        if self.context == CACHED and self.context_timestep != OWN:
+        if self.context == CACHED and self.context_timestep == TRUE:
             raise ValueError(
                 f"context_timestep is {self.context_timestep} and context is {CACHED}, where neighbours have the same timestep: leave "
                 "one of them out"
             )
         check_whole("block_latents", self.block_latents, at_least=1)
         check_whole("context_latents", self.context_latents, at_least=0)
-        for name, idle in (("context", RECOMPUTED), ("context_timestep", OWN)):
-            if self.context_latents == 0 and getattr(self, name) != idle:
+        TIMESTEP.of("context_noise", self.context_noise)
+        if self.context_noise and (self.context == CACHED or self.context_timestep == OWN):
+            name = "context" if self.context == CACHED else "context_timestep"
+            raise ValueError(f"context_noise is {self.context_noise} and {name} is {getattr(self, name)}, and it is for frames with their true timestep: leave one of them out")
+        for name, idle in (("context", (RECOMPUTED,)), ("context_timestep", (MODEL, OWN)), ("context_noise", (0,))):
+            if self.context_latents == 0 and getattr(self, name) not in idle:
                 raise ValueError(f"{name} is {getattr(self, name)} and context_latents is 0, so there is no context: leave one of them out")
         STEPS.of("stagger", self.stagger)
         SHARE.of("fresh_noise", self.fresh_noise)
@@ -205,7 +214,7 @@ class DualParalPlan(PipelinePlan):
 
     def _steps(self, one, previous, own):
         """One for all, or the previous context's own: as many as there are steps for a finished block's."""
-        if self.context_timestep == OWN or not previous:
+        if self.context_timestep != TRUE or not previous:
             return (one.step,)
         return (min(one.step + self.stagger, self.num_steps),) * previous + (one.step,) * own
 
@@ -272,13 +281,35 @@ def _spec(plan, one):
     return plan._make_spec(one)
 
 
+def _known_timestep(settings):
+    """OWN or TRUE: OWN where no model has said it, see ``settled``."""
+    return OWN if settings.context_timestep == MODEL else settings.context_timestep
+
+
 class DualParal(OnStages):
     """The strategy; see base.Strategy."""
 
     name = "dualparal"
     Settings = DualParalSettings
     window_settings = ("block_latents", "context_latents")
-    between_blocks = ("stagger", "fresh_noise", "context", "context_timestep", "context_dtype", "context_store")
+    between_blocks = ("stagger", "fresh_noise", "context", "context_timestep", "context_noise", "context_dtype", "context_store")
+
+    def settled(self, settings, lanes, facts=None):
+        """With the context's timestep that the model was trained for, unless another one is given. Raises ValueError for noise in a
+        context that gets another timestep than its own."""
+        if facts is None or settings.context_timestep != MODEL:
+            return settings
+        is_true = facts.frame_timesteps and settings.context_latents and settings.context == RECOMPUTED
+        if settings.context_noise and not is_true:
+            raise ValueError(
+                f"context_noise is {settings.context_noise} and {facts.name} was not trained on frames with timesteps of their own: leave it "
+                f"out, or give context_timestep {TRUE}"
+            )
+        return replace(settings, context_timestep=TRUE if is_true else OWN)
+
+    def identity(self, settings):
+        """As every strategy's, with the context's timestep that is used, and nothing of noise where there is none."""
+        return super().identity(settings) | dict(context_timestep=_known_timestep(settings), context_noise=settings.context_noise or None)
 
     def plan(self, settings, latent_frames, num_steps, lanes, expert_starts=(0,)):
         """The blocks that hold the latent frames, on the stages of ``lanes``."""
@@ -286,7 +317,7 @@ class DualParal(OnStages):
         return DualParalPlan(
             layout.num_blocks, num_steps, lanes.stages, settings.stagger, lanes.split_guidance, lanes.decode, layout=layout,
             expert_starts=expert_starts, swaps_experts=lanes.swaps_experts, fresh_noise=settings.fresh_noise,
-            context_timestep=settings.context_timestep, context=settings.context,
+            context_timestep=_known_timestep(settings), context=settings.context,
         )
 
     def layout(self, settings, latent_frames):

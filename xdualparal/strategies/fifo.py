@@ -203,7 +203,7 @@ class Fifo(OnWholeModels):
         "use_torch_compile": "windows have many sizes while the queue fills and drains, and each would be compiled: leave it out",
     }
 
-    def settled(self, settings, lanes):
+    def settled(self, settings, lanes, facts=None):
         """As they are."""
         return settings
 

@@ -69,10 +69,10 @@ def check_command(args, world_size):
     check_folders(args)
     if args["dualparal_degree"] is not None:
         check_loras(model, command_settings(args), Weights(model.settings.model_name, files_of_experts(args)))
-        check_continued(args, model, dualparal_config(args), command_settings(args))
-        check_names(args, model, dualparal_config(args), command_settings(args))
+        check_continued(args, model, dualparal_config(args, model), command_settings(args))
+        check_names(args, model, dualparal_config(args, model), command_settings(args))
     if args["dualparal_degree"] is not None and args["dualparal_checkpoint"]:
-        check_checkpoint(args, model, dualparal_config(args), command_settings(args))
+        check_checkpoint(args, model, dualparal_config(args, model), command_settings(args))
     if args["dualparal_degree"] is not None and not os.path.isdir(model.settings.model_name):
         check_reachable(model.family, model.settings.model_name)
     return model
@@ -86,7 +86,7 @@ def check_degrees_together(args, model):
 
 
 def _check_dualparal(args, model):
-    config = dualparal_config(args)
+    config = dualparal_config(args, model)
     command_settings(args)
     check_support(args)
     options = dict(ring_degree=(args["ring_degree"] or 1) > 1, use_torch_compile=args["use_torch_compile"])

@@ -100,10 +100,13 @@ _FLAG_TYPES = {  # a field's type: how a flag's text becomes one, and what the h
 }
 
 
-def dualparal_config(args):
-    """The DualParalConfig in ``args``, a dict of parsed flags, settled for their degree. Raises ValueError as DualParalConfig does."""
+def dualparal_config(args, model=None):
+    """The DualParalConfig in ``args``, a dict of parsed flags, settled for their degree and, where it is given, for the ``model``'s class.
+    Raises ValueError as DualParalConfig does."""
     config = DualParalConfig(**{field.name: args[f"dualparal_{field.name}"] for field in fields(DualParalConfig)})
-    return config if args["dualparal_degree"] is None else strategy_of(config).settled(config, args["dualparal_degree"])
+    if args["dualparal_degree"] is None:
+        return config
+    return strategy_of(config).settled(config, args["dualparal_degree"], model and model.family.facts)
 
 
 def command_settings(args):

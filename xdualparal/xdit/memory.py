@@ -24,8 +24,6 @@ from .continuing import continued_latents
 from .flags import command_settings, dualparal_config, value_of
 from .quantization import quantization_of
 
-# DESIGN section 3: feed-forward dimension by the number of heads, of models that are not in a folder here.
-_FFN_DIMS = {12: 8960, 40: 13824}
 _FLOAT8_SHARE = 0.5  # of bfloat16; all but a thousandth of a layer is in matrices
 _TILE = 256  # pixels, and a quarter of that is overlap: diffusers 0.42.1, AutoencoderKLWan
 
@@ -57,15 +55,14 @@ def configs_of(model):
     """Of the transformer, the VAE and the text encoder."""
     folder = Path(model.settings.model_name)
     if not folder.is_dir():
-        heads = model.num_heads
-        return dict(num_layers=model.num_layers, num_attention_heads=heads, ffn_dim=_FFN_DIMS[heads]), {}, UMT5_XXL
+        return dict(model.transformer_config, num_layers=model.num_layers, num_attention_heads=model.num_heads), model.vae_config, UMT5_XXL
     _, transformer, vae = read_configs(folder)
     return transformer, vae, json.loads((folder / "text_encoder" / "config.json").read_text())
 
 
 def run_numbers(args, model, on_host=None):
     """The RunNumbers of a command; see ``predicted``."""
-    config, steps = dualparal_config(args), value_of(args, model, "num_inference_steps")
+    config, steps = dualparal_config(args, model), value_of(args, model, "num_inference_steps")
     layers = lane_layers(config, model.num_layers, args["dualparal_degree"])
     plan = plan_of(args, model, Lanes(args["dualparal_degree"], config.decode, split_guidance=False))
     on_host = not torch.accelerator.is_available() if on_host is None else on_host
@@ -87,7 +84,7 @@ def run_numbers(args, model, on_host=None):
 def plan_of(args, model, lanes, expert_starts=(0,)):
     """The PipelinePlan of one video of a command on ``lanes`` (strategies.base.Lanes)."""
     num_frames = value_of(args, model, "num_frames")
-    config = dualparal_config(args)
+    config = dualparal_config(args, model)
     continued = continued_latents(config, command_settings(args))
     latent_frames = model.family.facts.latent_frames(num_frames, continued) if num_frames else None
     plan = strategy_of(config).plan(config, latent_frames, value_of(args, model, "num_inference_steps"), lanes, expert_starts)

@@ -36,7 +36,7 @@ from .memory import memory_report
 from .loading import LoadingProgress
 from .outputs import video_paths
 from .quantization import converter, quantization_of
-from .prompts import as_list, many_prompts_line, prompts_of
+from .prompts import NumberedPrompt, as_list, many_prompts_line, not_begun_line, prompts_of
 from .resume import pair_prompts
 from .screen import start_text
 from .settings import CommandSettings
@@ -45,19 +45,6 @@ from ..models.checkpoint_files import Weights
 from ..models.schedulers import flow_shift, fresh_scheduler, with_flow_shift
 from ..models.wan import WanFamily
 from ..models.weights import bytes_to_read, checkpoint_folder, load_stage
-
-
-class NumberedPrompt(str):
-    """A prompt that knows its place among all prompts, by which its video's file is named, and its negative prompt:
-    xDiT hands lists of prompts to replicas and batches."""
-
-    def __new__(cls, text, number, negative_prompt):
-        prompt = super().__new__(cls, text)
-        prompt.number, prompt.negative_prompt = number, negative_prompt
-        return prompt
-
-    def __getnewargs__(self):
-        return str(self), self.number, self.negative_prompt
 
 
 class DualParalWanModel(xFuserWan21T2VModel):
@@ -71,6 +58,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
     )
     family = WanFamily()
     pixels_per_token = 16  # DESIGN section 3: VAE factor 8, patch 2
+    transformer_config, vae_config = {}, {}  # of the hub's model, as far as they are not those of diffusers' classes
     dtype = torch.bfloat16
     needs_distilled = False  # whether its experts' weights are given apart, see experts.py
     usual_shift = None  # of a model in a folder, whose scheduler has its own
@@ -205,22 +193,37 @@ class DualParalWanModel(xFuserWan21T2VModel):
         return [first < after for first, after in zip(starts, (*starts[1:], num_steps))]
 
     def _run_pipe(self, input_args):
-        paths, prompts = [], iter(input_args["prompt"])
-        while not self.was_stopped and (files := self._next_files(prompts, input_args)):
+        paths, prompts = [], deque(input_args["prompt"])
+        while prompts and not self._is_to_stop():
+            files = self._next_files(prompts, input_args)
             self._make_videos(files, input_args)
             paths += [str(file.path) for file in files if file.video.blocks_finished]
         # Every rank of the last stage names the files: xDiT gathers from the first rank of a replica's last groups.
         return DiffusionOutput(videos=paths if self.dualparal.stage.is_last else [], pipe_args=input_args)
 
+    def _is_to_stop(self):
+        """Whether the user has asked for a stop, also where that came too late for the last video: no other one is begun. The same on all
+        ranks of the replica."""
+        is_asked = self.watchdog is not None and self.watchdog.stop_is_asked
+        self.was_stopped |= self.dualparal.mesh.share_object(is_asked)
+        return self.was_stopped
+
+    def _gather_dp_outputs(self, output):
+        """xDiT's, of the outputs of all replicas, when all are there. Says on the last process which prompts a stop has kept from
+        being begun."""
+        begun = self._replica.gather_from_all_replicas(self._made)
+        if line := not_begun_line(self._args["prompt"], set().union(*begun)):
+            log(line)
+        return super()._gather_dp_outputs(output)
+
     def _next_files(self, prompts, input_args):
-        """The VideoFiles of the next videos that share the stages; those that earlier runs have finished come along. Every prompt
-        starts from the same seed."""
+        """The VideoFiles of the next videos that share the stages, whose ``prompts`` (a deque) are taken; those that earlier runs have
+        finished come along. Every prompt starts from the same seed."""
         files, to_make = [], 0
-        for prompt in prompts:
+        while prompts and to_make < self.dualparal_config.videos_in_flight:
+            prompt = prompts.popleft()
             files.append(self._or_refuse(lambda: self._file_of(prompt, input_args)))
             to_make += files[-1].video.is_to_make
-            if to_make == self.dualparal_config.videos_in_flight:
-                break
         return files
 
     def _file_of(self, prompt, input_args):

@@ -61,7 +61,7 @@ def claim_outputs(args, model):
     meanwhile. Raises ValueError as ``check_owners`` and ``lock_outputs`` do."""
     if args["dualparal_degree"] is None or int(os.environ["RANK"]) != int(os.environ["WORLD_SIZE"]) - 1:
         return ExitStack()
-    settings = args, model, dualparal_config(args), command_settings(args)
+    settings = args, model, dualparal_config(args, model), command_settings(args)
     locks = lock_outputs(*settings)
     with locks:
         check_owners(*settings)

@@ -95,7 +95,7 @@ def _price(args, model, gpus):
 
 def _planned(args, model, gpus, videos):
     """(the plan of ``videos`` side by side, its Durations)."""
-    config, run = dualparal_config(args), run_numbers(args, model, on_host=False)
+    config, run = dualparal_config(args, model), run_numbers(args, model, on_host=False)
     decode = AT_END if args["use_parallel_vae"] else decode_place(config.decode, gpus.device)
     guided = value_of(args, model, "guidance_scale") > 1 and not args["use_cfg_parallel"]
     lanes = Lanes(args["dualparal_degree"], decode, split_guidance=guided, swaps_experts=config.expert_offload)

@@ -44,8 +44,8 @@ class DualParalPlugin:
             return None
         args = _complete(args)
         watchdog = Watchdog(args["dualparal_hang_timeout"])
-        settings = dict(config=dualparal_config(args), command=command_settings(args))
         model_class = _check_or_exit(args)
+        settings = dict(config=dualparal_config(args, model_class), command=command_settings(args))
         with refusing_alone(NoMailbox()):
             self._locks = claim_outputs(args, model_class)  # until the process ends
         return partial(model_class.configured, watchdog=watchdog, **settings)

@@ -14,6 +14,19 @@ _SHOWN_PROMPTS, _SHOWN_LETTERS = 5, 40  # in a message
 _SETTINGS = ("negative_prompt", "seed", "height", "width", "num_frames", "num_inference_steps", "guidance_scale", "flow_shift")
 
 
+class NumberedPrompt(str):
+    """A prompt that knows its place among all prompts, by which its video's file is named, and its negative prompt:
+    xDiT hands lists of prompts to replicas and batches."""
+
+    def __new__(cls, text, number, negative_prompt):
+        prompt = super().__new__(cls, text)
+        prompt.number, prompt.negative_prompt = number, negative_prompt
+        return prompt
+
+    def __getnewargs__(self):
+        return str(self), self.number, self.negative_prompt
+
+
 def as_list(prompts):
     """One prompt or a list of them as a list."""
     return prompts if isinstance(prompts, list) else [prompts]
@@ -52,11 +65,21 @@ def many_prompts_line(args):
     prompts = prompts_of(args)
     if len(prompts) == 1:
         return ""
-    shown = ", ".join(repr(_shortened(prompt)) for prompt in prompts[:_SHOWN_PROMPTS])
-    shown += ", ..." if len(prompts) > _SHOWN_PROMPTS else ""
     single_words = not args.get("dataset_path") and not any(" " in prompt for prompt in prompts)
     hint = "; if they are one prompt, put it in quotes" if single_words else ""
-    return f"{len(prompts)} prompts, {len(prompts)} videos: {shown}{hint}"
+    return f"{len(prompts)} prompts, {len(prompts)} videos: {_shown(prompts)}{hint}"
+
+
+def not_begun_line(prompts, begun):
+    """What should be said of those of ``prompts``, NumberedPrompts, whose numbers are not in ``begun``, in one line, or "" for none."""
+    left = [prompt for prompt in prompts if prompt.number not in begun]
+    were = "prompt was" if len(left) == 1 else "prompts were"
+    return f"stopped: {len(left)} {were} not begun: {_shown(left)}" if left else ""
+
+
+def _shown(prompts):
+    shown = ", ".join(repr(_shortened(prompt)) for prompt in prompts[:_SHOWN_PROMPTS])
+    return shown + (", ..." if len(prompts) > _SHOWN_PROMPTS else "")
 
 
 def _check_texts(name, texts):

@@ -14,6 +14,7 @@ from ..models.checkpoint_files import Weights
 from ..models.folder import check_folder
 from ..models.weights import read_configs
 from .demo_model import TinyWan2Model, TinyWanModel
+from .skyreels_models import SkyReelsDFLargeModel, SkyReelsDFLarge720Model, SkyReelsDFModel
 from .wan_models import Wan21T2VModel, Wan21T2VSmallModel, Wan22DistilledT2VModel, Wan22T2VModel
 
 DUALPARAL_MODELS = {
@@ -26,6 +27,12 @@ DUALPARAL_MODELS = {
     "Wan2.2-T2V": Wan22T2VModel,
     "Wan-AI/Wan2.2-T2V-A14B-Diffusers": Wan22T2VModel,
     "Wan2.2-Distilled-T2V": Wan22DistilledT2VModel,
+    "SkyReels-V2-DF-1.3B": SkyReelsDFModel,
+    "Skywork/SkyReels-V2-DF-1.3B-540P-Diffusers": SkyReelsDFModel,
+    "SkyReels-V2-DF-14B": SkyReelsDFLargeModel,
+    "Skywork/SkyReels-V2-DF-14B-540P-Diffusers": SkyReelsDFLargeModel,
+    "SkyReels-V2-DF-14B-720P": SkyReelsDFLarge720Model,
+    "Skywork/SkyReels-V2-DF-14B-720P-Diffusers": SkyReelsDFLarge720Model,
 }
 
 
@@ -49,7 +56,7 @@ def model_class(name, degree):
 def at_path(name, model, path, files):
     """``model``, the class of the model ``name``, for the weights in the folder ``path``: their sizes are what the folder says.
 
-    ``files``: {expert: path} of weights that are given apart. Raises ValueError when the folder holds no Wan model in diffusers'
+    ``files``: {expert: path} of weights that are given apart. Raises ValueError when the folder holds no model in diffusers'
     layout, one that is not supported, or one of another family.
     """
     try:
@@ -61,7 +68,7 @@ def at_path(name, model, path, files):
     except KeyError as key:
         raise ValueError(f"--model_path {path}: transformer/config.json has no {key}: give a folder whose has one") from None
     if family.facts != model.family.facts:
-        names = [one for one, other in DUALPARAL_MODELS.items() if other.family.facts == family.facts and one.startswith("Wan2")]
+        names = [one for one, other in DUALPARAL_MODELS.items() if other.family.facts == family.facts and one.startswith(("Wan2", "SkyReels"))]
         raise ValueError(
             f"--model {name} is {model.family.facts.name} and --model_path {path} holds {family.facts.name}: give --model "
             f"{' or '.join(names)}, or another folder"

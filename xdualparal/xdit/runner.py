@@ -42,7 +42,7 @@ class DualParalRunner(xFuserModelRunner):
 
     def _select_model(self, model_name, config):
         if self._args["dualparal_degree"] is not None:
-            settings = dualparal_config(self._args), command_settings(self._args)
+            settings = dualparal_config(self._args, self._model_class), command_settings(self._args)
             return self._model_class.configured(config, *settings, self._watchdog)
         own_runs.complete(config)
         model = self._model_class(config)

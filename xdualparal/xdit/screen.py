@@ -69,10 +69,11 @@ def start_text(video, path):
 def end_text(path, video, frames):
     """What is said when the run of ``video`` has ended and ``frames`` frames are in the file ``path``."""
     was_stopped, wanted = video.outcome.value == "stopped", video.request.num_frames
-    if not frames:
-        return "stopped before a block was finished: nothing is saved"
-    text = f"{frames} of {wanted} frames saved to {path}" if wanted and was_stopped else f"{frames} frames saved to {path}"
     resumes = " (the same command resumes)" if wanted and video.config.checkpoint else ""
+    if not frames:
+        what = "the state of its blocks is saved" if video.config.checkpoint else "nothing is saved"
+        return f'stopped before a block of "{textwrap.shorten(video.request.prompt, 60)}" was finished: {what}{resumes}'
+    text = f"{frames} of {wanted} frames saved to {path}" if wanted and was_stopped else f"{frames} frames saved to {path}"
     return f"stopped: {text}{resumes}" if was_stopped else text
 
 

@@ -18,7 +18,7 @@ _DEFAULTS = xFuserWan21T2VModel.default_input_values  # xDiT's negative prompt i
 class Wan21T2VModel(DualParalWanModel):
     """Wan2.1-T2V-14B."""
 
-    num_layers, num_heads = 40, 40  # DESIGN section 3
+    num_layers, num_heads, transformer_config = 40, 40, dict(ffn_dim=13824)  # DESIGN section 3
     # Size, frames, guidance, shift ("5.0 for 720P, 3.0 for 480P"): the card of Wan-AI/Wan2.1-T2V-14B-Diffusers, and diffusers
     # 0.42.1, pipelines/wan/pipeline_wan.py, which also has the steps.
     default_input_values = replace(
@@ -29,7 +29,7 @@ class Wan21T2VModel(DualParalWanModel):
 class Wan21T2VSmallModel(DualParalWanModel):
     """Wan2.1-T2V-1.3B, which xDiT does not register."""
 
-    num_layers, num_heads = 30, 12  # DESIGN section 3
+    num_layers, num_heads, transformer_config = 30, 12, dict(ffn_dim=8960)  # DESIGN section 3
     settings = replace(
         DualParalWanModel.settings, model_name="Wan-AI/Wan2.1-T2V-1.3B-Diffusers", output_name="wan2.1_t2v_1.3b"
     )
@@ -43,7 +43,7 @@ class Wan22T2VModel(DualParalWanModel):
     """Wan2.2-T2V-A14B: two experts of 14B."""
 
     family = Wan22Family()
-    num_layers, num_heads = 40, 40  # DESIGN section 3, each expert
+    num_layers, num_heads, transformer_config = 40, 40, dict(ffn_dim=13824)  # DESIGN section 3, each expert
     settings = replace(
         DualParalWanModel.settings, model_name="Wan-AI/Wan2.2-T2V-A14B-Diffusers", output_name="wan2.2_t2v",
         fp8_gemm_module_list=["transformer.blocks", "transformer_2.blocks"],

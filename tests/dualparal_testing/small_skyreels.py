@@ -1,0 +1,78 @@
+"""A small SkyReels-V2-DF pipeline with random weights, the same in every process, and its cases."""
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import SkyReelsV2DiffusionForcingPipeline, SkyReelsV2Transformer3DModel
+
+from .runs import Case
+from .small_wan import SCHEDULERS, TEXT_DIM, small_vae
+
+SETTINGS = dict(
+    num_attention_heads=4, attention_head_dim=12, in_channels=16, out_channels=16, text_dim=TEXT_DIM, freq_dim=32, ffn_dim=64, num_layers=4,
+)
+
+
+def small_df_transformer(seed=0, **other):
+    """4 layers, 4 heads, as small_wan's, with the embedding of the frames a second. ``other``: settings."""
+    torch.manual_seed(seed)
+    transformer = SkyReelsV2Transformer3DModel(**SETTINGS | dict(inject_sample_info=True) | other)
+    for block in transformer.blocks:
+        block.attn1.norm_q.weight.data.fill_(2.0)
+        block.scale_shift_table.data.normal_(std=0.5)
+    return transformer.eval()
+
+
+def small_df_pipeline(scheduler="unipc", cls=SkyReelsV2DiffusionForcingPipeline, **settings):
+    """A SkyReelsV2DiffusionForcingPipeline without text encoder: give it prompt_embeds. ``settings``: of the transformer."""
+    return cls(
+        tokenizer=None, text_encoder=None, vae=small_vae(), scheduler=SCHEDULERS[scheduler](), transformer=small_df_transformer(**settings)
+    )
+
+
+class DiffusionForcing:
+    """A SkyReelsV2Transformer3DModel that is called as the sequential program calls Wan's: with one timestep, or one a token."""
+
+    def __init__(self, transformer):
+        vars(self)["_transformer"] = transformer
+
+    def __getattr__(self, name):
+        return getattr(self._transformer, name)
+
+    def __setattr__(self, name, value):
+        setattr(self._transformer, name, value)
+
+    def __call__(self, window, timestep, text, return_dict):
+        frames = window.shape[2]
+        timestep = timestep.long().reshape(1, -1)
+        of_frames = timestep.expand(1, frames) if timestep.shape[1] == 1 else timestep[:, ::timestep.shape[1] // frames]
+        return self._transformer(
+            window, of_frames, text, enable_diffusion_forcing=True, fps=[1] * len(window), return_dict=return_dict  # 24 frames a second
+        )
+
+
+@dataclass(frozen=True)
+class DFCase(Case):
+    """A video for the executor and for the sequential program. ``has_rate``: see inject_sample_info."""
+
+    context_timestep: str = "model"
+    has_rate: bool = True
+
+    def pipeline(self):
+        """A small pipeline for it."""
+        pipeline = small_df_pipeline(self.scheduler, inject_sample_info=self.has_rate)
+        pipeline.transformer.to(self.dtype)
+        return pipeline
+
+    def transformer(self):
+        """See DiffusionForcing."""
+        return DiffusionForcing(small_df_transformer(inject_sample_info=self.has_rate))
+
+    @property
+    def has_true_timesteps(self):
+        """As the model was trained, unless it is asked for otherwise."""
+        return self.context_timestep != "own" and not self.cached
+
+    def ordinary_arguments(self):
+        """``arguments`` as diffusers' pipeline takes them."""
+        return {name: value for name, value in self.arguments().items() if name != "guidance_scale_2"} | dict(prompt=None)

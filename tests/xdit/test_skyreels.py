@@ -1,0 +1,106 @@
+"""Small SkyReels-V2-DF checkpoints in the real file format, run by the launcher, against the sequential program."""
+
+import json
+
+import pytest
+import torch
+from diffusers import SkyReelsV2DiffusionForcingPipeline, SkyReelsV2Transformer3DModel
+from dualparal_testing.checkpoints import SCHEDULER, SKYREELS, write_checkpoint
+from dualparal_testing.commands import run
+from dualparal_testing.sequential import sequential_latents
+from dualparal_testing.small_skyreels import DiffusionForcing
+
+from xdualparal import initial_noise
+from xdualparal.output.latents_file import read_latents
+from xdualparal.xdit.checks import check_command
+from xdualparal.xdit.flags import dualparal_config, make_parser
+from xdualparal.xdit.memory import sizes_of
+from xdualparal.xdit.registry import DUALPARAL_MODELS
+
+PROMPT, NEGATIVE, SEED, STEPS = "a red circle moves to the right", "a blue square", 7, 3
+BLOCK, CONTEXT, SIZE, FRAMES = 4, 2, 32, 57  # blocks of 6, 4, 4 and 1 latent frames
+COMMON = ["--prompt", PROMPT, "--negative_prompt", NEGATIVE, "--height", SIZE, "--width", SIZE, "--num_inference_steps", STEPS, "--seed", SEED,
+          "--num_frames", FRAMES, "--dualparal_block_latents", BLOCK, "--dualparal_context_latents", CONTEXT]
+RUNS = {
+    "SkyReels-V2-DF-1.3B": {"2 stages": ["--dualparal_degree", "2"], "2 stages, Ulysses 2": ["--dualparal_degree", "2", "--ulysses_degree", "2"]},
+    "SkyReels-V2-DF-14B": {"4 stages": ["--dualparal_degree", "4"]},
+}
+
+
+def sequential(pipeline):
+    """The sequential program's latents of the command, with the model's own guidance of 6."""
+    with torch.no_grad():
+        texts = pipeline.encode_prompt(PROMPT, NEGATIVE, True, max_sequence_length=512, device="cpu")
+    noise = initial_noise(4, BLOCK, CONTEXT, (16, 4, 4), torch.Generator().manual_seed(SEED), 15)
+    return sequential_latents(
+        [DiffusionForcing(pipeline.transformer)], lambda: type(pipeline.scheduler).from_config(pipeline.scheduler.config), STEPS, noise,
+        texts, 6.0, BLOCK, CONTEXT, true_timesteps=True,
+    )
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("model", SKYREELS)
+def test_the_launcher_is_the_sequential_program(tmp_path, model):
+    folder = write_checkpoint(tmp_path / "model", model, SCHEDULER | dict(flow_shift=8.0))
+    expected = sequential(SkyReelsV2DiffusionForcingPipeline.from_pretrained(folder))
+    for name, degrees in RUNS[model].items():
+        latents, place = tmp_path / f"{name}.latents", tmp_path / name
+        code, output = run(
+            ["--model", model, "--model_path", folder, *COMMON, *degrees, "--dualparal_latents_out", latents, "--output_directory", place],
+            tmp_path / "log", "float32",
+        )
+        assert code == 0, output
+        made = torch.cat([block for _, block in read_latents(latents)], dim=2)
+        torch.testing.assert_close(made, expected, atol=1e-5 * expected.abs().max().item(), rtol=0)
+    [report] = place.glob("*.json")
+    spec = json.loads(report.read_text())["spec"]
+    assert (spec["context_timestep"], spec["fps"], spec["flow_shift"]) == ("true", 24, 8.0)
+
+
+def args_of(model, *flags):
+    """Parsed flags of a command for ``model``."""
+    return vars(make_parser().parse_args(["--model", model, "--prompt", "a ship", "--dualparal_degree", "2", *flags]))
+
+
+@pytest.mark.parametrize("model, flags, timestep", [
+    ("SkyReels-V2-DF-14B", [], "true"), ("SkyReels-V2-DF-14B", ["--dualparal_context_timestep", "own"], "own"),
+    ("SkyReels-V2-DF-1.3B", ["--dualparal_context", "cached"], "own"), ("SkyReels-V2-DF-1.3B", ["--dualparal_context_latents", "0"], "own"),
+    ("Wan2.1-T2V-1.3B", [], "own"), ("Wan2.1-T2V-1.3B", ["--dualparal_context_timestep", "true"], "true"),
+])
+def test_a_models_own_timestep_of_the_context(model, flags, timestep):
+    assert dualparal_config(args_of(model, *flags), DUALPARAL_MODELS[model]).context_timestep == timestep
+
+
+def test_noise_in_the_context_is_for_models_that_know_it():
+    flags = "--dualparal_context_noise", "20"
+    assert dualparal_config(args_of("SkyReels-V2-DF-14B", *flags), DUALPARAL_MODELS["SkyReels-V2-DF-14B"]).context_noise == 20
+    with pytest.raises(ValueError, match="context_noise is 20 and Wan2.1 text-to-video was not trained on .*: leave it out, or give context_timestep true"):
+        dualparal_config(args_of("Wan2.1-T2V-1.3B", *flags), DUALPARAL_MODELS["Wan2.1-T2V-1.3B"])
+
+
+@pytest.mark.parametrize("model", [name for name in DUALPARAL_MODELS if "SkyReels" in name])
+def test_the_models_defaults(model):
+    kind = DUALPARAL_MODELS[model]
+    values, is_720 = kind.default_input_values, "720P" in model
+    assert (values.height, values.width, values.num_frames) == ((720, 1280, 121) if is_720 else (544, 960, 97))
+    assert (values.num_inference_steps, values.guidance_scale, values.flow_shift, kind.settings.fps) == (30, 6.0, 8, 24)
+    assert ("14B" in model) == ("14B" in kind.settings.model_name) and is_720 == ("720P" in kind.settings.model_name)
+
+
+@pytest.mark.parametrize("model", SKYREELS)
+def test_full_sizes_in_memory_are_those_of_the_published_configuration(model):
+    """Of a transformer that is whole on the meta device, in bfloat16 but for what diffusers keeps in float32."""
+    [config] = SKYREELS[model].values()
+    with torch.device("meta"):
+        whole = SkyReelsV2Transformer3DModel.from_config(config)
+    in_float32 = set(whole._keep_in_fp32_modules)
+    expected = sum(one.numel() * (4 if in_float32 & set(name.split(".")) else 2) for name, one in whole.named_parameters())
+    numbers = sizes_of(args_of(model), DUALPARAL_MODELS[model])
+    assert (numbers.layers, numbers.heads) == (config["num_layers"], config["num_attention_heads"])
+    assert numbers.layers * numbers.layer_bytes + numbers.shared_bytes + numbers.embedding_bytes + numbers.head_bytes == expected
+
+
+def test_a_folder_of_another_family_is_refused(tmp_path):
+    folder = write_checkpoint(tmp_path / "model", "SkyReels-V2-DF-1.3B")
+    with pytest.raises(ValueError, match="holds SkyReels-V2 diffusion forcing.*: give --model SkyReels-V2-DF-1.3B or SkyReels-V2-DF-14B or"):
+        check_command(args_of("Wan2.1-T2V-1.3B", "--model_path", str(folder)), 2)

@@ -1,0 +1,91 @@
+"""SkyReels-V2 with diffusion forcing (DF), text-to-video.
+
+Knows: diffusers' SkyReelsV2Transformer3DModel where it differs from Wan's. Must not know: stages' processes, schedules, files.
+Facts are from diffusers 0.42.1, models/transformers/transformer_skyreels_v2.py and
+pipelines/skyreels_v2/pipeline_skyreels_v2_diffusion_forcing.py, and its docs/source/en/api/pipelines/skyreels_v2.md.
+
+The model is Wan2.1's with other weights: trained on clips whose latent frames have noise levels, and timesteps, of their own. So a
+window whose previous context is cleaner than its own frames is what it was trained on, and the context gets its true timestep.
+
+What diffusers' pipeline calls by other names (tests/test_skyreels.py and tests/models/test_skyreels.py compare them):
+
+- ``ar_step`` and ``causal_block_size`` are ``stagger`` and ``block_latents``: block i does step s in iteration (wave)
+  i * ar_step + s of both. There every block has the same size, while our block 0 has context_latents more; a pass there is one over all
+  latent frames of the clip, and with blocks of several frames a causal mask lets them attend to no later block, while ours
+  attend to context_latents of each neighbour. So the two are equal where a block has no neighbour in either: the first one of
+  causal blocks, with context_latents 0. ``ar_step`` 0 is one block.
+- ``base_num_frames`` and ``overlap_history`` (a long video as clips, each of which begins with the last frames of the one before, clean)
+  are block_latents + context_latents and context_latents, in latent frames, with ``stagger`` as many as steps and noise of the
+  caller's: then a block begins when the one before is finished, and is to rounding what diffusers' pipeline makes.
+- ``addnoise_condition`` (in a long video, noise in the frames of the clip before, as much as their timestep then says, new in each step
+  and of no seed) is ``context_noise``: of finished blocks only, with noise that the seed decides. A block in flight is seen at its own
+  timestep, which is higher (the last of 30 steps with shift 8 is 216, and 20 is recommended).
+- ``fps`` is 24, or rather not 16: the models that embed it (``inject_sample_info``) know no third value.
+- ``causal_block_size`` as the model's configuration has it (``num_frame_per_block``) must be 1: no causal mask.
+
+Its UniPC, and that of the authors, is given views of the latents, which are then changed: in the second step the corrector starts from what
+the first one made. Ours starts from what the first one was given, as UniPC is defined; else a video of one block is diffusers'.
+"""
+
+from dataclasses import replace
+
+import torch
+
+from .base import Classes, Conditioning
+from .wan import WanFamily
+
+_NOT_16_FRAMES_A_SECOND = 1  # the row of fps_embedding; row 0 is of 16
+
+
+class SkyReelsDFFamily(WanFamily):
+    """SkyReels-V2-DF: see ``base.Family`` for what each function answers. I2V and V2V are not there."""
+
+    facts = replace(
+        WanFamily.facts, name="SkyReels-V2 diffusion forcing, text-to-video", example="Skywork/SkyReels-V2-DF-1.3B-540P-Diffusers",
+        trained_latents=25,  # 97 frames, base_num_frames at 540P
+        frame_timesteps=True,
+    )
+
+    @staticmethod
+    def classes():
+        """Returns diffusers' diffusion forcing pipeline of SkyReels-V2 and the classes of its parts."""
+        from diffusers import AutoencoderKLWan, SkyReelsV2DiffusionForcingPipeline, SkyReelsV2Transformer3DModel
+
+        return Classes(SkyReelsV2DiffusionForcingPipeline, SkyReelsV2Transformer3DModel, AutoencoderKLWan)
+
+    @staticmethod
+    def check_inputs(pipeline, prompt, negative_prompt, height, width, prompt_embeds, negative_prompt_embeds):
+        """Refuses what the pipeline refuses, but for lengths: clips longer than trained are what blocks are for."""
+        pipeline.check_inputs(
+            prompt, negative_prompt, height, width, prompt_embeds, negative_prompt_embeds, num_frames=1, base_num_frames=1
+        )
+
+    def condition(self, transformer, timesteps, text):
+        """As Wan's, with whole timesteps, as the pipeline gives them, and the embedding of the frames a second."""
+        steps, text = super().condition(transformer, timesteps.long(), text)
+        if transformer.config.inject_sample_info:
+            of_rate = torch.tensor([_NOT_16_FRAMES_A_SECOND], device=text.device)
+            added = transformer.fps_projection(transformer.fps_embedding(of_rate)).unflatten(1, (6, -1))
+            steps = [Conditioning(step.head, step.blocks + added) for step in steps]
+        return steps, text
+
+    def by_frame(self, conditionings, frame_tokens):
+        """As the model's forward has it: (1, tokens, dim) for the head and (1, 6, tokens, dim) for the blocks."""
+        head, blocks = (torch.stack(parts, dim=-2).repeat_interleave(frame_tokens, dim=-2) for parts in zip(*conditionings))
+        return Conditioning(head, blocks)
+
+    def part(self, conditioning, tokens):
+        """Cuts the embeddings of tokens."""
+        if conditioning.head.dim() == 2:
+            return conditioning
+        return Conditioning(conditioning.head[:, tokens], conditioning.blocks[:, :, tokens])
+
+    def used_once(self, transformer):
+        """The condition embedder and, where it is there, what embeds the frames a second."""
+        return super().used_once(transformer) + [
+            getattr(transformer, name) for name in ("fps_embedding", "fps_projection") if hasattr(transformer, name)
+        ]
+
+    def layer(self, block, hidden, text, conditioning, rotary):
+        """Calls ``block``, a SkyReelsV2TransformerBlock, without its causal mask."""
+        return block(hidden, text, conditioning.blocks, rotary, None)
