@@ -5,6 +5,7 @@ import pytest
 import torch
 from dualparal_testing.processes import run_ranks
 from dualparal_testing.runs import OFFLOADED, Case, engine_config
+from dualparal_testing.small_skyreels import DFCase
 from dualparal_testing.small_wan import small_pipeline
 
 from xdualparal import DualParalPipeline
@@ -13,6 +14,7 @@ pytestmark = pytest.mark.processes
 ONE_WINDOW = Case("one window", num_frames=21, num_steps=1)
 MANY = Case("with and without a next context", num_frames=85, num_steps=3)
 SHORT = Case("with a short last block", num_frames=77, num_steps=3)
+OF_SKYREELS = DFCase("SkyReels-V2", num_frames=77, num_steps=3)
 
 
 def compiled_graphs(rank):
@@ -37,14 +39,13 @@ def test_one_compilation_for_all_windows_of_a_size():
 
 def latents(rank, case, stages, **degrees):
     """The latents of the compiled pipeline, by torch.compile's default backend."""
-    wan = small_pipeline(case.scheduler, boundary_ratio=case.boundary_ratio)
-    pipeline = DualParalPipeline(wan, engine_config(stages, **degrees), case.config())
+    pipeline = DualParalPipeline(case.pipeline(), engine_config(stages, **degrees), case.config())
     pipeline.compile()
     output = pipeline(**case.arguments())
     return torch._dynamo.utils.counters["stats"]["unique_graphs"], None if output is None else output.frames.numpy()
 
 
-@pytest.mark.parametrize("case, stages, ulysses", [(SHORT, 1, 1), (SHORT, 2, 2), (OFFLOADED[0], 2, 1)])
+@pytest.mark.parametrize("case, stages, ulysses", [(SHORT, 1, 1), (SHORT, 2, 2), (OFFLOADED[0], 2, 1), (OF_SKYREELS, 1, 1)])
 def test_compiled_is_the_sequential_program(case, stages, ulysses):
     *_, (graphs, compiled) = run_ranks(latents, stages * ulysses, case, stages, ulysses_degree=ulysses)
     expected = case.sequential().numpy()
