@@ -92,6 +92,7 @@ TEXT_TOKENS = Whole(1, 512, "Wan was trained with 512 tokens of text")
 POSITIONS = 1024  # latent frames that a pass may attend to: the model's table of positions has no more
 WAVES = Whole(1, 1_000_000, "longer than any run")
 GIGABYTES = Number(0, 1_000_000, why="a petabyte is the most")
+GIGABITS = Number(0, 1_000_000, above=True, why="gigabits a second; a petabit is the most")
 SECONDS = Number(0, 2_592_000, above=True, why="seconds; 30 days is the most")
 LAYERS = Number(0, 1000, why="in layers' time; no model has more layers")
 SHARE = Number(0, 1)

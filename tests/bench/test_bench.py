@@ -1,6 +1,7 @@
 """The command ``bench``: command lines, figures, tables; and a real one."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -166,6 +167,13 @@ def test_the_plot_is_against_what_differs(tmp_path, frames, processes, labels):
     [svg] = draw(summarize([runs]), tmp_path / "b.svg", "about")
     texts = [line for line in svg.read_text().splitlines() if "<text" in line]
     assert [label for label in ("video frames", "processes") if any(f">{label}<" in text for text in texts)] == labels
+
+
+def test_the_axis_of_processes_has_the_measured_counts(tmp_path):
+    runs = [made("full", 65, 1.0 + 1 / number, number) for number in (1, 2, 3)]
+    [svg] = draw(summarize([runs]), tmp_path / "b.svg", "about")
+    ticks = re.findall(r'id="xtick_\d+">.*?<text[^>]*>([^<]*)</text>', svg.read_text(), re.DOTALL)
+    assert ticks == ["1", "2", "3"] * 2
 
 
 @pytest.mark.processes

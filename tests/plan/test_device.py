@@ -1,7 +1,7 @@
 """Profiles of devices: those that come along, and files."""
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 
@@ -31,6 +31,20 @@ def test_links_that_are_used_at_once():
     assert GPUS["h100"].among(8) == GPUS["h100"].link_per_s
 
 
+def test_a_network_is_given_of_the_profile_or_assumed():
+    profile = GPUS["h100"]
+    assert "network: 100 Gbit/s from a machine to the others, shared by its GPUs, assumed, not measured" in profile.with_network().sources[-1]
+    assert profile.with_network().network_per_s == 12.5e9 and profile.with_network(8).network_per_s == 1e9
+    assert "8 Gbit/s" in profile.with_network(8).sources[-1] and "as given" in profile.with_network(8).sources[-1]
+    assert "of the profile" in replace(profile, network_per_s=1e9).with_network().sources[-1]
+
+
+def test_a_file_of_before_has_the_network_that_is_assumed(tmp_path):
+    path, values = tmp_path / "here.json", GPUS["h100"].as_json()
+    path.write_text(json.dumps({name: value for name, value in values.items() if not name.startswith("network")}))
+    assert device_named(str(path)) == GPUS["h100"]
+
+
 def test_a_file_gives_what_was_written(tmp_path):
     path = tmp_path / "here.json"
     path.write_text(json.dumps(GPUS["h100"].as_json()))
@@ -41,6 +55,7 @@ def test_a_file_gives_what_was_written(tmp_path):
     (dict(matrix_per_s=0), "has matrix_per_s 0: give a number above 0"),
     (dict(memory_per_s=float("nan")), "has memory_per_s nan"),
     (dict(links=0), "has links 0: give a number above 0"),
+    (dict(network_per_s=0), "has network_per_s 0: give a number above 0"),
     (dict(link_s=-1), "has link_s -1: give a number of 0 or more"),
     (dict(host_per_s="fast"), "has host_per_s 'fast'"),
     (dict(memory_bytes=None), "has memory_bytes None"),

@@ -16,6 +16,7 @@ from xdualparal.plan.device import GPUS, DeviceProfile
 from xdualparal.plan.durations import EAGER, Durations, decode_place, layers_with_copies
 from xdualparal.plan.layout import Layout
 from xdualparal.plan.memory_numbers import ModelNumbers, RunNumbers
+from xdualparal.plan.placement import Placement
 from xdualparal.plan.pricing import price_of
 from xdualparal.strategies.clips import ClipLayout, ClipsPlan
 from xdualparal.strategies.dualparal import DualParalPlan
@@ -31,10 +32,11 @@ def numbers(config=SMALL, vae_dtype=torch.float32):
     return ModelNumbers(**model_numbers(WanFamily(), config, {}, UMT5_XXL, torch.bfloat16, vae_dtype))
 
 
-def durations(stages=2, device=DEVICE, plan=None, compiled=False, model=None, **run):
+def durations(stages=2, device=DEVICE, plan=None, compiled=False, model=None, per_node=None, **run):
     layers = 30 // stages
     run = RunNumbers(480, 832, 2, LAYOUT, 4, (layers,) * stages, **run)
-    return Durations(model or numbers(), run, plan or DualParalPlan(3, 4, stages, layout=LAYOUT), device, 1000.0, compiled)
+    placement = per_node and Placement(stages, run.ulysses, run.ring, run.guidance_ranks, per_node=per_node)
+    return Durations(model or numbers(), run, plan or DualParalPlan(3, 4, stages, layout=LAYOUT), device, 1000.0, compiled, placement)
 
 
 def test_a_pass_is_its_products_attention_and_elementwise_work():
@@ -113,6 +115,64 @@ def test_messages_have_hidden_states_or_latents():
     assert own.message_bytes(latents) == 8 * 16 * 60 * 104 * 4
     assert own.message_seconds(hidden) == pytest.approx(1e-3 + own.message_bytes(hidden) / 1e10)
     assert own.message_seconds(Action(1, SEND, Pass(0, 1, 3), BOTH, 2)) == 0  # to its own decode lane
+
+
+ON_NODES = replace(DEVICE, network_per_s=5e8, network_s=3e-3)
+
+
+def test_sixteen_ranks_on_two_nodes_by_hand():
+    """2 stages with Ulysses 8 on nodes of 8: 12 hidden states of 12 latent frames leave the first node, those of both branches of all 8 ranks, and share its
+    network; the latents of 3 steps of each of 3 blocks, and the finished ones of the first two, leave the other one. Ulysses 16 sends 8 of 15 parts of all there."""
+    staged, split = durations(2, ON_NODES, ulysses=8, per_node=8), durations(1, ON_NODES, ulysses=16, per_node=8)
+    hidden, back, inside = Action(0, SEND, Pass(0, 1, 1), BOTH, 1), Action(1, SEND, Pass(0, 1, 1), BOTH, 0), Action(0, FORWARD, Pass(0, 1, 1), CONDITIONAL)
+    message = 2 * 12 * FRAME // 8 * 1536 * 2
+    assert staged.message_seconds(hidden) == pytest.approx(3e-3 + 8 * message / 5e8)
+    assert staged.message_seconds(back) == pytest.approx(3e-3 + 8 * 16 * 60 * 104 * 4 / 5e8)
+    assert staged.seconds(inside) == durations(2, ulysses=8).seconds(inside)
+    price = price_of(staged._plan, staged)
+    assert price.network_links == ((0, 1), (1, 0)) and price.network_bytes == 12 * 8 * message == 8 * price.link_bytes[0, 1]
+    assert sum(staged.network_bytes(back).values()) == 8 * 16 * 60 * 104 * 4 and not staged.network_bytes(inside)
+    exchange = 12 * FRAME // 16 * 1536 * 2 * 15 // 16
+    alone = durations(1, ulysses=16).seconds(inside) - 30 * 4 * (1e-3 + exchange / 1e10)
+    assert split.seconds(inside) == pytest.approx(alone + 30 * 4 * (3e-3 + 8 * (8 / 15) * exchange / 5e8))
+    price = price_of(split._plan, split)
+    assert price.network_bytes == pytest.approx(8 * 8 / 15 * price.exchanged_bytes) and not price.network_links
+
+
+def test_a_rank_sends_no_faster_than_over_its_own_link():
+    fast, send = replace(ON_NODES, network_per_s=1e15), Action(0, SEND, Pass(0, 1, 1), BOTH, 1)
+    assert durations(2, fast, per_node=1).message_seconds(send) == pytest.approx(3e-3 + durations().message_bytes(send) / 1e10)
+
+
+def test_predictions_cross_the_network():
+    """Of the guidance branches' last stages; of a queue's lanes, each on its node; of clips what their halos have."""
+    step = Action(1, STEP, Pass(0, 1, 1))
+    pair, prediction = durations(guidance_ranks=2, device=ON_NODES, per_node=2), 8 * 16 * 60 * 104 * 2
+    assert pair.seconds(step) == pytest.approx(3e-3 + prediction / 5e8) and pair.network_bytes(step) == {0: prediction, 1: prediction}
+    queue = durations(2, ON_NODES, FifoPlan(Layout(8, 0, 40), 24, 2, 2), per_node=1)
+    wave = Action(1, STEP, Pass(0, 0, 30))
+    assert queue.seconds(wave) == pytest.approx(3e-3 + queue.gathered_bytes(wave) / 5e8) and queue.network_bytes(wave) == {1: queue.gathered_bytes(wave)}
+    clips = ClipsPlan(ClipLayout(9, 0, 27, clips=3, halo=4, sampled=0), 4)
+    halo = durations(3, replace(ON_NODES, network_per_s=1.0), clips, per_node=1)
+    own = 4 * (9 * FRAME) ** 2 * 1536 / 1e12
+    both, one = (Action(1, FORWARD, Pass(0, 1, 1), CONDITIONAL), Action(0, FORWARD, Pass(0, 0, 1), CONDITIONAL))
+    assert halo.network_bytes(one) == {0: pytest.approx(10 * 2 * 4 * FRAME * 1536 * 2)}
+    middle = 3e-3 + 2 * 8 * FRAME * 1536 * 2  # seconds, at a byte a second: its two halos leave the node in the middle
+    assert halo.seconds(both) == pytest.approx(10 * middle, rel=1e-6) and middle > own
+
+
+def test_ranks_that_are_all_on_one_node_are_as_without_nodes():
+    for run in (dict(ulysses=2), dict(ring=2), dict(guidance_ranks=2)):
+        one, without = durations(device=ON_NODES, per_node=4, **run), durations(**run)
+        assert price_of(one._plan, one) == price_of(without._plan, without)
+
+
+@pytest.mark.parametrize("network_per_s, staged_wins", [(1e8, True), (1e14, False)])
+def test_over_a_slow_network_stages_are_faster_than_ulysses(network_per_s, staged_wins):
+    """On 2 nodes of 8, of a device with fast links: stages wait at first, Ulysses in each layer."""
+    device = replace(DEVICE, network_per_s=network_per_s, network_s=0.0, link_s=0.0, link_per_s=1e14)
+    staged, split = durations(2, device, ulysses=8, per_node=8), durations(1, device, ulysses=16, per_node=8)
+    assert (price_of(staged._plan, staged).seconds < price_of(split._plan, split).seconds) == staged_wins
 
 
 def test_decoding_and_experts():

@@ -7,13 +7,15 @@ import shlex
 import pytest
 import torch
 
+from xdualparal.launch.environment import Node
+from xdualparal.launch.network import check_master
 from xdualparal.plan.device import GPUS
 from xdualparal.plan.messages import schedule_with_messages
 from xdualparal.plan.render import chrome_trace
 from xdualparal.plan.simulate import simulate
 from xdualparal.strategies.dualparal import DualParalPlan
 from xdualparal.xdit.checks import check_command
-from xdualparal.xdit.cli import main
+from xdualparal.xdit.cli import main, split_arguments
 from xdualparal.xdit.degrees import num_processes
 from xdualparal.xdit.flags import make_parser
 from xdualparal.xdit.memory import predicted
@@ -34,7 +36,13 @@ def args_of(command):
     """The parsed flags of a command that was printed."""
     program, *flags = shlex.split(command)
     assert program == "xdit-dualparal"
-    return vars(make_parser().parse_args(flags))
+    return vars(make_parser().parse_args(split_arguments(flags)[1]))
+
+
+def node_of(command, *more):
+    """The Node that the launcher makes of a command, with what else is typed."""
+    flags, _ = split_arguments([*shlex.split(command)[1:], *more])
+    return Node(flags.nnodes, flags.node_rank, flags.master_addr, flags.master_port, flags.nproc_per_node)
 
 
 def test_the_launcher_takes_every_command(tmp_path, monkeypatch, capsys):
@@ -49,6 +57,50 @@ def test_the_launcher_takes_every_command(tmp_path, monkeypatch, capsys):
         check_command(args | dict(output_directory=str(tmp_path / "out")), 4)
     out = capsys.readouterr().out
     assert plan["ways"][0]["command"] in out and "the fastest, whose fullest GPU needs" in out and "decoding" in out
+
+
+def test_the_launcher_takes_every_command_for_two_nodes(tmp_path, monkeypatch, capsys):
+    """On each of them it starts half of the processes; the address is for people to fill in, and the launcher says so."""
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    plan = planned(tmp_path, f"{DEMO} --prompt x --gpus_per_node 2")
+    assert plan["gpus_per_node"] == 2 and len(plan["ways"]) > 10
+    for way in plan["ways"]:
+        args, nodes = args_of(way["command"]), [node_of(way["command"], "--master_addr", "localhost", "--node_rank", rank) for rank in "01"]
+        assert num_processes(args) == 4 and [(node.nnodes, node.node_rank, node.processes(4)) for node in nodes] == [(2, 0, 2), (2, 1, 2)]
+        check_master(nodes[0])
+        check_command(args | dict(output_directory=str(tmp_path / "out")), 4)
+    assert node_of(plan["ways"][0]["command"]).master_addr == "ADDRESS_OF_NODE_0"
+    out = capsys.readouterr().out
+    assert "4 x RTX 4090 in 2 machines" in out and "over the network" in out and "network: 100 Gbit/s from a machine to the others" in out
+    assert "on each machine with its own --node_rank, 0 to 1, and the first one's address" in out
+
+
+def test_links_within_a_machine_and_between_two(tmp_path):
+    ways = planned(tmp_path, f"{DEMO} --prompt x --gpus_per_node 2 --dualparal_degree 4")["ways"]
+    assert {(link["stage"], link["over"]) for way in ways for link in way["link_bytes"]} == {(0, "device link"), (1, "network"), (2, "device link"), (3, "network")}
+    assert all(way["network_bytes"] == max(link["bytes"] for link in way["link_bytes"] if link["over"] == "network") for way in ways)
+
+
+def test_over_a_slow_network_stages_are_preferred(tmp_path):
+    """2 machines of 2 GPUs: no Ulysses or ring group crosses it, and one that must is the slower the slower it is."""
+    slow, fast = (planned(tmp_path, f"{DEMO} --prompt x --gpus_per_node 2 --network_gbps {gbps}")["ways"] for gbps in ("0.5", "100000"))
+    best, worst = slow[0]["flags"], slow[-1]["flags"]
+    assert best["dualparal_degree"] >= 2 and best["ulysses_degree"] * best["ring_degree"] <= 2
+    assert worst["ulysses_degree"] * worst["ring_degree"] == 4
+    seconds = [{json.dumps(way["flags"]): way["seconds"] for way in ways} for ways in (slow, fast)]
+    assert all(seconds[0][flags] > seconds[1][flags] for flags in seconds[0])
+
+
+def test_one_machine_is_planned_as_before(tmp_path, capsys):
+    eight, four = (planned(tmp_path, f"{DEMO} --prompt x {flags}") for flags in ("", "--gpus_per_node 4"))
+    assert eight == four and all(way["network_bytes"] == 0 for way in four["ways"]) and "network" not in capsys.readouterr().out
+
+
+def test_groups_that_lie_unevenly_are_named(tmp_path):
+    plan = planned(tmp_path, f"{DEMO} --prompt x --gpus_per_node 3 --dualparal_context_latents 0", 6)
+    uneven = {(one["flags"]["dualparal_degree"], one["flags"]["ulysses_degree"]) for one in plan["refused"] if "some Ulysses groups" in one["why_not"]}
+    assert (3, 2) in uneven and not any(way["flags"]["ulysses_degree"] == 2 and way["flags"]["dualparal_degree"] == 3 for way in plan["ways"])
 
 
 def test_the_fastest_is_first_and_all_of_it_is_told(tmp_path):
@@ -149,7 +201,10 @@ def test_float8_is_planned_where_this_machine_has_none(tmp_path):
     ("--model tiny-wan --num_gpus 2 --gpu rtx4090 --lora nowhere.safetensors", "nowhere.safetensors is missing: give a safetensors file"),
     ("--model tiny-wan --num_gpus 2 --gpu rtx4090 --lora there.json", "there.json"),
     ("--model tiny-wan --num_gpus 2 --gpu rtx4090 --lora ''", "--dualparal_lora is ''"),
-    ("--model tiny-wan --num_gpus 9 --gpu rtx4090", "--num_gpus is 9 and a machine has 8 GPUs.*give 1 to 8, or --gpus_per_node 9"),
+    ("--model tiny-wan --num_gpus 9 --gpu rtx4090", "--num_gpus is 9 and a machine has 8 GPUs.*give a multiple of 8, or --gpus_per_node 3 or 9"),
+    ("--model tiny-wan --num_gpus 4 --gpu rtx4090 --network_gbps 10", "--network_gbps is 10 and 4 GPUs are in one machine of 8"),
+    ("--model tiny-wan --num_gpus 4 --gpus_per_node 2 --gpu rtx4090 --network_gbps 0", "--network_gbps is 0.0: give a number above 0"),
+    ("--model tiny-wan --network_gbps 10 --calibrate new.json", "--network_gbps does nothing with --calibrate"),
     ("--model tiny-wan --num_gpus 2 --gpu rtx4090 --gpus_per_node 0", "--gpus_per_node is 0: give a whole number from 1"),
     ("--model tiny-wan --num_gpus 2 --gpu rtx4090 --long_video_strategy fifo --dualparal_stage_layers 4,4", "error: stage_layers is 4,4 and strategy is fifo"),
     ("--model tiny-wan --num_gpus 2 --gpu rtx4090 --input_images a b", "error: --input_images is given and tiny-wan makes videos of text only"),

@@ -49,6 +49,8 @@ def _draw_against(name, time, memory, summaries):
         axes.set(title=title, xlabel=_LABELS[name], ylabel=unit, xlim=(0, None))
         axes.grid(color="#dddddd", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
+        if name == "processes":
+            axes.set_xticks(sorted({summary.case.processes for summary in summaries}))  # there is no half process
         axes.set_ylim(0, 1.08 * max(axes.get_ylim()[1], 1e-9))
     time.legend(fontsize=8, frameon=False)
 

@@ -13,6 +13,9 @@ from dataclasses import asdict, dataclass, fields, replace
 
 GB, TERA = 10**9, 10**12
 LINK_S = 20e-6  # seconds of starting a message: a guess, of the order of a kernel's start and NCCL's latency
+# Between machines: an adapter of 100 Gbit/s, and a round through it and a switch. Both are guesses, as makers of GPUs say nothing of the network: with
+# --network_gbps it is what iperf3 or ib_write_bw measures.
+NETWORK_PER_S, NETWORK_S = 100 * GB / 8, 50e-6
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class DeviceProfile:
     are none. ``decode_per_s``, ``decode_half_per_s``: of the VAE's convolutions in float32 (TF32 on an NVIDIA GPU) and in 16 bits.
     ``memory_per_s``: bytes a second that the elementwise parts of a layer read and write. ``link_per_s``: bytes a second from a device
     to another of the same machine, one way; ``links``: to how many others it can send that much at once, 1 where they share a way; ``link_s``: seconds that a
-    message takes besides. ``host_per_s``: bytes a second between the host's
+    message takes besides. ``network_per_s``: bytes a second that leave a machine for others, one way, of all its devices together; ``network_s``: seconds that such
+    a message takes besides. ``host_per_s``: bytes a second between the host's
     memory and the device. ``layer_s``: seconds of a layer besides its work (starting its kernels, where that is not hidden).
     ``decodes_beside``: whether decoding in a thread takes no time from the passes. ``sources``: for people, one line each.
     """
@@ -41,6 +45,8 @@ class DeviceProfile:
     float8_per_s: float | None = None
     links: int = 1
     link_s: float = LINK_S
+    network_per_s: float = NETWORK_PER_S
+    network_s: float = NETWORK_S
     layer_s: float = 0.0
     decodes_beside: bool = False
     sources: tuple[str, ...] = ()
@@ -48,6 +54,13 @@ class DeviceProfile:
     def among(self, ranks):
         """Bytes a second that one of as many ranks sends to the others, all at the same time."""
         return self.link_per_s * max(1, min(self.links, ranks - 1))
+
+    def with_network(self, gbps=None):
+        """Itself, with a network of ``gbps`` gigabits a second where that is given, and what is said of it among the ``sources``."""
+        known = self if gbps is None else replace(self, network_per_s=gbps * GB / 8)
+        whose = "as given" if gbps is not None else "assumed, not measured (--network_gbps)" if self.network_per_s == NETWORK_PER_S else "of the profile"
+        line = f"network: {known.network_per_s * 8 / GB:g} Gbit/s from a machine to the others, shared by its GPUs, {whose}; {self.network_s * 1e6:g} us a message, assumed"
+        return replace(known, sources=(*self.sources, line))
 
     def as_json(self):
         """Plain values."""
@@ -128,7 +141,7 @@ def read_profile(path):
 def _check_rate(path, name, value):
     if value is None and name == "float8_per_s":
         return
-    may_be_nothing = name in ("link_s", "layer_s")
+    may_be_nothing = name in ("link_s", "network_s", "layer_s")
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and -math.inf < value < _MOST
     if not is_number or value < 0 or (value == 0 and not may_be_nothing):
         raise ValueError(f"--gpu {path} has {name} {value!r}: give a number {'of 0 or more' if may_be_nothing else 'above 0'}")

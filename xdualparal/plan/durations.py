@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from .actions import DECODE, FORWARD, LOAD
 from .cost import Operations, StagePart, attention_operations, forward_operations, layer_operations
+from .placement import GUIDANCE, RING, ULYSSES
 from .schedule import INLINE, STAGES, THREAD
 from .traffic import FLOAT_BYTES, Traffic
 from .waiting import AHEAD
@@ -25,14 +26,17 @@ _NEIGHBOURS = 2  # clips that most of a clip's K and V come from
 
 
 class Durations(Traffic):
-    """Of one ``plan`` (a PipelinePlan) of a model (ModelNumbers) in a run (RunNumbers) on DeviceProfiles all alike.
+    """Of one ``plan`` (a PipelinePlan) of a model (ModelNumbers) in a run (RunNumbers) on DeviceProfiles all alike, on nodes as ``placement`` has them.
+
+    What is exchanged takes as long as its slowest link needs: a rank's own to the others, and where the ranks are on several nodes the network of the node
+    that most leaves, which its ranks share.
 
     ``decode_operations``: of the VAE's decoder, for each pixel of a latent frame (models.numbers.decode_operations). ``is_compiled``:
     whether layers are.
     """
 
-    def __init__(self, model, run, plan, device, decode_operations, is_compiled=False):
-        super().__init__(model, run, plan)
+    def __init__(self, model, run, plan, device, decode_operations, is_compiled=False, placement=None):
+        super().__init__(model, run, plan, placement)
         self._device, self._decode_operations, self._touched = device, decode_operations, COMPILED if is_compiled else EAGER
         self._pass_seconds = lru_cache(maxsize=None)(self._pass_seconds)
 
@@ -46,19 +50,26 @@ class Durations(Traffic):
 
     def waiting_seconds(self, action):
         """Of those the ones in which a rank waits for the predictions of the other guidance branch, and of other lanes."""
-        return self._sending_seconds(self._guided(action)) + self._sending_seconds(self.gathered_bytes(action), self._plan.num_stages)
+        lanes = self._at_once(action.lane)
+        guided = self._sending_seconds(self._guided(action), self._to_group(GUIDANCE, lanes))
+        return guided + self._sending_seconds(self.gathered_bytes(action), self._round_all(lanes))
 
     def message_seconds(self, send):
         """Of a SEND's message, from its start to its arrival."""
-        return self._sending_seconds(self.message_bytes(send)) if self._leaves(send) else 0.0
+        return self._sending_seconds(self.message_bytes(send), self._to_next((send.lane,))) if self._leaves(send) else 0.0
 
     def _leaves(self, send):
         """Whether its receiver is another process: the decode lane is the last stage's own."""
         return send.peer < self._plan.num_stages
 
-    def _sending_seconds(self, size, ranks=2):
-        """Of ``size`` bytes from each of as many ranks to all others."""
-        return self._device.link_s + size / self._device.among(ranks) if size else 0.0
+    def _sending_seconds(self, size, route):
+        """Of ``size`` bytes from each rank, on a Route."""
+        if not size:
+            return 0.0
+        own = size / self._device.among(route.beside)
+        if not route.leaving:
+            return self._device.link_s + own
+        return max(self._device.link_s, self._device.network_s) + max(own, size * route.busiest / self._device.network_per_s)
 
     # A pass.
 
@@ -67,16 +78,19 @@ class Durations(Traffic):
         is_whole = self._plan.lanes_are != STAGES
         ends = StagePart(0, lane == 0 or is_whole, lane == self._plan.num_stages - 1 or is_whole)
         copies_s = (size / self._device.host_per_s for size in self._copied(shape))
-        layers_s = layers_with_copies(self._layers(lane), self._layer_seconds(shape), *copies_s)
+        layers_s = layers_with_copies(self._layers(lane), self._layer_seconds(lane, shape), *copies_s)
         return layers_s + self._work_seconds(forward_operations(self._model, ends, shape, self._frame_tokens, self._run.text_tokens))
 
-    def _layer_seconds(self, shape):
+    def _layer_seconds(self, lane, shape):
         tokens, seen = shape.window * self._frame_tokens, shape.seen * self._frame_tokens
         work = self._work_seconds(layer_operations(self._model, tokens, seen, self._run.text_tokens))
         touched = self._touched * self._hidden(shape.window) / self._device.memory_per_s
-        exchanges = sum(self._sending_seconds(size, self._run.ulysses) for size in self._ulysses(shape))
-        exchanges += self._beside_own(shape, self._sending_seconds(self._ring(shape), self._run.ring), seen / self._run.ring)
-        exchanges += self._beside_own(shape, self._sending_seconds(self._fetched(shape), min(_NEIGHBOURS + 1, self._plan.num_stages)), tokens)
+        lanes = self._at_once(lane)
+        to_clips = self._to_clips(shape, lanes)
+        to_clips = to_clips._replace(beside=min(_NEIGHBOURS + 1, to_clips.beside))
+        exchanges = sum(self._sending_seconds(size, self._to_group(ULYSSES, lanes)) for size in self._ulysses(shape))
+        exchanges += self._beside_own(shape, self._sending_seconds(self._ring(shape), self._to_group(RING, lanes)), seen / self._run.ring)
+        exchanges += self._beside_own(shape, self._sending_seconds(self._fetched(shape), to_clips), tokens)
         return work + touched + self._device.layer_s + exchanges
 
     def _beside_own(self, shape, seconds, own_keys):

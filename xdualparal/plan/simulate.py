@@ -5,6 +5,7 @@ Knows: the schedule, a cost per action, and when a message arrives. Must not kno
 
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from .actions import BOTH, FORWARD, RECV, SEND, STEP, Action
 from .messages import MAX_PENDING_SENDS
@@ -82,10 +83,8 @@ def simulate(schedule, cost=unit_cost, transfer=no_transfer):
     ``cost``: an Action's duration; ``transfer``: that of a SEND's message. Raises ValueError when the schedule cannot end.
     """
     rows = [[] for _ in schedule.rows]
-    for span in replay(schedule, cost, transfer):
+    for span in _timed(whole_order(schedule), cost, transfer):
         rows[span.action.lane].append(span)
-    if sum(map(len, rows)) < sum(map(len, schedule.rows)):
-        raise ValueError("this schedule cannot end: plan.check.check_schedule shows where it stops")
     return make_trace(rows, schedule.num_stages)
 
 
@@ -95,70 +94,122 @@ def replay(schedule, cost=unit_cost, transfer=no_transfer):
     Ends early where no lane can go on: then there is a deadlock or an unmet need, at any cost, because nothing that a lane
     does depends on time.
     """
-    clock = _Clock(schedule, transfer)
-    next_index, moved = [0] * len(schedule.rows), True
+    return _timed(in_order(schedule), cost, transfer)
+
+
+class Turn(NamedTuple):
+    """An action and what must be there before it starts, by places in the order. ``ends``: of actions, whose end. ``messages``: of (SEND, RECV), whose
+    message."""
+
+    action: Action
+    ends: tuple[int, ...]
+    messages: tuple[tuple[int, int], ...]
+
+
+def in_order(schedule):
+    """Yields the Turns of ``schedule``, as ``replay`` has its Spans: no duration decides this order, so it serves any."""
+    waits, next_index, moved = _Waits(schedule), [0] * len(schedule.rows), True
     while moved:
         moved = False
         for lane, actions in enumerate(schedule.rows):
             while next_index[lane] < len(actions):
-                action = actions[next_index[lane]]
-                start = clock.start(action)
-                if start is None:
+                turn = waits.turn(actions[next_index[lane]])
+                if turn is None:
                     break
-                yield clock.done(action, start, start + cost(action))
+                yield turn
                 next_index[lane] += 1
                 moved = True
 
 
-class _Clock:
-    """When an action of a schedule can start.
+def whole_order(schedule):
+    """The Turns of ``schedule``, a list. Raises ValueError when it cannot end."""
+    turns = list(in_order(schedule))
+    if len(turns) < sum(map(len, schedule.rows)):
+        raise ValueError("this schedule cannot end: plan.check.check_schedule shows where it stops")
+    return turns
 
-    A message is there when its send has started and its receive is posted: no buffer is assumed but those two. A send starts
-    when fewer than MAX_PENDING_SENDS of its edge are still on their way.
+
+def _timed(turns, cost, transfer):
+    ends, transfers = [], {}
+    for action, after, messages in turns:
+        start = start_of(after, messages, ends, transfers)
+        if action.kind == SEND:
+            transfers[len(ends)] = transfer(action)
+        ends.append(start + cost(action))
+        yield Span(action, start, ends[-1])
+
+
+def start_of(after, messages, ends, transfers):
+    """When a Turn starts. ``ends``: of those before. ``transfers``: {place of a SEND: what its message takes}, or a list.
+
+    A message is there when its send has started and its receive is posted: no buffer is assumed but those two.
+    """
+    start = 0.0
+    for place in after:
+        if ends[place] > start:
+            start = ends[place]
+    for send, receive in messages:
+        arrival = max(ends[send], ends[receive]) + transfers[send]
+        if arrival > start:
+            start = arrival
+    return start
+
+
+class _Waits:
+    """What each action of a schedule waits for, asked in an order in which they can be done.
+
+    A send starts when fewer than MAX_PENDING_SENDS of its edge are still on their way.
     """
 
-    def __init__(self, schedule, transfer):
-        self._schedule, self._transfer = schedule, transfer
-        self._ends, self._free = {}, defaultdict(float)
-        self._sent, self._posted = defaultdict(list), defaultdict(list)  # by edge, in order: (action, its end)
+    def __init__(self, schedule):
+        self._schedule = schedule
+        self._places, self._last = {}, {}  # of actions; of each lane's last one
+        self._sent, self._posted = defaultdict(list), defaultdict(list)  # by edge, in order: (place, message)
         self._number = {}  # of a message on its edge
 
-    def start(self, action):
-        """The time at which ``action`` can start, None while that is not known."""
-        times = [self._free[action.lane], *self._conditions(action)]
-        return None if None in times else max(times)
-
-    def done(self, action, start, end):
-        """``action`` runs from ``start`` to ``end``. Returns its Span."""
-        self._free[action.lane] = self._ends[action] = end
+    def turn(self, action):
+        """The Turn of ``action``, which is then done; None while something that it waits for is not."""
+        waits = list(self._conditions(action))
+        if None in waits:
+            return None
+        place = len(self._places)
+        before = [self._last[action.lane]] if action.lane in self._last else []
+        self._last[action.lane] = self._places[action] = place
         if action.is_message:
-            messages = self._sent if action.kind == SEND else self._posted
-            messages[action.edge].append((action, end))
-            if action.kind == RECV:
-                self._number[action.edge, _message(action)] = len(messages[action.edge]) - 1
-        return Span(action, start, end)
+            self._add_message(action, place)
+        ends = (*before, *(one for one in waits if isinstance(one, int)))
+        return Turn(action, ends, tuple(one for one in waits if isinstance(one, tuple)))
+
+    def _add_message(self, action, place):
+        edge, message = action.edge, _message(action)
+        messages = self._sent[edge] if action.kind == SEND else self._posted[edge]
+        if action.kind == RECV:
+            self._number[edge, message] = len(messages)
+        messages.append((place, message))
 
     def _conditions(self, action):
+        """Yields places of actions and of (SEND, RECV); None for what is not done."""
         if action.kind == SEND:
             oldest = len(self._sent[action.edge]) - MAX_PENDING_SENDS
-            yield self._ends.get(_source(action, self._schedule))
-            yield self._arrival(action.edge, oldest) if oldest >= 0 else 0
+            yield self._places.get(_source(action, self._schedule))
+            if oldest >= 0:
+                yield self._arrival(action.edge, oldest)
         for need in self._schedule.needs(action):
             if self._schedule.has_messages and need.lane != action.lane:
                 edge = need.lane, action.lane
                 yield self._arrival(edge, self._number.get((edge, (need.one, need.branch))))
             else:
-                yield self._ends.get(need)
+                yield self._places.get(need)
 
     def _arrival(self, edge, number):
-        """When the message ``number`` of an edge is there. What was posted must be what is sent, in the same order."""
+        """Of the message ``number`` of an edge. What was posted must be what is sent, in the same order."""
         sent, posted = self._sent[edge], self._posted[edge]
         if number is None or number >= len(sent) or number >= len(posted):
             return None
-        if _message(sent[number][0]) != _message(posted[number][0]):
-            sends, waits = ("".join(map(str, _message(messages[number][0]))) for messages in (sent, posted))
+        if sent[number][1] != posted[number][1]:
+            sends, waits = ("".join(map(str, messages[number][1])) for messages in (sent, posted))
             raise ValueError(f"lane {edge[0]} sends {sends} where lane {edge[1]} waits for {waits}")
-        return max(sent[number][1], posted[number][1]) + self._transfer(sent[number][0])
+        return sent[number][0], posted[number][0]
 
 
 def _message(action):

@@ -3,21 +3,36 @@
 Knows: the sizes of a model and of a run, and what a pass sees and leaves. Must not know: how fast anything is, torch, flags.
 """
 
+from collections import Counter
 from functools import cached_property, lru_cache
 
-from .actions import BOTH, FORWARD, LOAD, STEP
+from .actions import BOTH, DECODE, FORWARD, LOAD, RECV, SEND, STEP
 from .cost import shape_of
-from .schedule import WINDOWS
+from .placement import GUIDANCE, RING, ULYSSES, Placement
+from .schedule import CLIPS, STAGES, WINDOWS
 
 FLOAT_BYTES = 4
 
 
-class Traffic:
-    """Of one ``plan`` (a PipelinePlan) of a model (ModelNumbers) in a run (RunNumbers): bytes of one rank of each lane."""
+def alike(plan, action):
+    """A value that is equal for actions of ``plan`` of which all the numbers of Traffic and Durations are equal: what they depend on."""
+    if action.kind == RECV:
+        return action.lane, action.kind
+    if action.kind in (DECODE, LOAD):
+        return action.lane, action.kind, plan.layout.given_latents(action.block)
+    where = (action.block, action.step if action.kind == STEP else None) if plan.lanes_are == WINDOWS else plan.layout.own_latents(action.block)
+    return action.lane, action.kind, action.branch, action.peer, shape_of(plan, action.one), where
 
-    def __init__(self, model, run, plan):
+
+class Traffic:
+    """Of one ``plan`` (a PipelinePlan) of a model (ModelNumbers) in a run (RunNumbers): bytes of one rank of each lane. ``placement``: a Placement of the
+    ranks on nodes, by default all on one."""
+
+    def __init__(self, model, run, plan, placement=None):
         self._model, self._run, self._plan = model, run, plan
+        self._placement = placement or Placement(plan.num_stages, run.ulysses, run.ring, run.guidance_ranks)
         self._shape = lru_cache(maxsize=None)(lambda one: shape_of(plan, one))
+        self._to_group, self._to_next, self._round_all = map(lru_cache(maxsize=None), (self._placement.to_group, self._placement.to_next, self._placement.round_all))
 
     def message_bytes(self, send):
         """Of a SEND's message: hidden states to the next stage, latents in float32 to the first one."""
@@ -41,6 +56,39 @@ class Traffic:
         lanes = range(self._plan.num_stages)
         most = max(sum(self._shape(one).predicted for one in self._plan.passes_of_lane(lane, action.step)) for lane in lanes)
         return most * self._latent_frame // self._run.shards * (len(lanes) - 1)
+
+    def network_bytes(self, action):
+        """{node: bytes that leave it for others in this action, of all ranks of its lane}."""
+        leaving, lanes = Counter(), (action.lane,)
+        for size, route in self._sent(action, lanes) if self._placement.per_node else ():
+            leaving.update({node: size * share for node, share in route.leaving.items() if size})
+        return leaving
+
+    def crosses(self, edge):
+        """Whether the edge (stage, the next one) leads from a node to another, in any replica or guidance branch."""
+        return bool(self._to_next(edge[:1]).leaving)
+
+    def _sent(self, action, lanes):
+        """Yields (bytes of a rank, their Route) of all that the ranks of an action's lane send."""
+        if action.kind == SEND and action.peer < self._plan.num_stages:
+            yield self.message_bytes(action), self._to_next(lanes)
+        if action.kind == FORWARD:
+            shape, times = self._shape(action.one), self._branches(action) * self._layers(action.lane)
+            yield times * sum(self._ulysses(shape)), self._to_group(ULYSSES, lanes)
+            yield times * self._ring(shape), self._to_group(RING, lanes)
+            yield times * self._fetched(shape), self._to_clips(shape, lanes)
+        if action.kind in (FORWARD, STEP):
+            yield self._guided(action), self._to_group(GUIDANCE, lanes)
+            yield self.gathered_bytes(action), self._round_all(lanes)
+
+    def _to_clips(self, shape, lanes):
+        """Of what a pass of ``shape`` fetches, from clips of ``lanes``."""
+        exchange = self._plan.exchange if self._plan.lanes_are == CLIPS else lambda lane: {}
+        return self._placement.to_clips(lanes, exchange, max(1, shape.fetched))
+
+    def _at_once(self, lane):
+        """The lanes that do the same as ``lane`` at the same time: stages are at other passes, clips and windows meet."""
+        return (lane,) if self._plan.lanes_are == STAGES else tuple(range(self._plan.num_stages))
 
     def _guided(self, action):
         """Of the prediction of one guidance branch, in the transformer's numbers, where another rank has the other: a pass's, when it is finished."""

@@ -5,8 +5,11 @@ Knows: the flags of degrees and of context, the checks, and the memory of a GPU.
 
 from dataclasses import dataclass
 from itertools import product
+from typing import NamedTuple
 
+from ..plan.device import DeviceProfile
 from ..plan.memory import RankMemory, fullest
+from ..plan.placement import GUIDANCE, RING, ULYSSES, Placement
 from ..plan.schedule import NO_DECODE
 from ..plan.waiting import FLOAT8, HOST
 from ..strategies.base import Lanes
@@ -32,6 +35,27 @@ _SHORT = {
 }
 
 
+_GROUPS = {ULYSSES: "Ulysses", RING: "ring", GUIDANCE: "guidance"}
+
+
+class Gpus(NamedTuple):
+    """``count`` GPUs with the profile ``device``, ``per_node`` in each machine."""
+
+    count: int
+    device: DeviceProfile
+    per_node: int
+
+    @property
+    def nodes(self):
+        """How many machines there are."""
+        return -(-self.count // self.per_node)
+
+    def placement(self, args):
+        """The Placement of the ranks of a command. ``args``: flags with all degrees."""
+        stages, ulysses, ring, replicas = (args[name] or 1 for name in DEGREE_FLAGS)
+        return Placement(stages, ulysses, ring, 2 if args["use_cfg_parallel"] else 1, replicas, self.per_node if self.nodes > 1 else None)
+
+
 @dataclass(frozen=True)
 class Mix:
     """``flags``: {flag: value} beside the command's own. ``memory``: of the rank that needs most, None where it is not known. ``why_not``: why the
@@ -54,12 +78,12 @@ class Mix:
         return " ".join(words + (["on the host"] if self.flags.get("dualparal_context_store") == HOST else []))
 
 
-def mixes_of(args, model, num_gpus, memory_bytes):
-    """All Mixes of ``args``, parsed flags of a command, on ``num_gpus`` GPUs of ``memory_bytes`` each. A degree that is given stays as it is."""
+def mixes_of(args, model, gpus):
+    """All Mixes of ``args``, parsed flags of a command, on ``gpus`` (Gpus). A degree that is given stays as it is."""
     found = []
-    for degrees in _degrees(args, model, num_gpus):
-        mix = _judged(args, model, degrees, memory_bytes)
-        others = _other_contexts(args, model, degrees, memory_bytes) if mix.memory else []
+    for degrees in _degrees(args, model, gpus.count):
+        mix = _judged(args, model, degrees, gpus)
+        others = _other_contexts(args, model, degrees, gpus) if mix.memory else []
         found += [mix, *(other for other in others if not (mix.why_not and other.why_not))]
     return found
 
@@ -91,13 +115,13 @@ def _divisors(number):
     return [n for n in range(1, number + 1) if number % n == 0]
 
 
-def _other_contexts(args, model, degrees, memory_bytes):
+def _other_contexts(args, model, degrees, gpus):
     """Of the Mixes with another context the first that fits, or else the last; none where one is given, or there is none."""
     if args["dualparal_strategy"] != DualParal.name or args["dualparal_context"] != MODEL or not args["dualparal_context_latents"]:
         return []
     if plan_of(args | degrees, model, Lanes(degrees["dualparal_degree"], NO_DECODE, split_guidance=False)).num_blocks == 1:
         return []
-    judged = (_judged(args, model, degrees | context, memory_bytes) for context in _CONTEXTS[dualparal_config(args | degrees, model).context])
+    judged = (_judged(args, model, degrees | context, gpus) for context in _CONTEXTS[dualparal_config(args | degrees, model).context])
     last = None
     for last in judged:
         if not last.why_not:
@@ -105,12 +129,15 @@ def _other_contexts(args, model, degrees, memory_bytes):
     return [last]
 
 
-def _judged(args, model, flags, memory_bytes):
-    mixed = args | flags
+def _judged(args, model, flags, gpus):
+    mixed, memory_bytes = args | flags, gpus.device.memory_bytes
     try:
         check_degrees_together(mixed, model)
     except ValueError as error:
         return Mix(flags, why_not=str(error))
+    uneven = gpus.placement(mixed).uneven()
+    if uneven:
+        return Mix(flags, why_not=f"some {_GROUPS[uneven]} groups would be on one machine of {gpus.per_node} GPUs and others on several, or not equally many ranks on each: not planned")
     if not is_predicted(mixed):
         return Mix(flags)
     memory = fullest(predicted(mixed, model, on_host=False))[1]

@@ -19,13 +19,14 @@ from .images import with_image_size
 from .loras import check_loras
 from .memory import in_words, readable
 from .memory_check import RESERVE
+from .mixes import Gpus
 from .plan_flags import parse_plan
 from .planning import simulated, ways_of
 from .prompts import prompts_of
 from .registry import at_path, model_class
 
 _MOST_REASONS = 8  # that are printed
-_COLUMNS = ("", "seconds", "first frames", "stages wait", "memory", "sent to the next stage", "exchanged in a stage", "from and to the host")
+_COLUMNS = ("", "seconds", "first frames", "stages wait", "memory", "sent to the next stage", "exchanged in a stage", "over the network", "from and to the host")
 
 
 def main(argv):
@@ -40,14 +41,14 @@ def main(argv):
             calibrate(flags.calibrate, args, model)
             return
         recorded = read_trace(flags.compare) if flags.compare else None
-        device = device_named(flags.gpu)
-        ways, others = ways_of(args, model, flags.num_gpus, device, launch)
+        gpus = _gpus(flags)
+        ways, others = ways_of(args, model, gpus, launch)
         if not ways:
-            raise ValueError(_nothing_works(flags, device, others))
-        timeline = _timeline(flags, args, model, device, ways[0], recorded)
-        print(_text(flags, args, model, device, ways, others))
+            raise ValueError(_nothing_works(flags, gpus, others))
+        timeline = _timeline(flags, args, model, gpus, ways[0], recorded)
+        print(_text(flags, args, model, gpus, ways, others))
         if flags.json:
-            _write_json(flags, device, ways, others)
+            _write_json(flags, gpus, ways, others)
         _show_fastest(flags, ways[0], timeline, recorded)
     except OSError as error:
         refuse(f"{error.filename}: {reason_of(error)}" if error.filename else reason_of(error))
@@ -55,6 +56,13 @@ def main(argv):
         if isinstance(error, RuntimeError) and not flags.calibrate:
             raise
         refuse(" ".join(str(error).split()))
+
+
+def _gpus(flags):
+    """The Gpus; where they are several machines' the profile says of which network."""
+    device = device_named(flags.gpu)
+    is_one = flags.num_gpus <= flags.gpus_per_node
+    return Gpus(flags.num_gpus, device if is_one else device.with_network(flags.network_gbps), flags.gpus_per_node)
 
 
 def _launch_flags(launch):
@@ -81,7 +89,7 @@ def _model(args):
     return model
 
 
-def _nothing_works(flags, device, others):
+def _nothing_works(flags, gpus, others):
     reasons = {mix.why_not: mix for mix in others}
     if len(reasons) == 1 and not others[0].memory:
         return others[0].why_not  # no degrees would mend it
@@ -89,25 +97,26 @@ def _nothing_works(flags, device, others):
     shown = (least or next(iter(reasons.values()))) if others else None
     if shown is None:
         return f"no degrees that are given make {flags.num_gpus} GPUs: leave one out, or give another --num_gpus"
-    return f"nothing runs on {flags.num_gpus} x {device.name}; nearest is {shown}: {shown.why_not}"
+    return f"nothing runs on {flags.num_gpus} x {gpus.device.name}; nearest is {shown}: {shown.why_not}"
 
 
-def _text(flags, args, model, device, ways, others):
+def _text(flags, args, model, gpus, ways, others):
     size = "x".join(str(value_of(args, model, name)) for name in ("height", "width", "num_frames"))
+    machines = f" in {gpus.nodes} machines" if gpus.nodes > 1 else ""
     steps, videos = value_of(args, model, "num_inference_steps"), len(prompts_of(args))
-    lines = [f"{args['model']}, {size} (height, width, frames), {steps} steps, {videos} video{'s' * (videos > 1)}, {flags.num_gpus} x {device.name}"]
-    columns = len(_COLUMNS) - (not any(way.price.host_bytes for way in ways[:flags.show]))
-    lines += _table([row[:columns] for row in (_COLUMNS, *map(_row, ways[:flags.show]))])
+    lines = [f"{args['model']}, {size} (height, width, frames), {steps} steps, {videos} video{'s' * (videos > 1)}, {flags.num_gpus} x {gpus.device.name}{machines}"]
+    lines += _table(_without_empty_columns([_COLUMNS, *map(_row, ways[:flags.show])]))
     if len(ways) > flags.show:
         lines.append(f"and {len(ways) - flags.show} slower ones (--show N, --json FILE)")
     lines += [f"not {mix}: {mix.why_not}" for mix in others[:_MOST_REASONS]]
     if len(others) > _MOST_REASONS:
         lines.append(f"and {len(others) - _MOST_REASONS} more that cannot be (--json FILE)")
-    lines += ["without loading the weights and encoding the prompts; by arithmetic, of:", *(f"  {source}" for source in device.sources)]
+    lines += ["without loading the weights and encoding the prompts; by arithmetic, of:", *(f"  {source}" for source in gpus.device.sources)]
     memory = ways[0].mix.memory
     needs = f", whose fullest GPU needs {in_words(memory)} and {readable(RESERVE)} for libraries" if memory else ""
     needs += f", and {readable(memory.host)} of the host's memory" if memory and memory.host else ""
-    return "\n".join([*lines, f"the fastest{needs}:", f"  {ways[0].command}"])
+    where = f"; on each machine with its own --node_rank, 0 to {gpus.nodes - 1}, and the first one's address" if gpus.nodes > 1 else ""
+    return "\n".join([*lines, f"the fastest{needs}{where}:", f"  {ways[0].command}"])
 
 
 def _row(way):
@@ -115,8 +124,18 @@ def _row(way):
     sent = max(price.link_bytes.values(), default=0)
     return (
         str(way.mix), f"{price.seconds:.4g}", f"{price.first_frames_s:.4g}", f"{price.bubble:.1%}", readable(memory) if memory else "not known",
-        readable(sent), readable(price.exchanged_bytes), readable(price.host_bytes),
+        readable(sent), readable(price.exchanged_bytes), _or_nothing(price.network_bytes), _or_nothing(price.host_bytes),
     )
+
+
+def _or_nothing(size):
+    return readable(size) if size else ""
+
+
+def _without_empty_columns(rows):
+    """``rows``, of which the first one has the titles, without the columns in which nothing is said of any other."""
+    said = [n == 0 or any(row[n] for row in rows[1:]) for n in range(len(rows[0]))]
+    return [[text for text, is_said in zip(row, said) if is_said] for row in rows]
 
 
 def _table(rows):
@@ -124,17 +143,17 @@ def _table(rows):
     return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
 
 
-def _write_json(flags, device, ways, others):
+def _write_json(flags, gpus, ways, others):
     refused = [dict(flags=mix.flags, why_not=mix.why_not, memory_bytes=mix.memory_bytes) for mix in others]
-    content = dict(num_gpus=flags.num_gpus, device=device.as_json(), ways=[way.as_json() for way in ways], refused=refused)
+    content = dict(num_gpus=flags.num_gpus, gpus_per_node=min(flags.gpus_per_node, flags.num_gpus), device=gpus.device.as_json(), ways=[way.as_json() for way in ways], refused=refused)
     write_whole(flags.json, json.dumps(content, indent=1).encode() + b"\n")
 
 
-def _timeline(flags, args, model, device, way, recorded):
+def _timeline(flags, args, model, gpus, way, recorded):
     """The simulated Trace of ``way``, None where nobody asks for it. Raises ValueError where ``recorded`` is of another run."""
     if not (flags.gantt or recorded):
         return None
-    trace = simulated(args | way.mix.flags, model, device)
+    trace = simulated(args | way.mix.flags, model, gpus)
     if not recorded:
         return trace
     stages, passes = len(recorded.stages), [_passes(one) for one in (recorded, trace)]

@@ -7,9 +7,9 @@ import argparse
 from pathlib import Path
 
 from ..launch.errors import refuse
-from ..limits import DEGREE
+from ..limits import DEGREE, GIGABITS
 from ..output.files import check_apart, check_replaceable
-from ..plan.device import GPUS
+from ..plan.device import GPUS, NETWORK_PER_S
 from ..plan.timeline import check_matplotlib, picture_paths
 
 _TEXT = """Lists the degrees, videos in flight and contexts that a command could have on a number of GPUs, the fastest first, with the memory that
@@ -30,8 +30,10 @@ def plan_parser():
     )
     parser.error = refuse
     add = parser.add_argument
-    add("--num_gpus", type=int, metavar="N", help="GPUs, all in one machine and all used")
-    add("--gpus_per_node", type=int, default=_GPUS_PER_NODE, metavar="N", help=f"how many your machine holds (default: {_GPUS_PER_NODE}): a plan is of one machine")
+    add("--num_gpus", type=int, metavar="N", help="GPUs, all used; more than --gpus_per_node are in several machines, each of which has as many")
+    add("--gpus_per_node", type=int, default=_GPUS_PER_NODE, metavar="N", help=f"how many one of your machines holds (default: {_GPUS_PER_NODE})")
+    add("--network_gbps", type=float, metavar="X", help="gigabits a second from a machine to the others, one way, which its GPUs share, as iperf3 or "
+        f"ib_write_bw measures it (default: the profile's; of those that come along {NETWORK_PER_S * 8 / 1e9:g}, assumed)")
     add("--gpu", metavar="NAME|FILE", help=f"{', '.join(GPUS)}, or a profile that --calibrate wrote or you did")
     add("--show", type=int, default=10, metavar="N", help="how many are listed (default: 10); --json has all")
     add("--json", type=Path, metavar="FILE", help="write all that was computed to this file")
@@ -54,7 +56,7 @@ def parse_plan(argv):
 
 def _check(flags):
     if flags.calibrate:
-        for name in ("num_gpus", "gpu", "json", "gantt", "compare"):
+        for name in ("num_gpus", "network_gbps", "gpu", "json", "gantt", "compare"):
             if getattr(flags, name) is not None:
                 raise ValueError(f"--{name} does nothing with --calibrate: leave it out, and plan with --gpu {flags.calibrate} afterwards")
         check_replaceable(flags.calibrate, "--calibrate", flags.overwrite)
@@ -62,7 +64,7 @@ def _check(flags):
     for name, example in (("num_gpus", "8"), ("gpu", "rtx4090")):
         if getattr(flags, name) is None:
             raise ValueError(f"--{name} is missing: give one, --{name} {example} say (--help lists the flags)")
-    _check_gpus(flags.num_gpus, flags.gpus_per_node)
+    _check_gpus(flags.num_gpus, flags.gpus_per_node, flags.network_gbps)
     if flags.show < 1:
         raise ValueError(f"--show is {flags.show}: give 1 or more")
     if flags.json:
@@ -76,12 +78,18 @@ def _check(flags):
     check_apart([(what, path) for what, path in named if path])
 
 
-def _check_gpus(num_gpus, most):
-    """Raises ValueError for more GPUs than one machine has: links between machines are not in the profiles."""
+def _check_gpus(num_gpus, per_node, network_gbps):
+    """Raises ValueError for machines with different numbers of GPUs, on which the launcher does not start a run, and for a network between none."""
     DEGREE.of("--num_gpus", num_gpus)
-    DEGREE.of("--gpus_per_node", most)
-    if num_gpus > most:
+    DEGREE.of("--gpus_per_node", per_node)
+    if num_gpus > per_node and num_gpus % per_node:
+        alike = max(n for n in range(1, per_node) if num_gpus % n == 0)
         raise ValueError(
-            f"--num_gpus is {num_gpus} and a machine has {most} GPUs, of which one is planned: give 1 to {most}, or --gpus_per_node {num_gpus} for one that has as "
-            "many (a run on several machines, --nnodes, is not planned)"
+            f"--num_gpus is {num_gpus} and a machine has {per_node} GPUs, and a run starts equally many processes on each: give a multiple of {per_node}, "
+            f"or --gpus_per_node {alike} or {num_gpus}, say"
         )
+    if network_gbps is None:
+        return
+    GIGABITS.of("--network_gbps", network_gbps)
+    if num_gpus <= per_node:
+        raise ValueError(f"--network_gbps is {network_gbps:g} and {num_gpus} GPUs are in one machine of {per_node}, which needs no network: leave it out, or give --gpus_per_node")
