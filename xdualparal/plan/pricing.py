@@ -5,9 +5,10 @@ Knows: a plan, and the durations of its actions. Must not know: flags, memory, w
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from .actions import SEND, STEP
+from .cost import shape_of
 from .messages import schedule_with_messages
 from .schedule import CLIPS, STAGES
 from .simulate import simulate, start_of, whole_order
@@ -119,8 +120,9 @@ class _Timetable:
     def __init__(self, plan):
         turns, kinds = whole_order(schedule_with_messages(plan)), {}
         self._kinds, self.samples = [], []
+        shape = lru_cache(maxsize=None)(partial(shape_of, plan))
         for turn in turns:
-            kind = kinds.setdefault(alike(plan, turn.action), len(kinds))
+            kind = kinds.setdefault(alike(plan, turn.action, shape), len(kinds))
             self._kinds.append(kind)
             self.samples += [turn.action] * (kind == len(self.samples))
         self.numbers = [number for _, number in sorted(Counter(self._kinds).items())]

@@ -250,14 +250,8 @@ class Schedule:
 
     def needs(self, action):
         """What must be done before ``action``, of this schedule's waves."""
-        if action not in self._known_needs:
-            first = max(self.first_wave, self.plan.first_wave(action.video))
-            self._known_needs[action] = [need for need in self.plan.needs(action) if self.plan.wave_of(need.one) >= first]
-        return self._known_needs[action]
-
-    @cached_property
-    def _known_needs(self):
-        return {}  # a schedule is simulated with many costs
+        first = max(self.first_wave, self.plan.first_wave(action.video))
+        return [need for need in self.plan.needs(action) if self.plan.wave_of(need.one) >= first]
 
     def __str__(self):
         rows = (f"{row_name(self, n)}: " + " ".join(map(str, row)) for n, row in enumerate(self.rows))

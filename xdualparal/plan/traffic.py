@@ -14,14 +14,15 @@ from .schedule import CLIPS, STAGES, WINDOWS
 FLOAT_BYTES = 4
 
 
-def alike(plan, action):
-    """A value that is equal for actions of ``plan`` of which all the numbers of Traffic and Durations are equal: what they depend on."""
+def alike(plan, action, shape):
+    """A value that is equal for actions of ``plan`` of which all the numbers of Traffic and Durations are equal: what they depend on. ``shape(one)``: the
+    PassShape of a pass."""
     if action.kind == RECV:
         return action.lane, action.kind
     if action.kind in (DECODE, LOAD):
         return action.lane, action.kind, plan.layout.given_latents(action.block)
     where = (action.block, action.step if action.kind == STEP else None) if plan.lanes_are == WINDOWS else plan.layout.own_latents(action.block)
-    return action.lane, action.kind, action.branch, action.peer, shape_of(plan, action.one), where
+    return action.lane, action.kind, action.branch, action.peer, shape(action.one), where
 
 
 class Traffic:
