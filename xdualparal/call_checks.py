@@ -78,17 +78,17 @@ def check_images(images, num_videos):
         raise ValueError(f"{len(images)} images are given and there are {num_videos} prompts: give one for all, or one for each")
 
 
-def check_given_latents(latents, latent_shape):
-    """Raises ValueError unless ``latents`` are finite floating latents (1, channels, frames, height, width) of ``latent_shape``, (channels, height,
-    width)."""
+def check_given_latents(name, latents, latent_shape):
+    """Raises ValueError unless ``latents``, the argument ``name``, are finite floating latents (1, channels, frames, height, width) of
+    ``latent_shape``, (channels, height, width)."""
     channels, height, width = latent_shape
     wanted = f"(1, {channels}, frames, {height}, {width})"
     if not isinstance(latents, torch.Tensor) or latents.dim() != 5 or not latents.is_floating_point():
-        raise ValueError(f"continue_latents is {type(latents).__name__}: give a floating tensor {wanted}, as output_type 'latent' has them")
+        raise ValueError(f"{name} is {type(latents).__name__}: give a floating tensor {wanted}, as output_type 'latent' has them")
     if latents.shape[2] == 0 or tuple(latents.shape) != (1, channels, latents.shape[2], height, width):
-        raise ValueError(f"continue_latents is {tuple(latents.shape)}: give {wanted}, or the height and width of that video")
+        raise ValueError(f"{name} is {tuple(latents.shape)}: give {wanted}, or the height and width of that video")
     if not latents.isfinite().all():
-        raise ValueError("continue_latents has a NaN or an infinity: give latents of a run that was right")
+        raise ValueError(f"{name} has a NaN or an infinity: give latents of a run that was right")
 
 
 def check_embeds(prompt_embeds, negative_prompt_embeds, dim):

@@ -134,6 +134,8 @@ class DualParalPipeline:
         ``continue_latents``: the last latent frames of another video, (1, channels, frames, height, width) before VAE scaling, as
         output_type "latent" gives them: this video goes on from there, and has the frames that follow, ``num_frames`` of them. The last
         ``context_latents`` are what its first block sees; earlier ones, if given, only make the first frames decode as in one video.
+        ``continue_noise``: the noise that those were made of (``initial_noise`` of that run), of as many last frames: the join is then smoother
+        than with new noise.
         ``output_type`` is "np" (videos, frames, height, width, 3) in 0..1, "uint8" (the same in 0..255), "pt" (videos, frames, 3, height, width),
         "pil" (a list of images a video) or "latent" (videos, channels, latent frames, height, width) before VAE
         scaling.
@@ -265,6 +267,8 @@ class DualParalPipeline:
         continued = 0
         if request.continue_latents is not None:
             continued = self.strategy.continued_latents(self.config, request.continue_latents.shape[2])
+            if request.continue_noise is not None and request.continue_noise.shape[2] < continued:
+                raise ValueError(f"continue_noise has {request.continue_noise.shape[2]} latent frames and {continued} are seen: give the noise of as many")
         latent_frames = None if request.is_endless else self.family.facts.latent_frames(request.num_frames, continued)
         expert_starts = self.family.expert_starts(self.pipe, request.make_scheduler("cpu").timesteps)
         plan = self.strategy.plan(self.config, latent_frames, request.num_inference_steps, lanes, expert_starts)

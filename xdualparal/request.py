@@ -23,7 +23,7 @@ class Request:
 
     def __init__(self, pipe, family=WanFamily, *, prompt=None, negative_prompt=None, height=480, width=832, num_frames=81,
                  num_inference_steps=50, guidance_scale=5.0, guidance_scale_2=None, generator=None, prompt_embeds=None,
-                 negative_prompt_embeds=None, max_sequence_length=MAX_SEQUENCE_LENGTH, output_type="np", continue_latents=None, image_latents=None):
+                 negative_prompt_embeds=None, max_sequence_length=MAX_SEQUENCE_LENGTH, output_type="np", continue_latents=None, continue_noise=None, image_latents=None):
         self.pipe = pipe
         self.prompt, self.negative_prompt = prompt, negative_prompt
         self.height, self.width = SIDE.of("height", height), SIDE.of("width", width)
@@ -33,7 +33,8 @@ class Request:
         self.guidance_scale_2 = self._second_scale(guidance_scale_2)
         self.prompt_embeds, self.negative_prompt_embeds = prompt_embeds, negative_prompt_embeds
         self.max_sequence_length = TEXT_TOKENS.of("max_sequence_length", max_sequence_length)
-        self.output_type, self.continue_latents, self.image_latents = output_type, continue_latents, image_latents
+        self.output_type, self.image_latents = output_type, image_latents
+        self.continue_latents, self.continue_noise = continue_latents, continue_noise
         self._check(family)
         self.generator = generator if generator is not None else torch.Generator().manual_seed(shared_seed(drawn_seed()))
         check_generators(self.generator, self.num_videos)
@@ -45,9 +46,7 @@ class Request:
         family.check_inputs(
             self.pipe, self.prompt, self.negative_prompt, self.height, self.width, self.prompt_embeds, self.negative_prompt_embeds
         )
-        if self.continue_latents is not None:
-            check_given_latents(self.continue_latents, self.latent_shape)
-            self.continue_latents = self.continue_latents.detach().float().cpu()
+        self._check_continued()
         self._check_image(family)
         self.scheduler_facts = check_scheduler(self.pipe.scheduler, self.num_inference_steps)
         if self.output_type not in OUTPUT_TYPES:
@@ -56,6 +55,14 @@ class Request:
             raise ValueError("prompt_embeds come without negative_prompt_embeds: give both, or guidance_scale 1")
         if self.prompt_embeds is None and self.negative_prompt_embeds is not None:
             raise ValueError("negative_prompt_embeds come without prompt_embeds: give both")
+
+    def _check_continued(self):
+        for name in ("continue_latents", "continue_noise"):
+            if getattr(self, name) is not None:
+                check_given_latents(name, getattr(self, name), self.latent_shape)
+                setattr(self, name, getattr(self, name).detach().float().cpu())
+        if self.continue_noise is not None and self.continue_latents is None:
+            raise ValueError("continue_noise comes without continue_latents, the latents that were made of it: give both")
 
     def _check_image(self, family):
         if self.image_latents is None:
@@ -129,7 +136,7 @@ class Request:
             {name: getattr(self, name) for name in names}, guidance_scale=float(self.guidance_scale),
             guidance_scale_2=self.guidance_scale_2, boundary_ratio=self._boundary_ratio, seed=self.generator.initial_seed(),
             embeds=tuple(short_digest(rows.float().cpu().numpy().tobytes()) for rows in embeds),
-            continued=_digest_of(self.continue_latents), image=_digest_of(self.image_latents),
+            continued=_digest_of(self.continue_latents, self.continue_noise), image=_digest_of(self.image_latents),
             generator=short_digest(self.generator.get_state().numpy().tobytes()),
             scheduler=f"{type(scheduler).__name__} {short_digest(settings.encode())}", flow_shift=flow_shift(scheduler),
         )
@@ -183,8 +190,9 @@ class Request:
             yield one
 
 
-def _digest_of(latents):
-    return None if latents is None else short_digest(latents.contiguous().numpy().tobytes())
+def _digest_of(latents, noise=None):
+    tensors = [one.contiguous().numpy().tobytes() for one in (latents, noise) if one is not None]
+    return short_digest(b"".join(tensors)) if tensors else None
 
 
 def branches_of(guidance_scale):

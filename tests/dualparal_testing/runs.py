@@ -40,6 +40,7 @@ class Case:
     context_store: str = "device"
     continued: int = 0  # latent frames of another video that are given
     has_image: bool = False
+    has_its_noise: bool = False  # the given latent frames are those of the noise that they were made of
 
     def config(self):
         """The DualParalConfig of the case."""
@@ -68,9 +69,15 @@ class Case:
             prompt_embeds=positive, negative_prompt_embeds=negative, height=SIZE, width=SIZE, num_frames=self.num_frames,
             num_inference_steps=self.num_steps, guidance_scale=self.guidance_scale, guidance_scale_2=self.guidance_scale_2,
             generator=torch.Generator().manual_seed(SEED), output_type="latent",
-            **dict(continue_latents=self.given()) if self.continued else {},
+            **dict(continue_latents=self.given()) if self.continued else {}, **dict(continue_noise=self.its_noise()) if self.has_its_noise else {},
             **dict(image_latents=self.image()) if self.has_image else {},
         )
+
+    def its_noise(self):
+        """The noise of the given latent frames, or None."""
+        if not self.has_its_noise:
+            return None
+        return torch.randn(1, 16, self.continued, SIZE // 8, SIZE // 8, generator=torch.Generator().manual_seed(12))
 
     def image(self):
         """Latents of an image."""
@@ -99,6 +106,7 @@ class Case:
             self.block, self.context, self.stagger, step_generator=self._step_generator(), boundary=boundary,
             **dict(true_timesteps=self.has_true_timesteps, cached=self.cached, in_float8=self.context_dtype == "float8",
                    context_noise=(self.context_noise, self.noise_of_context), given=self.given()[:, :, -seen:] if seen else None,
+                   its_noise=self.its_noise()[:, :, -seen:] if self.has_its_noise else None,
                    image=self.image() if self.has_image else None)
             | broken,
         )
@@ -145,6 +153,7 @@ CONTINUED = [
     Case("goes on from a video", num_frames=120, num_steps=3, continued=5),
     Case("goes on from a video, cached context, stagger 2", num_frames=60, num_steps=4, cached=True, stagger=2, continued=2),
     Case("goes on from a video of one latent frame, one block, no guidance", num_frames=12, num_steps=4, continued=1, guidance_scale=1.0),
+    Case("goes on from a video, with its noise", num_frames=60, num_steps=4, continued=5, has_its_noise=True),
     Case("goes on from a video, two experts", num_frames=77, num_steps=4, boundary_ratio=0.875, continued=4, scheduler="dpm++"),
     Case("goes on from a video, context as long as a block", num_frames=77, num_steps=4, block=3, context=3, continued=3, scheduler="euler"),
 ]

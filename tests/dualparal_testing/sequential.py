@@ -63,7 +63,7 @@ def as_float8(x):
 def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, guidance_scale, block, context, stagger=1,
                        next_context=True, previous_context_after=True, step_generator=None, boundary=None,
                        crossing=False, true_timesteps=False, cached=False, of_step=0, in_float8=False, given=None, noised=True, context_noise=(0, None),
-                       image=None, image_timestep=0):
+                       image=None, image_timestep=0, its_noise=None):
     """All latents of the video, (1, channels, latent frames, height, width).
 
     ``transformers``: one, or two, of which the first does the steps with timesteps of ``boundary`` or more; then
@@ -73,7 +73,7 @@ def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, gu
     ``cached``: the previous context is the K/V of the block before at the same step (``of_step`` breaks that: so many steps earlier), in
     float8 where ``in_float8``.
     ``given``: the clean latents of the first frames of block 0, another video's last ones; where they are not ``noised`` for each step a
-    rule is broken. ``context_noise``: (the timestep of a previous context that is finished, the noise, by block and step, that it then has so
+    rule is broken; ``its_noise``: the noise that they were made of. ``context_noise``: (the timestep of a previous context that is finished, the noise, by block and step, that it then has so
     much of). ``image``: the latents of the video's first frame, which has ``image_timestep``, in every pass. ``step_generator(block, step)``: of
     the noise that a scheduler adds in a step.
     """
@@ -98,7 +98,7 @@ def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, gu
             step = wave - i * stagger
             if i == 0 and given is not None:
                 count_given, level = given.shape[2], float(schedulers[0].sigmas[step]) if noised else 0.0
-                seen = (1 - level) * given + level * noise[0][:, :, :count_given]
+                seen = (1 - level) * given + level * (noise[0][:, :, :count_given] if its_noise is None else its_noise)
                 start[i] = torch.cat([seen, start[i][:, :, count_given:]], dim=2)
             if i == 0 and image is not None:
                 start[i] = torch.cat([image, start[i][:, :, 1:]], dim=2)

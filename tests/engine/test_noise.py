@@ -8,7 +8,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 
 from xdualparal import initial_noise
-from xdualparal.engine.noise import noise_blocks
+from xdualparal.engine.noise import last_noise, noise_blocks
 from xdualparal.plan.layout import Layout
 
 SHAPE = (3, 2, 2)
@@ -101,3 +101,11 @@ def test_one_block_alone_is_drawn_as_diffusers_draws(latent_frames):
 def test_what_does_not_suit_is_refused(blocks, latent_frames, words):
     with pytest.raises(ValueError, match=words):
         noise(blocks, 4, 2, latent_frames=latent_frames)
+
+
+@pytest.mark.parametrize("end, count", [(22, 3), (22, 9), (20, 3), (6, 6), (5, 3), (2, 3), (14, 1), (13, 4)])
+def test_the_noise_of_the_last_frames(end, count):
+    layout = Layout(4, 2, 22)
+    blocks = lambda: noise_blocks(layout, SHAPE, torch.Generator().manual_seed(3))  # noqa: E731
+    whole = torch.cat(list(blocks()), dim=2)
+    assert torch.equal(last_noise(blocks(), end, count), whole[:, :, max(0, end - count):end])

@@ -7,10 +7,13 @@ import pytest
 import torch
 from dualparal_testing.commands import Run, kill, run
 
+from xdualparal import initial_noise
+from xdualparal.models.wan import WanFamily
 from xdualparal.output.latents_file import read_before, read_latents
 from xdualparal.output.mp4 import VideoWriter
 from xdualparal.quality.facts import facts_of
 from xdualparal.quality.frames import frames_of
+from xdualparal.xdit.continuing import last_noise_of
 
 pytestmark = pytest.mark.processes
 COMMAND = ["--model", "tiny-wan", "--prompt", "a red circle on a dark background", "--num_inference_steps", "4", "--dualparal_quality", "0"]
@@ -51,6 +54,15 @@ def test_its_latents_decode_to_the_same_frames(made, tmp_path):
     code, output = run(["decode", made / "second.latents", "--output", tmp_path / "again.mp4", "--quality", "0"], tmp_path / "log")
     assert code == 0, output
     assert np.array_equal(pictures(tmp_path / "again.mp4"), pictures(made / "second.mp4"))
+
+
+def test_the_noise_of_what_is_continued_is_known(made):
+    """By the seed and the sizes of the run that made it; not of pixels."""
+    facts, shape = WanFamily.facts, (8, 8, 8)
+    for name, seed, continued, frames in (("first", 42, 0, 20), ("second", 1, 4, 19)):
+        whole = torch.cat(initial_noise(2, 8, 4, shape, torch.Generator().manual_seed(seed), frames), dim=2)
+        assert torch.equal(last_noise_of(made / f"{name}.latents", facts, shape, 4), whole[:, :, -4:])
+    assert last_noise_of(made / "first.mp4", facts, shape, 4) is None
 
 
 def test_behind_a_copy_and_twice(made, tmp_path):

@@ -9,8 +9,8 @@ import torch
 class GivenFrames:
     """The first latent frames of block 0, in place of which nothing is made.
 
-    ``latents``: clean ones, (1, channels, frames, height, width), float32. ``noise``: what block 0 begins with in their place, of that
-    shape. ``sigmas``: the noise levels of the steps, 1 to 0. All are this rank's part, on its device.
+    ``latents``: clean ones, (1, channels, frames, height, width), float32. ``noise``: what they were made of, or what block 0 begins with in their place, of
+    that shape. ``sigmas``: the noise levels of the steps, 1 to 0. All are this rank's part, on its device.
     """
 
     def __init__(self, latents, noise, sigmas):

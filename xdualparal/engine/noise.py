@@ -38,6 +38,19 @@ def noise_blocks(layout, latent_shape, generator, fresh=0.0):
         yield pool[:, :, first:first + layout.own_latents(block)].clone()
 
 
+def last_noise(blocks, end, count):
+    """Of the noise of ``blocks``, as ``noise_blocks`` yields it, that of the ``count`` latent frames before the frame ``end`` of the video, or of
+    all before it where they are fewer; (1, channels, frames, height, width)."""
+    tail = next(blocks)
+    total = tail.shape[2]
+    while total < end:
+        noise = next(blocks)
+        total += noise.shape[2]
+        tail = torch.cat([tail[:, :, -count:], noise], dim=2)
+    last = tail.shape[2] - (total - end)
+    return tail[:, :, max(0, last - count):last].clone()
+
+
 def whole_noise(layout, latent_shape, generator):
     """Yields the initial noise of the blocks of ``layout``, cut from what diffusers' pipeline draws for the whole video: the same
     for any number of blocks. Each frame's is independent of the others'."""

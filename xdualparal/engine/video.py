@@ -102,7 +102,10 @@ class Video:
         count, given = self._given()
         if not count:
             return None
-        noise = next(self._noise_of(self._generator.clone_state()))[:, :, :count]
+        if self.request.continue_noise is not None:
+            noise = self.shard.take(self.request.continue_noise[:, :, -count:])
+        else:
+            noise = next(self._noise_of(self._generator.clone_state()))[:, :, :count]
         latents = self.shard.take(given[:, :, -count:]).float()
         scheduler = self.request.make_scheduler(self.device)
         sigmas = torch.as_tensor(scheduler.sigmas)[:self.plan.num_steps].tolist()

@@ -12,14 +12,17 @@ import av
 import numpy as np
 import torch
 
+from ..engine.noise import last_noise, noise_blocks
 from ..models.identity import digest_of_parts, part_sums, sample_of
 from ..models.wan_vae import encode, memory_latents
 from ..output.h264 import encoding_of
 from ..output.latents_file import first_facts, read_before, read_latents
 from ..output.left_video import frames_in
 from ..output.owners import spec_in_latents, spec_in_video
+from ..plan.layout import Layout
 from ..quality.frames import frames_of
 from ..run_spec import short_digest
+from ..strategies.dualparal import DualParal
 from ..strategies.table import strategy_of
 from .flags import value_of
 from .settings import fps_of
@@ -59,6 +62,25 @@ def last_latents(path, vae, context_latents):
             latents -= blocks.popleft().shape[2]
     before = [read_before(path)] if latents < count and read_before(path) is not None else []
     return torch.cat([*before, *blocks], dim=2)[:, :, -count:].float()
+
+
+def last_noise_of(path, facts, latent_shape, count):
+    """The noise that the last ``count`` latent frames of the file of latents ``path`` were made of, (1, channels, frames, height, width) float32 on
+    the CPU; None for an mp4, whose frames are encoded anew, and where it is not known: of another strategy or of a generator that no seed tells.
+
+    ``facts``: of the family. ``latent_shape``: (channels, height, width). Measured with tiny-wan, 8 prompts: within 4 frames before and 13 behind
+    the join the object moves at most 1.36 px from frame to frame, 2.20 with new noise (means; medians 1.02 and 1.12).
+    """
+    spec = spec_in_latents(path) if _is_latents(path) else None
+    if spec is None or spec.strategy != DualParal.name or spec.seed is None:
+        return None
+    generator = torch.Generator().manual_seed(spec.seed)
+    if spec.generator != short_digest(generator.get_state().numpy().tobytes()):
+        return None
+    before = min(read_before(path).shape[2], spec.context_latents) if spec.continued else 0
+    latent_frames = facts.latent_frames(spec.num_frames, before) if spec.num_frames else None
+    blocks = noise_blocks(Layout(spec.block_latents, spec.context_latents, latent_frames), latent_shape, generator, spec.fresh_noise or 0.0)
+    return last_noise(blocks, before + sum(latents.shape[2] for _, latents in read_latents(path)), count)
 
 
 def _encoded(path, vae, count):

@@ -29,7 +29,7 @@ from ..output.report import resident_bytes
 from ..request import shared_seed
 from ..strategies.table import lane_layers, strategy_of
 from ..launch.errors import Refused, refuse
-from .continuing import appended_digest, last_latents
+from .continuing import appended_digest, last_latents, last_noise_of
 from .encoding import encode_prompts
 from .experts import files_of_experts
 from .flags import value_of
@@ -174,13 +174,18 @@ class DualParalWanModel(xFuserWan21T2VModel):
             self.watchdog.observe(self.dualparal)
 
     def _last_latents(self):
-        """Of the video that is continued, on every rank, or None."""
+        """Of the video that is continued, with the noise that they were made of where it is known, on every rank, as arguments of a call."""
         if self.command.continue_from is None:
-            return None
+            return {}
         self._begin_phase("reads the video that is continued")
-        mesh, config = self.dualparal.mesh, self.dualparal_config
-        latents = self._or_refuse(lambda: mesh.on_output_rank(lambda: last_latents(self.command.continue_from, self.pipe.vae, config.context_latents)))
-        return mesh.share_object(latents)
+        mesh = self.dualparal.mesh
+        return mesh.share_object(self._or_refuse(lambda: mesh.on_output_rank(self._read_last_latents)))
+
+    def _read_last_latents(self):
+        path, count = self.command.continue_from, self.dualparal_config.context_latents
+        latents = last_latents(path, self.pipe.vae, count)
+        noise = last_noise_of(path, self.family.facts, (latents.shape[1], *latents.shape[3:]), count)
+        return dict(continue_latents=latents, continue_noise=noise)
 
     def _encode_images(self):
         """{number of a prompt of this replica: its image's latents}, on every rank; empty without images."""
@@ -305,7 +310,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
             arguments["max_sequence_length"] = input_args["max_sequence_length"]
         return dict(
             arguments, prompt=prompt, negative_prompt=prompt.negative_prompt,
-            generator=torch.Generator().manual_seed(input_args["seed"]), continue_latents=self._continued, image_latents=self._images.get(prompt.number),
+            generator=torch.Generator().manual_seed(input_args["seed"]), **self._continued, image_latents=self._images.get(prompt.number),
             file_spec=dict(quality=self.command.quality, fps=fps_of(self, self.command), appended_to=appended_digest(self.command)),
         )
 
