@@ -9,7 +9,8 @@ from xdualparal.xdit.checks import check_command
 from xdualparal.xdit.commands import main as decode
 from xdualparal.xdit.flags import make_parser
 
-COMMON = ["--model", "tiny-wan", "--prompt", "a red circle", "--num_frames", "13", "--num_inference_steps", "2", "--dualparal_degree", "1"]
+COMMON = ["--model", "tiny-wan", "--prompt", "a red circle", "--num_frames", "13", "--num_inference_steps", "2", "--dualparal_degree", "1",
+          "--dualparal_quality", "0"]  # lossless: the rate decides how many bits a lossy frame gets
 
 
 def rate_and_frames(path):
@@ -26,7 +27,7 @@ def test_the_same_frames_at_another_rate(tmp_path):
         assert code == 0, output
     usual, slow = (rate_and_frames(tmp_path / f"{name}.mp4") for name in ("usual", "slow"))
     assert (usual[0], slow[0]) == (16, 8) and usual[1] == slow[1] and len(slow[1]) == 13
-    decode([str(tmp_path / "usual.latents"), "--output", str(tmp_path / "fast.mp4"), "--fps", "30"])
+    decode([str(tmp_path / "usual.latents"), "--output", str(tmp_path / "fast.mp4"), "--fps", "30", "--quality", "0"])
     assert rate_and_frames(tmp_path / "fast.mp4") == (30, usual[1])
 
 

@@ -160,7 +160,7 @@ def by_diffusers(lora, weight):
 def test_a_run_with_a_lora_is_diffusers_with_it_fused(tmp_path, lora):
     ours, without = latents_of(tmp_path / "with", "--lora", f"{lora}:0.8"), latents_of(tmp_path / "without")
     expected = by_diffusers(lora, 0.8)
-    assert ours.shape == expected.shape and (ours - expected).abs().max() < 1e-5
+    assert ours.shape == expected.shape and (ours - expected).abs().max() < 1e-5 * expected.abs().max()  # 1.2e-5 of 4 on an AMD EPYC
     assert (without - expected).abs().max() > 0.05
     [report] = (tmp_path / "with").glob("*.json")
     assert json.loads(report.read_text())["spec"]["loras"][0].endswith(":0.8")

@@ -62,6 +62,6 @@ def test_every_model_has_what_a_run_needs(name, tmp_path):
     args = xFuserArgs(model=name, pipefusion_parallel_degree=2, num_pipeline_patch=1, output_directory=str(tmp_path))
     model = DUALPARAL_MODELS[name](args)
     defaults = model.default_input_values
-    assert model.settings.fps == (24 if "SkyReels" in name else 16) and model.settings.model_output_type == "video"
+    assert model.settings.fps == (24 if "SkyReels" in name or "TI2V" in name else 16) and model.settings.model_output_type == "video"
     for value in ("height", "width", "num_frames", "num_inference_steps", "guidance_scale"):
         assert getattr(defaults, value)
