@@ -23,6 +23,9 @@ def declared(text):
     return {re.match(r"[\w-]+", line)[0] for line in text.splitlines() if line.strip() and not line.startswith("#")}
 
 
+OF_PACKAGES = {"PIL": "pillow"}  # {module: its package, where that has another name}
+
+
 def imported():
     """The top-level names of all modules that the package imports, but for Python's and its own."""
     for file in PACKAGE.rglob("*.py"):
@@ -34,7 +37,7 @@ def imported():
 
 
 def test_all_that_is_imported_is_declared_and_nothing_else():
-    names = set(imported()) - set(sys.stdlib_module_names) - {"xdualparal", "__future__"}
+    names = {OF_PACKAGES.get(name, name) for name in imported()} - set(sys.stdlib_module_names) - {"xdualparal", "__future__"}
     extra = declared(SETTINGS["options.extras_require"]["pictures"])
     assert names - OF_XFUSER - extra == declared(SETTINGS["options"]["install_requires"]) - NOT_IMPORTED
 
