@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import UniPCMultistepScheduler
 from dualparal_testing.processes import run_ranks
-from dualparal_testing.runs import SEED, SIZE, engine_config, latents_of_cases
+from dualparal_testing.runs import SEED, SIZE, engine_config, latents_of_cases, left_after_one
 from dualparal_testing.small_skyreels import DFCase, small_df_pipeline
 
 from xdualparal import DualParalPipeline, initial_noise
@@ -82,13 +82,8 @@ def left_and_resumed(rank, folder):
     [case], engine = [case for case in CASES if case.context_noise], engine_config()
     whole = DualParalPipeline(case.pipeline(), engine, case.config())(**case.arguments()).frames.numpy()
     pipeline = DualParalPipeline(case.pipeline(), engine, replace(case.config(), checkpoint=folder, checkpoint_waves=1))
-    given = []
-    for segment in pipeline.stream(**case.arguments()):
-        given.append(segment)
-        break
-    resumed = pipeline.stream(blocks_kept=1, **case.arguments())
-    parts = given[:resumed.blocks_kept] + list(resumed)
-    return whole, torch.cat(parts, dim=2).numpy(), resumed.blocks_kept
+    parts, kept = left_after_one(pipeline, case.arguments)
+    return whole, torch.cat(parts, dim=2).numpy(), kept
 
 
 def test_a_video_with_noise_in_its_context_is_resumed_to_the_same_bits(tmp_path):

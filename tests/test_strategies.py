@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from dualparal_testing.processes import run_ranks
-from dualparal_testing.runs import SEED, Case, engine_config
+from dualparal_testing.runs import SEED, Case, engine_config, left_after_one
 from dualparal_testing.small_wan import small_pipeline
 
 from xdualparal import DualParalConfig, DualParalPipeline
@@ -67,13 +67,8 @@ def left_and_resumed(rank, folder):
     config, arguments = CONFIGS[2][1], replace(OVERLAPPING, num_frames=65).arguments
     whole = DualParalPipeline(small_pipeline(), engine_config(1), config)(**arguments()).frames.numpy()
     pipeline = DualParalPipeline(small_pipeline(), engine_config(1), replace(config, checkpoint=folder, checkpoint_waves=1))
-    given = []
-    for segment in pipeline.stream(**arguments()):
-        given.append(segment)
-        break
-    resumed = pipeline.stream(blocks_kept=1, **arguments())
-    parts = given[:resumed.blocks_kept] + list(resumed)
-    return whole, np.concatenate([part.numpy() for part in parts], axis=2), resumed.blocks_kept
+    parts, kept = left_after_one(pipeline, arguments)
+    return whole, np.concatenate([part.numpy() for part in parts], axis=2), kept
 
 
 @pytest.mark.processes
@@ -88,13 +83,8 @@ def left_when_all_is_done(rank, folder):
     arguments = lambda: Case("left", num_frames=57, num_steps=3).arguments() | dict(output_type="np")  # noqa: E731
     whole = DualParalPipeline(small_pipeline(), engine_config(2), config)(**arguments())
     pipeline = DualParalPipeline(small_pipeline(), engine_config(2), replace(config, checkpoint=folder, checkpoint_waves=1000))
-    given = []
-    for segment in pipeline.stream(**arguments()):
-        given.append(segment)
-        break
-    resumed = pipeline.stream(blocks_kept=1, **arguments())
-    parts = given[:resumed.blocks_kept] + list(resumed)
-    return whole and (whole.frames[0], np.concatenate(parts), resumed.blocks_kept)
+    parts, kept = left_after_one(pipeline, arguments)
+    return whole and (whole.frames[0], np.concatenate(parts), kept)
 
 
 @pytest.mark.processes

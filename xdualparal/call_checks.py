@@ -61,12 +61,9 @@ def check_image_latents(latents, latent_shape, num_videos):
     """Raises ValueError unless ``latents`` are finite floating latents (images, channels, 1, height, width) of ``latent_shape``, (channels, height,
     width), one image for all videos or one for each."""
     channels, height, width = latent_shape
-    if not isinstance(latents, torch.Tensor) or latents.dim() != 5 or not latents.is_floating_point():
-        raise ValueError(f"image_latents is {type(latents).__name__}: give a floating tensor (images, {channels}, 1, {height}, {width}), or an image")
-    if tuple(latents.shape) != (len(latents), channels, 1, height, width) or len(latents) not in (1, num_videos):
-        raise ValueError(f"image_latents is {tuple(latents.shape)}: give (1 or {num_videos}, {channels}, 1, {height}, {width}), or the height and width of the image")
-    if not latents.isfinite().all():
-        raise ValueError("image_latents has a NaN or an infinity: encode the image anew")
+    _check_latents("image_latents", latents, f"(1 or {num_videos}, {channels}, 1, {height}, {width})", lambda shape: (
+        shape[0] in (1, num_videos) and shape[1:] == (channels, 1, height, width)
+    ))
 
 
 def check_images(images, num_videos):
@@ -82,11 +79,16 @@ def check_given_latents(name, latents, latent_shape):
     """Raises ValueError unless ``latents``, the argument ``name``, are finite floating latents (1, channels, frames, height, width) of
     ``latent_shape``, (channels, height, width)."""
     channels, height, width = latent_shape
-    wanted = f"(1, {channels}, frames, {height}, {width})"
+    _check_latents(name, latents, f"(1, {channels}, frames, {height}, {width})", lambda shape: (
+        shape[2] > 0 and shape == (1, channels, shape[2], height, width)
+    ))
+
+
+def _check_latents(name, latents, wanted, suits):
     if not isinstance(latents, torch.Tensor) or latents.dim() != 5 or not latents.is_floating_point():
         raise ValueError(f"{name} is {type(latents).__name__}: give a floating tensor {wanted}, as output_type 'latent' has them")
-    if latents.shape[2] == 0 or tuple(latents.shape) != (1, channels, latents.shape[2], height, width):
-        raise ValueError(f"{name} is {tuple(latents.shape)}: give {wanted}, or the height and width of that video")
+    if not suits(tuple(latents.shape)):
+        raise ValueError(f"{name} is {tuple(latents.shape)}: give {wanted}, or the height and width of what they are of")
     if not latents.isfinite().all():
         raise ValueError(f"{name} has a NaN or an infinity: give latents of a run that was right")
 

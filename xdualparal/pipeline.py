@@ -134,8 +134,8 @@ class DualParalPipeline:
         ``continue_latents``: the last latent frames of another video, (1, channels, frames, height, width) before VAE scaling, as
         output_type "latent" gives them: this video goes on from there, and has the frames that follow, ``num_frames`` of them. The last
         ``context_latents`` are what its first block sees; earlier ones, if given, only make the first frames decode as in one video.
-        ``continue_noise``: the noise that those were made of (``initial_noise`` of that run), of as many last frames: the join is then smoother
-        than with new noise.
+        ``continue_noise``: the noise that those were made of (``initial_noise`` of that run), of as many last frames; else
+        new noise is drawn.
         ``output_type`` is "np" (videos, frames, height, width, 3) in 0..1, "uint8" (the same in 0..255), "pt" (videos, frames, 3, height, width),
         "pil" (a list of images a video) or "latent" (videos, channels, latent frames, height, width) before VAE
         scaling.

@@ -212,3 +212,13 @@ def latents_of_cases(rank, stages, cases, **degrees):
         output = DualParalPipeline(case.pipeline(), engine, case.config())(**case.arguments())
         latents[case.name] = None if output is None else output.frames.numpy()
     return latents
+
+
+def left_after_one(pipeline, arguments):
+    """(the segments of a run that is left after the first one and of one that goes on, how many of them were kept). ``arguments()``: of a call."""
+    given = []
+    for segment in pipeline.stream(**arguments()):
+        given.append(segment)
+        break
+    resumed = pipeline.stream(blocks_kept=1, **arguments())
+    return given[:resumed.blocks_kept] + list(resumed), resumed.blocks_kept

@@ -22,7 +22,7 @@ class Facts:
     text_parts: tuple[str, ...]  # the parts of a pipeline that only the first stage uses
     vae_dtype: torch.dtype  # of the VAE's weights, whatever the transformer's dtype
     clean_frames: bool = False  # whether frames may be clean, with timestep 0, as an image is: expand_timesteps of diffusers' pipelines
-    few_steps: bool = False  # whether they are distilled for a few steps
+    few_steps: bool = False  # whether the weights are distilled for a few steps
     frame_timesteps: bool = False  # whether they were trained on clips whose frames have noise levels and timesteps of their own
 
     def latent_frames(self, num_frames, continued=0):

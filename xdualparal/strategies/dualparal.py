@@ -307,6 +307,7 @@ class DualParal(OnStages):
     name = "dualparal"
     Settings = DualParalSettings
     window_settings = ("block_latents", "context_latents")
+    takes_images = True
     between_blocks = ("stagger", "fresh_noise", "context", "context_timestep", "context_noise", "context_dtype", "context_store")
 
     def settled(self, settings, lanes, facts=None):
@@ -349,8 +350,6 @@ class DualParal(OnStages):
     def layout(self, settings, latent_frames):
         """Which latent frames a block owns."""
         return Layout(settings.block_latents, settings.context_latents, latent_frames, equal_windows=known_context(settings) == RECOMPUTED)
-
-    takes_images = True
 
     def continued_latents(self, settings, available):
         """As many as a block's context: what the first new block sees of the video before it."""

@@ -94,7 +94,10 @@ def _read(path):
 
 
 def _image(path, args, model):
-    """The image at the size of the frames; with --resize_input_images scaled until it covers them, and its middle cut out."""
+    """The image at the size of the frames; with --resize_input_images scaled until it covers them, and its middle cut out.
+
+    Not by xDiT's resize_and_crop_image, which rounds some sizes down to a pixel less than the frame (49 pixels to 64, say) and fills it with black.
+    """
     image, (height, width) = _read(path), model.image_size
     if not args["resize_input_images"]:
         return image.resize((width, height))
