@@ -381,12 +381,17 @@ def noise_levels(step: int, generator: torch.Generator) -> torch.Tensor:
     return (mean + std * torch.randn(WINDOWS_A_STEP, generator=generator)).sigmoid()
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is faster there: by a fifth on a CPU that has it; on one that has not, a step takes six times as long."""
+    return device.type != "cpu" or torch.cpu.get_capabilities().get("avx512_bf16", False)
+
+
 def flow_loss(transformer, embeds: torch.Tensor, windows: torch.Tensor, sigma, generator) -> torch.Tensor:
     """Mean squared error of the predicted velocity, noise minus data, at the noise levels sigma (batch,)."""
     sigma = sigma.to(windows.device)
     noise = torch.randn(windows.shape, generator=generator).to(windows.device)
     mixed = windows + sigma[:, None, None, None, None] * (noise - windows)
-    with torch.autocast(windows.device.type, torch.bfloat16):  # a fifth faster on a CPU that has it
+    with torch.autocast(windows.device.type, torch.bfloat16, enabled=has_bfloat16(windows.device)):
         velocity = transformer(mixed, sigma * 1000, embeds, return_dict=False)[0]
     return (velocity.float() - (noise - windows)).square().mean()
 
