@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 import torch
-from diffusers import SkyReelsV2DiffusionForcingPipeline, WanPipeline
+from diffusers import SkyReelsV2DiffusionForcingPipeline, WanImageToVideoPipeline, WanPipeline
 from dualparal_testing.small_wan import small_pipeline, texts
 
 from xdualparal.call import ONLY_AS, OWN, TAKEN, check_stream_options, known_options
@@ -32,9 +32,14 @@ def test_every_argument_of_diffusers_is_known_once():
     assert names == set(TAKEN) | set(ONLY_AS) and not set(TAKEN) & set(ONLY_AS)
 
 
+def test_every_argument_of_image_to_video_is_known():
+    names = set(inspect.signature(WanImageToVideoPipeline.__call__).parameters) - {"self"}
+    assert names - set(TAKEN) - set(ONLY_AS) == {"image", "last_image", "image_embeds"} and names <= {*TAKEN, *OWN, *ONLY_AS}
+
+
 def test_what_is_taken_is_what_a_request_takes():
-    """But an image, of which a request has the latents, see images.with_image_latents."""
-    assert {*TAKEN, *OWN} - {"image"} == set(inspect.signature(Request.__init__).parameters) - {"self", "pipe", "family"}
+    """But images, of which a request has the latents, see images.with_encoded_images."""
+    assert {*TAKEN, *OWN} - {"image", "last_image"} == set(inspect.signature(Request.__init__).parameters) - {"self", "pipe", "family"}
 
 
 @pytest.mark.parametrize("name", ONLY_AS)

@@ -12,7 +12,7 @@ TAKEN = (
     "prompt", "negative_prompt", "height", "width", "num_frames", "num_inference_steps", "guidance_scale", "guidance_scale_2", "generator",
     "prompt_embeds", "negative_prompt_embeds", "output_type", "max_sequence_length",
 )
-OWN = ("image", "image_latents", "continue_latents", "continue_noise")  # that diffusers' text-to-video pipeline has not
+OWN = ("image", "image_latents", "last_image", "last_image_latents", "image_embeds", "continue_latents", "continue_noise")  # that diffusers' text-to-video pipeline has not
 # Accepted with a value that changes nothing: (those values, what to do instead of another one).
 ONLY_AS = {
     "num_videos_per_prompt": ((None, 1), "give the prompt as often in a list, with a generator each"),

@@ -57,22 +57,54 @@ def check_is_text(name, text):
         raise ValueError(f"{name} {ascii(text[:40])} has a NUL character: give text")
 
 
-def check_image_latents(latents, latent_shape, num_videos):
-    """Raises ValueError unless ``latents`` are finite floating latents (images, channels, 1, height, width) of ``latent_shape``, (channels, height,
-    width), one image for all videos or one for each."""
+def check_image_latents(name, latents, latent_shape, num_videos, at_least=None):
+    """Raises ValueError unless ``latents``, the argument ``name``, are finite floating latents (images, channels, frames, height, width) of
+    ``latent_shape``, (channels, height, width), one image for all videos or one for each; of 1 frame, or of ``at_least`` frames or more."""
     channels, height, width = latent_shape
-    _check_latents("image_latents", latents, f"(1 or {num_videos}, {channels}, 1, {height}, {width})", lambda shape: (
-        shape[0] in (1, num_videos) and shape[1:] == (channels, 1, height, width)
+    wanted = f"(1 or {num_videos}, {channels}, {'1' if at_least is None else f'{at_least} or more'}, {height}, {width})"
+    _check_latents(name, latents, wanted, lambda shape: (
+        shape[0] in (1, num_videos) and (shape[1], *shape[3:]) == latent_shape and (shape[2] == 1 if at_least is None else shape[2] >= at_least)
     ))
 
 
-def check_images(images, num_videos):
-    """Raises ValueError unless ``images``, a list, are PIL images, one for all videos or one for each."""
+def check_last_image(num_frames, frames_per_latent):
+    """Raises ValueError unless a last image can be the last frame of a video of ``num_frames``: of a whole latent frame, and not the first."""
+    if num_frames == 0:
+        raise ValueError("a last image is given and num_frames is 0, for a video without end: give a number of frames")
+    if num_frames == 1 or num_frames % frames_per_latent != 1:
+        fitting = max(1, num_frames // frames_per_latent) * frames_per_latent + 1
+        raise ValueError(f"a last image is given and num_frames is {num_frames}: give {fitting}, or another multiple of {frames_per_latent} and 1")
+
+
+def check_image_embeds(embeds, config, num_videos):
+    """Raises ValueError unless ``embeds`` are what CLIP says of the images, (videos, tokens, dim) of a transformer's ``config``."""
+    dim, tokens = config.image_dim, config.pos_embed_seq_len
+    wanted = f"(1 or {num_videos}, {tokens or 'tokens'}, {dim})"
+    if not isinstance(embeds, torch.Tensor) or embeds.dim() != 3 or not embeds.is_floating_point():
+        raise ValueError(f"image_embeds is {type(embeds).__name__}: give a floating tensor {wanted}, or the image alone")
+    shape = tuple(embeds.shape)
+    if shape[0] not in (1, num_videos) or shape[2] != dim or tokens not in (None, shape[1]):
+        what = ": the model takes a first and a last image, give both" if tokens == 2 * shape[1] else f": give {wanted}"
+        raise ValueError(f"image_embeds is {shape}{what}")
+    if not embeds.isfinite().all():
+        raise ValueError("image_embeds has a NaN or an infinity: give those of a right image")
+
+
+def check_text_length(max_sequence_length, prompt_embeds, wanted):
+    """Raises ValueError for text of another length than ``wanted``, on which attention counts where it sees images."""
+    name, length = ("max_sequence_length", max_sequence_length) if prompt_embeds is None else ("the length of prompt_embeds", prompt_embeds.shape[1])
+    if length != wanted:
+        raise ValueError(f"{name} is {length} and the model's attention tells text from image by a length of {wanted}: give {wanted}")
+
+
+def check_images(name, images, num_videos):
+    """Raises ValueError unless ``images``, the argument ``name`` as a list, are PIL images, one for all videos or one for each."""
     for image in images:
         if not isinstance(image, Image):
-            raise ValueError(f"image is {type(image).__name__}: give a PIL image, or a list of one for each prompt")
+            raise ValueError(f"{name} is {type(image).__name__}: give a PIL image, or a list of one for each prompt")
     if len(images) not in (1, num_videos):
-        raise ValueError(f"{len(images)} images are given and there are {num_videos} prompts: give one for all, or one for each")
+        what = f"{len(images)} images" if name == "image" else f"{name}: {len(images)} images"
+        raise ValueError(f"{what} are given and there are {num_videos} prompts: give one for all, or one for each")
 
 
 def check_given_latents(name, latents, latent_shape):

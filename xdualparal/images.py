@@ -1,42 +1,97 @@
-"""The image that a video begins with, in a call.
+"""The images that a video begins and ends with, in a call.
 
-Knows: what of a call is an image, and what the VAE makes of one. Must not know: files and flags, or what a run does with latents.
+Knows: what of a call is an image, and what the VAE and CLIP make of one. Must not know: files and flags, or what a run does with latents.
 """
 
 import torch
 
 from .call_checks import check_images
 from .models.wan_vae import encode_video
-from .request import check_size
+from .request import check_size, condition_frames
+
+_IMAGES = "image", "last_image"
 
 
-def with_image_latents(pipe, mesh, prompt, options):
-    """``options`` of a call, with height and width, with the latents of its ``image`` instead. Every rank of the replica must call it: the output rank encodes. Raises
-    ValueError for what is no image, and on all ranks for one that cannot be encoded."""
-    images = options.get("image")
-    options = {name: value for name, value in options.items() if name != "image"}
-    if images is None:
+def with_encoded_images(pipe, family, mesh, prompt, options):
+    """``options`` of a call, with height, width and num_frames, with what the model sees of its images instead. Every rank of the replica must
+    call it: the output rank encodes. Raises ValueError for what is no image, and on all ranks for one that cannot be encoded."""
+    images = {name: options[name] for name in _IMAGES if options.get(name) is not None}
+    options = {name: value for name, value in options.items() if name not in _IMAGES}
+    if not images:
         return options
-    if options.get("image_latents") is not None:
-        raise ValueError("image and image_latents are given, which are one thing: leave one out")
-    images = images if isinstance(images, list) else [images]
+    _check(pipe, family, prompt, images, options)
+    first, last = (images.get(name) and (images[name] if isinstance(images[name], list) else [images[name]]) for name in _IMAGES)
+    latent_frames = family.facts.latent_frames(options["num_frames"]) if options["num_frames"] else None  # None: without end
+    encode = lambda: encode_images(pipe, family, first, options["height"], options["width"], latent_frames, last)  # noqa: E731
+    return options | mesh.share_object(mesh.on_output_rank(encode))
+
+
+def _check(pipe, family, prompt, images, options):
+    for name in (*(f"{one}_latents" for one in images), "image_embeds"):
+        if options.get(name) is not None:
+            raise ValueError(f"image and {name} are given, which are one thing: leave one out")
+    if "image" not in images:
+        raise ValueError("last_image is given and image is not: give both")
+    if "last_image" in images and not family.facts.conditioned:
+        raise ValueError(f"last_image is given and {family.facts.name} takes none: leave it out, or take Wan2.2-I2V")
     embeds = options.get("prompt_embeds")
-    check_images(images, len(prompt) if isinstance(prompt, list) else 1 if embeds is None else len(embeds))
-    height, width = options["height"], options["width"]
-    check_size(height, width, (pipe.vae_scale_factor_spatial,) * 2)
-    latents = mesh.on_output_rank(lambda: encode_images(pipe, images, height, width))
-    return options | dict(image_latents=mesh.share_object(latents))
+    count = len(prompt) if isinstance(prompt, list) else 1 if embeds is None else len(embeds)
+    for name, value in images.items():
+        check_images(name, value if isinstance(value, list) else [value], count)
+    if family.facts.sees_images and pipe.image_encoder is None:
+        raise ValueError("an image is given and the pipeline has no image_encoder, which the model needs: give one with it")
+    check_size(options["height"], options["width"], (pipe.vae_scale_factor_spatial,) * 2)
 
 
-def encode_images(pipe, images, height, width):
-    """The latents of PIL ``images``, (images, channels, 1, height, width) float32 on the CPU, as the transformer predicts them.
+def encode_images(pipe, family, images, height, width, latent_frames, last_images=None, describe=None):
+    """What a model of ``family`` sees of PIL ``images``, each scaled to ``height`` x ``width`` pixels, whatever its shape, as diffusers' image-to-video
+    pipeline does: a dict of these arguments of a call, tensors in float32 on the CPU.
 
-    Each is scaled to ``height`` x ``width`` pixels, whatever its shape, as diffusers' image-to-video pipeline does. Raises ValueError where the
-    VAE of ``pipe`` is not there, or makes numbers that are not finite.
+    ``image_latents``: (images, channels, frames, height, width), as the transformer predicts them: of the image, and for a family that is ``conditioned``
+    with empty frames behind it. ``latent_frames``: of the video, None: endless. ``last_images``: as many, or one for all, or None; then
+    ``last_image_latents``, (images, channels, 1, height, width). ``image_embeds``: (images, tokens, dim), where the family ``sees_images``.
+    ``describe``: see ``described``, by default with the pipeline's image encoder.
+
+    Raises ValueError where the VAE of ``pipe`` is not there, or makes numbers that are not finite.
     """
     if pipe.vae is None:
         raise ValueError("an image is given and the pipeline has no VAE that encodes it: give image_latents")
+    frames = condition_frames(pipe, family, latent_frames) if family.facts.conditioned else 1
+    pairs = [(image, last_images and last_images[n if len(last_images) > 1 else 0]) for n, image in enumerate(_as_many(images, last_images))]
+    encode = lambda *pair: _encode(pipe, family, pair, height, width, frames)  # noqa: E731
     try:
-        return torch.cat([encode_video(pipe.vae, pipe.video_processor.preprocess(image, height=height, width=width)[:, :, None]) for image in images])
+        encoded = dict(image_latents=torch.cat([encode(image, None) for image, _ in pairs]))
+        if last_images:
+            encoded["last_image_latents"] = torch.cat([encode(*pair)[:, :, -1:] for pair in pairs])
+        if family.facts.sees_images:
+            describe = describe or (lambda pair: described(pipe.image_processor, pipe.image_encoder, pair))
+            encoded["image_embeds"] = torch.cat([describe([one for one in pair if one is not None]) for pair in pairs])
     except FloatingPointError as error:
         raise ValueError(f"the image cannot be encoded: {error}") from None
+    return encoded
+
+
+def _as_many(images, last_images):
+    return images * len(last_images) if last_images and len(images) == 1 else images
+
+
+def _encode(pipe, family, pair, height, width, latent_frames):
+    """Latents of a video of ``latent_frames`` that begins with the first of ``pair``, ends with the second, if there is one, and is grey, which is 0,
+    between them."""
+    first, last = (one and pipe.video_processor.preprocess(one, height=height, width=width) for one in pair)
+    video = first.new_zeros(*first.shape[:2], 1 + (latent_frames - 1) * family.facts.frames_per_latent, height, width)
+    video[:, :, 0] = first
+    if last is not None:
+        video[:, :, -1] = last
+    return encode_video(pipe.vae, video)
+
+
+@torch.no_grad()
+def described(processor, encoder, images):
+    """What CLIP says of PIL ``images``, one or a first and a last, (1, tokens, dim) float32 on the CPU, as diffusers' image-to-video pipeline asks
+    for it: the last layer's input. Each image's tokens stand behind the other's."""
+    seen = processor(images=images, return_tensors="pt").to(encoder.device, encoder.dtype)
+    states = encoder(**seen, output_hidden_states=True).hidden_states[-2]
+    if not states.isfinite().all():
+        raise FloatingPointError("the image encoder made a NaN or an infinity of it: use its weights in float32, or others")
+    return states.float().cpu().flatten(0, 1)[None]

@@ -18,7 +18,7 @@ from .engine.sharding import check_degrees, check_even_split, check_heads
 from .engine.stop import StopSign, waves_to_finish
 from .engine.used_weights import UsedWeights
 from .engine.video import Video, check_alike
-from .images import with_image_latents
+from .images import with_encoded_images
 from .models import family_of
 from .models.identity import dtype_name, tiling_of
 from .output.segments import join_segments, stack_videos
@@ -37,7 +37,7 @@ _run_numbers = count()  # of this process: all pipelines' stop signs are in one 
 class DualParalPipeline:
     """Long videos from a diffusers ``WanPipeline``, one stage of its transformer on each pipeline rank.
 
-    ``wan_pipeline``: of Wan2.1, or of Wan2.2 with two transformers, or diffusers' diffusion forcing pipeline of SkyReels-V2, on every rank, with the same weights; the layers of other
+    ``wan_pipeline``: of Wan2.1, or of Wan2.2 with two transformers, or diffusers' WanImageToVideoPipeline, or its diffusion forcing pipeline of SkyReels-V2, on every rank, with the same weights; the layers of other
     stages are dropped from it, and the text encoder on all ranks but the first of a replica: it is of no other use afterwards.
     ``engine_config``: xDiT's EngineConfig; its ``parallel_config.pp_degree`` is the number of stages. ``config``: a
     DualParalConfig. ``texts``: what encodes prompts (see texts.py), by default the pipeline's text encoder. ``check_weights``:
@@ -129,8 +129,9 @@ class DualParalPipeline:
         Arguments are those of diffusers' WanPipeline: ``prompt`` and ``negative_prompt`` (str or list of str),
         ``num_frames``, ``height``, ``width`` (pixels), ``num_inference_steps``, ``guidance_scale``, ``guidance_scale_2``
         (of a second transformer), ``generator`` (on the CPU), ``prompt_embeds`` and ``negative_prompt_embeds`` (videos, length, dim), ``max_sequence_length``;
-        ``image`` (a PIL image, or a list of one for each prompt; Wan2.2-TI2V), the video's first frame, scaled to height x width, or
-        ``image_latents``, (1 or videos, channels, 1, height, width), what the VAE makes of it (images.encode_images);
+        ``image`` (a PIL image, or a list of one for each prompt; Wan2.2-TI2V, Wan2.1-I2V, Wan2.2-I2V), the video's first frame, scaled to height x width,
+        and for I2V ``last_image``, its last one, or what the model sees of them (images.encode_images): ``image_latents``, ``last_image_latents`` and
+        ``image_embeds``;
         ``continue_latents``: the last latent frames of another video, (1, channels, frames, height, width) before VAE scaling, as
         output_type "latent" gives them: this video goes on from there, and has the frames that follow, ``num_frames`` of them. The last
         ``context_latents`` are what its first block sees; earlier ones, if given, only make the first frames decode as in one video.
@@ -234,7 +235,7 @@ class DualParalPipeline:
 
     def _request(self, prompt, output_type, options):
         self._check_free()  # before any collective: the ranks that wait for passes would not take part
-        options = with_image_latents(self.pipe, self.mesh, prompt, own_defaults(self.pipe) | known_options(options))
+        options = with_encoded_images(self.pipe, self.family, self.mesh, prompt, own_defaults(self.pipe) | known_options(options))
         request = Request(self.pipe, self.family, prompt=prompt, output_type=output_type, **options)
         check_even_split(request.frame_tokens, self.mesh.shard[1])
         if self.mesh.branch[1] > request.branches:
@@ -273,7 +274,7 @@ class DualParalPipeline:
         expert_starts = self.family.expert_starts(self.pipe, request.make_scheduler("cpu").timesteps)
         plan = self.strategy.plan(self.config, latent_frames, request.num_inference_steps, lanes, expert_starts)
         if request.image_latents is not None:
-            return with_image(self.config, plan)
+            return with_image(self.config, plan, self.family.facts)
         return plan.continuing(continued) if continued else plan
 
     def _spec(self, request, file_spec=None):

@@ -8,10 +8,12 @@ import copy
 
 import torch
 
-from .call_checks import check_embeds, check_generators, check_given_latents, check_image_latents, check_prompts
+from .call_checks import (
+    check_embeds, check_generators, check_given_latents, check_image_embeds, check_image_latents, check_last_image, check_prompts, check_text_length,
+)
 from .limits import FRAMES, GUIDANCE, PIXELS, SIDE, STEPS, TEXT_TOKENS
 from .models.schedulers import SHIFT_NAMES, check_scheduler, flow_shift, fresh_scheduler
-from .models.wan import WanFamily
+from .models.wan import TEXT_LENGTH, WanFamily
 from .run_spec import short_digest
 
 MAX_SEQUENCE_LENGTH = 512  # by default, as in diffusers' WanPipeline
@@ -23,7 +25,8 @@ class Request:
 
     def __init__(self, pipe, family=WanFamily, *, prompt=None, negative_prompt=None, height=480, width=832, num_frames=81,
                  num_inference_steps=50, guidance_scale=5.0, guidance_scale_2=None, generator=None, prompt_embeds=None,
-                 negative_prompt_embeds=None, max_sequence_length=MAX_SEQUENCE_LENGTH, output_type="np", continue_latents=None, continue_noise=None, image_latents=None):
+                 negative_prompt_embeds=None, max_sequence_length=MAX_SEQUENCE_LENGTH, output_type="np", continue_latents=None, continue_noise=None, image_latents=None,
+                 last_image_latents=None, image_embeds=None):
         self.pipe = pipe
         self.prompt, self.negative_prompt = prompt, negative_prompt
         self.height, self.width = SIDE.of("height", height), SIDE.of("width", width)
@@ -34,6 +37,7 @@ class Request:
         self.prompt_embeds, self.negative_prompt_embeds = prompt_embeds, negative_prompt_embeds
         self.max_sequence_length = TEXT_TOKENS.of("max_sequence_length", max_sequence_length)
         self.output_type, self.image_latents = output_type, image_latents
+        self.last_image_latents, self.image_embeds = last_image_latents, image_embeds
         self.continue_latents, self.continue_noise = continue_latents, continue_noise
         self._check(family)
         self.generator = generator if generator is not None else torch.Generator().manual_seed(shared_seed(drawn_seed()))
@@ -65,14 +69,34 @@ class Request:
             raise ValueError("continue_noise comes without continue_latents, the latents that were made of it: give both")
 
     def _check_image(self, family):
+        facts = family.facts
+        self._check_image_is_wanted(facts)
         if self.image_latents is None:
             return
-        if not family.facts.clean_frames:
-            raise ValueError("an image is given and the model makes videos of text alone: leave it out, or take Wan2.2-TI2V")
         if self.continue_latents is not None:
             raise ValueError("an image and continue_latents are given and both are the video's first frames: leave one out")
-        check_image_latents(self.image_latents, self.latent_shape, self.num_videos)
-        self.image_latents = self.image_latents.detach().float().cpu()
+        latent_frames = None if self.is_endless else facts.latent_frames(self.num_frames)
+        frames = condition_frames(self.pipe, family, latent_frames) if facts.conditioned else None
+        check_image_latents("image_latents", self.image_latents, self.latent_shape, self.num_videos, frames)
+        if self.last_image_latents is not None:
+            check_last_image(self.num_frames, facts.frames_per_latent)
+            check_image_latents("last_image_latents", self.last_image_latents, self.latent_shape, self.num_videos)
+        if facts.sees_images:
+            check_image_embeds(self.image_embeds, self.pipe.transformer.config, self.num_videos)
+            check_text_length(self.max_sequence_length, self.prompt_embeds, TEXT_LENGTH)
+        for name in ("image_latents", "last_image_latents", "image_embeds"):
+            if getattr(self, name) is not None:
+                setattr(self, name, getattr(self, name).detach().float().cpu())
+
+    def _check_image_is_wanted(self, facts):
+        if self.image_latents is not None and not facts.takes_images:
+            raise ValueError("an image is given and the model makes videos of text alone: leave it out, or take Wan2.2-TI2V or Wan2.2-I2V")
+        if self.image_latents is None and facts.conditioned:
+            raise ValueError(f"the image is missing: {facts.name} makes a video of an image, give image=")
+        if self.last_image_latents is not None and not facts.conditioned:
+            raise ValueError(f"a last image is given and {facts.name} takes none: leave it out, or take Wan2.2-I2V")
+        if self.image_embeds is not None and not facts.sees_images:
+            raise ValueError(f"image_embeds are given and {facts.name} has no use for them: leave them out")
 
     def _second_scale(self, given):
         """The second expert's guidance scale; None where there is one expert. By default the first one's, as in diffusers."""
@@ -136,7 +160,7 @@ class Request:
             {name: getattr(self, name) for name in names}, guidance_scale=float(self.guidance_scale),
             guidance_scale_2=self.guidance_scale_2, boundary_ratio=self._boundary_ratio, seed=self.generator.initial_seed(),
             embeds=tuple(short_digest(rows.float().cpu().numpy().tobytes()) for rows in embeds),
-            continued=_digest_of(self.continue_latents, self.continue_noise), image=_digest_of(self.image_latents),
+            continued=_digest_of(self.continue_latents, self.continue_noise), image=_digest_of(self.image_latents, self.last_image_latents, self.image_embeds),
             generator=short_digest(self.generator.get_state().numpy().tobytes()),
             scheduler=f"{type(scheduler).__name__} {short_digest(settings.encode())}", flow_shift=flow_shift(scheduler),
         )
@@ -145,7 +169,8 @@ class Request:
     def latent_shape(self):
         """(channels, height, width) of a latent frame."""
         factor = self.pipe.vae_scale_factor_spatial
-        return self.pipe.transformer.config.in_channels, self.height // factor, self.width // factor
+        config = self.pipe.transformer.config
+        return config.out_channels or config.in_channels, self.height // factor, self.width // factor
 
     @property
     def has_embeds(self):
@@ -186,12 +211,19 @@ class Request:
             one.generator = _nth(self.generator, index)
             one.prompt_embeds = _nth_row(self.prompt_embeds, index)
             one.negative_prompt_embeds = _nth_row(self.negative_prompt_embeds, index)
-            one.image_latents = _nth_row(self.image_latents, index)
+            for name in ("image_latents", "last_image_latents", "image_embeds"):
+                setattr(one, name, _nth_row(getattr(self, name), index))
             yield one
 
 
-def _digest_of(latents, noise=None):
-    tensors = [one.contiguous().numpy().tobytes() for one in (latents, noise) if one is not None]
+def condition_frames(pipe, family, latent_frames):
+    """How many latent frames the image of a ``conditioned`` family is given as. ``latent_frames``: of the video, None: endless. Without a VAE
+    that says so, as for a short video."""
+    return 1 if pipe.vae is None else family.condition_latents(pipe.vae, latent_frames)
+
+
+def _digest_of(*tensors):
+    tensors = [one.contiguous().numpy().tobytes() for one in tensors if one is not None]
     return short_digest(b"".join(tensors)) if tensors else None
 
 

@@ -2,7 +2,8 @@
 
 As on the hub: model_index.json, sharded safetensors with an index, config.json with the names and versions that the authors wrote.
 The configurations are those of huggingface.co/Wan-AI/Wan2.1-T2V-1.3B-Diffusers, Wan2.1-T2V-14B-Diffusers,
-Wan2.2-T2V-A14B-Diffusers and Wan2.2-TI2V-5B-Diffusers (but the latter's means and deviations of latents), and of
+Wan2.2-T2V-A14B-Diffusers and Wan2.2-TI2V-5B-Diffusers (but the latter's means and deviations of latents), of Wan2.1-I2V-14B-720P-Diffusers,
+Wan2.1-FLF2V-14B-720P-diffusers and Wan2.2-I2V-A14B-Diffusers (diffusers' scripts/convert_wan_to_diffusers.py makes them), and of
 Skywork/SkyReels-V2-DF-1.3B-540P-Diffusers and -14B- (diffusers' scripts/convert_skyreelsv2_to_diffusers.py makes them). The
 tokenizer and the text encoder (UMT5) are the demo model's.
 """
@@ -14,8 +15,11 @@ from pathlib import Path
 import diffusers
 import torch
 from diffusers import AutoencoderKLWan
+from transformers import CLIPImageProcessor
 
 import xdualparal
+
+from .small_wan import small_image_encoder
 
 DEMO = Path(xdualparal.__file__).parent / "demo" / "tiny-wan"
 _TRANSFORMER = {
@@ -32,6 +36,12 @@ TRANSFORMERS = {  # {model, as xDiT and we name it: {part: its config.json}}, fu
     "Wan2.2-TI2V": dict(transformer=_TRANSFORMER | _OF_WAN22 | dict(
         ffn_dim=14336, in_channels=48, num_attention_heads=24, num_layers=30, out_channels=48,
     )),
+}
+_OF_IMAGES = dict(in_channels=36, image_dim=1280, added_kv_proj_dim=5120)
+IMAGE_TO_VIDEO = {
+    "Wan2.1-I2V": dict(transformer=_TRANSFORMER | _OF_IMAGES),
+    "Wan2.1-FLF2V": dict(transformer=_TRANSFORMER | _OF_IMAGES | dict(pos_embed_seq_len=514)),
+    "Wan2.2-I2V": dict(transformer=_TRANSFORMER | _OF_WAN22 | dict(in_channels=36), transformer_2=_TRANSFORMER | _OF_WAN22 | dict(in_channels=36)),
 }
 _SKYREELS = dict(_TRANSFORMER, _class_name="SkyReelsV2Transformer3DModel", _diffusers_version="0.34.0.dev0", num_frame_per_block=1,
                  pos_embed_seq_len=None)
@@ -63,19 +73,20 @@ SCHEDULER = {
     "use_exponential_sigmas": False, "use_flow_sigmas": True, "use_karras_sigmas": False,
 }
 _SMALL = dict(num_attention_heads=4, attention_head_dim=12, ffn_dim=64, num_layers=5, text_dim=64)
+_SMALL_IMAGES = dict(image_dim=24, added_kv_proj_dim=48)  # of 28 x 28 pixels, 5 tokens
 _SMALL_VAE = dict(base_dim=8, dim_mult=[1, 1, 1, 1], num_res_blocks=1)
 _SMALL_VAE_OF_TI2V = dict(base_dim=8, decoder_base_dim=8, num_res_blocks=1)
 
 
 def write_checkpoint(folder, model, scheduler=SCHEDULER, shard_size="100KB", first_seed=0, **smaller):
-    """Writes a small checkpoint of ``model``, a name of TRANSFORMERS or SKYREELS, to ``folder``; returns the folder. Every transformer has
+    """Writes a small checkpoint of ``model``, a name of TRANSFORMERS, IMAGE_TO_VIDEO or SKYREELS, to ``folder``; returns the folder. Every transformer has
     weights of its own.
 
     ``scheduler``: its configuration. ``first_seed``: of the first transformer's weights. ``smaller``: settings of the transformers
     beside _SMALL.
     """
     folder = Path(folder)
-    configs = {part: config | _SMALL | smaller for part, config in (TRANSFORMERS | SKYREELS)[model].items()}
+    configs = {part: _small(config) | smaller for part, config in (TRANSFORMERS | IMAGE_TO_VIDEO | SKYREELS)[model].items()}
     for seed, (part, config) in enumerate(configs.items(), first_seed):
         small_transformer(config, seed).save_pretrained(folder / part, max_shard_size=shard_size)
     vae = VAE_OF_TI2V | _SMALL_VAE_OF_TI2V if model == "Wan2.2-TI2V" else VAE | _SMALL_VAE
@@ -83,11 +94,27 @@ def write_checkpoint(folder, model, scheduler=SCHEDULER, shard_size="100KB", fir
     AutoencoderKLWan.from_config(vae).eval().save_pretrained(folder / "vae")
     for part in ("text_encoder", "tokenizer"):
         shutil.copytree(DEMO / part, folder / part)
+    sees_images = configs["transformer"]["image_dim"] is not None
+    if sees_images:
+        _write_image_encoder(folder)
     for part, config in (configs | dict(vae=vae)).items():
         _write(folder / part / "config.json", config)
     _write(folder / "scheduler" / "scheduler_config.json", scheduler)
     _write(folder / "model_index.json", _index(model, configs, scheduler["_class_name"]))
     return folder
+
+
+def _small(config):
+    """Of a transformer."""
+    of_images = {} if config["image_dim"] is None else _SMALL_IMAGES
+    pair = dict(pos_embed_seq_len=10) if config.get("pos_embed_seq_len") else {}
+    return config | _SMALL | of_images | pair
+
+
+def _write_image_encoder(folder):
+    """CLIP's, with random weights, and its image processor."""
+    small_image_encoder().save_pretrained(folder / "image_encoder")
+    CLIPImageProcessor(size=dict(shortest_edge=28), crop_size=dict(height=28, width=28)).save_pretrained(folder / "image_processor")
 
 
 def small_transformer(config, seed):
@@ -109,6 +136,13 @@ def _index(model, parts, scheduler):
         "text_encoder": ["transformers", "UMT5EncoderModel"], "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
         "vae": ["diffusers", "AutoencoderKLWan"], **{part: ["diffusers", kind] for part in parts},
     }
+    if model in IMAGE_TO_VIDEO:
+        sees_images = parts["transformer"]["image_dim"] is not None
+        index |= dict(
+            _class_name="WanImageToVideoPipeline", image_encoder=["transformers", "CLIPVisionModel"] if sees_images else [None, None],
+            image_processor=["transformers", "CLIPImageProcessor"] if sees_images else [None, None],
+        )
+        return index | (dict(boundary_ratio=0.9) if "transformer_2" in parts else {})
     if model == "Wan2.2-TI2V":
         return index | dict(boundary_ratio=None, expand_timesteps=True, transformer_2=[None, None])
     return index | dict(boundary_ratio=0.875) if "transformer_2" in parts else index

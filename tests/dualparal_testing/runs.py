@@ -9,7 +9,9 @@ from xdualparal.engine.noise import StepNoise
 from xdualparal.plan.actions import Pass
 
 from .sequential import sequential_latents
-from .small_wan import FEW_STEPS, SCHEDULERS, STOCHASTIC, second_expert, small_pipeline, small_transformer, texts
+from .small_wan import (
+    FEW_STEPS, IMAGE_DIM, IMAGE_TOKENS, SCHEDULERS, STOCHASTIC, second_expert, small_image_pipeline, small_pipeline, small_transformer, texts,
+)
 
 SIZE = 32  # pixels; 4 x 4 in latents
 SEED = 5
@@ -42,6 +44,11 @@ class Case:
     has_image: bool = False
     has_its_noise: bool = False  # the given latent frames are those of the noise that they were made of
 
+    @property
+    def text_length(self):
+        """Of the embeddings."""
+        return 8
+
     def config(self):
         """The DualParalConfig of the case."""
         return DualParalConfig(
@@ -62,9 +69,13 @@ class Case:
         """The first transformer, for the sequential program."""
         return small_transformer()
 
+    def second_transformer(self):
+        """The second expert."""
+        return second_expert()
+
     def arguments(self):
         """The arguments of a pipeline call."""
-        positive, negative = texts()
+        positive, negative = texts(self.text_length)
         return dict(
             prompt_embeds=positive, negative_prompt_embeds=negative, height=SIZE, width=SIZE, num_frames=self.num_frames,
             num_inference_steps=self.num_steps, guidance_scale=self.guidance_scale, guidance_scale_2=self.guidance_scale_2,
@@ -96,10 +107,10 @@ class Case:
         blocks = 1 + max(0, -(-(latent_frames - self.block - self.context) // self.block))
         generator = torch.Generator().manual_seed(SEED)
         noise = initial_noise(blocks, self.block, self.context, (16, 4, 4), generator, latent_frames)
-        branches = texts() if self.guidance_scale > 1 else texts()[:1]
+        branches = texts(self.text_length)[:2 if self.guidance_scale > 1 else 1]
         transformers, scales, boundary = [self.transformer()], self.guidance_scale, None
         if self.boundary_ratio is not None:
-            transformers, boundary = [*transformers, second_expert()], self.boundary_ratio * 1000
+            transformers, boundary = [*transformers, self.second_transformer()], self.boundary_ratio * 1000
             scales = self.guidance_scale, self.guidance_scale_2 or self.guidance_scale
         return sequential_latents(
             transformers, (SCHEDULERS | FEW_STEPS | STOCHASTIC)[self.scheduler], self.num_steps, noise, branches, scales,
@@ -107,9 +118,13 @@ class Case:
             **dict(true_timesteps=self.has_true_timesteps, cached=self.cached, in_float8=self.context_dtype == "float8",
                    context_noise=(self.context_noise, self.noise_of_context), given=self.given()[:, :, -seen:] if seen else None,
                    its_noise=self.its_noise()[:, :, -seen:] if self.has_its_noise else None,
-                   image=self.image() if self.has_image else None)
+                   image=self.image() if self.has_image else None, **self.of_condition(latent_frames))
             | broken,
         )
+
+    def of_condition(self, latent_frames):
+        """What the sequential program besides gets, of a video of ``latent_frames``."""
+        return {}
 
     @property
     def has_true_timesteps(self):
@@ -126,6 +141,59 @@ class Case:
             return None
         noise = StepNoise(torch.Generator().manual_seed(SEED))
         return lambda block, step: noise.generator(Pass(0, block, step))
+
+
+@dataclass(frozen=True)
+class ImageCase(Case):
+    """A video of an image, by Wan2.2-I2V's form of a model, or Wan2.1-I2V's."""
+
+    sees_images: bool = False
+    has_last: bool = False
+
+    @property
+    def text_length(self):
+        """Where images stand before the text it has a length of its own."""
+        return 512 if self.sees_images else 8
+
+    def pipeline(self):
+        """A small pipeline for it."""
+        return small_image_pipeline(self.scheduler, self.boundary_ratio, self.sees_images)
+
+    def transformer(self):
+        """The first transformer, for the sequential program."""
+        return self.pipeline().transformer
+
+    def second_transformer(self):
+        """The second expert."""
+        return self.pipeline().transformer_2
+
+    def image_latents(self):
+        """Of the image and the 21 latent frames behind it, which are what the small VAE remembers."""
+        return torch.randn(1, 16, 22, SIZE // 8, SIZE // 8, generator=torch.Generator().manual_seed(14))
+
+    def last_image_latents(self):
+        """Of the last image."""
+        return torch.randn(1, 16, 1, SIZE // 8, SIZE // 8, generator=torch.Generator().manual_seed(15))
+
+    def image_embeds(self):
+        """What CLIP says of the image."""
+        return torch.randn(1, IMAGE_TOKENS, IMAGE_DIM, generator=torch.Generator().manual_seed(16))
+
+    def arguments(self):
+        """The arguments of a pipeline call."""
+        return super().arguments() | dict(
+            image_latents=self.image_latents(), **dict(last_image_latents=self.last_image_latents()) if self.has_last else {},
+            **dict(image_embeds=self.image_embeds()) if self.sees_images else {},
+        )
+
+    def of_condition(self, latent_frames):
+        """The 20 channels beside the latents, and what CLIP says."""
+        latents, mask = self.image_latents()[:, :, :latent_frames], torch.zeros(1, 4, latent_frames, SIZE // 8, SIZE // 8)
+        empty = latents[:, :, -1:].repeat(1, 1, latent_frames - latents.shape[2], 1, 1)
+        latents, mask[:, :, 0] = torch.cat([latents, empty], dim=2), 1
+        if self.has_last:
+            latents[:, :, -1:], mask[:, 3, -1] = self.last_image_latents(), 1
+        return dict(condition=torch.cat([mask, latents], dim=1), image_embeds=self.image_embeds() if self.sees_images else None)
 
 
 STOCHASTIC_CASES = [Case(name, num_frames=57, num_steps=4, scheduler=name) for name in STOCHASTIC]
@@ -164,6 +232,13 @@ WITH_IMAGE = [
     Case("an image, true timesteps", num_frames=77, num_steps=4, context_timestep="true", has_image=True, scheduler="euler"),
     Case("an image, one block", num_frames=13, num_steps=4, has_image=True),
 ]
+CONDITIONED = [
+    ImageCase("image-to-video", num_frames=120, num_steps=3),
+    ImageCase("image-to-video, first and last, cached context, stagger 2", num_frames=61, num_steps=6, context=3, stagger=2, cached=True, has_last=True),
+    ImageCase("image-to-video, two experts", num_frames=77, num_steps=4, boundary_ratio=0.9, guidance_scale_2=3.0, scheduler="euler"),
+    ImageCase("image-to-video with CLIP", num_frames=77, num_steps=4, sees_images=True),
+    ImageCase("image-to-video with CLIP, one block, no guidance", num_frames=13, num_steps=4, sees_images=True, guidance_scale=1.0, has_last=True),
+]
 ON_HOST = [replace(case, name=f"{case.name}, on the host", context_store="host") for case in CACHED]
 OFFLOADED = [replace(case, name=f"{case.name}, one at a time on the device", expert_offload=True) for case in EXPERTS]
 CASES = [
@@ -173,6 +248,7 @@ CASES = [
     *CACHED,
     *CONTINUED,
     *WITH_IMAGE,
+    *CONDITIONED,
     Case("more blocks than steps", num_frames=120, num_steps=3),
     Case("more steps than blocks", num_frames=57, num_steps=8),
     Case("context as long as a block", num_frames=77, num_steps=4, block=3, context=3),

@@ -63,7 +63,7 @@ def as_float8(x):
 def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, guidance_scale, block, context, stagger=1,
                        next_context=True, previous_context_after=True, step_generator=None, boundary=None,
                        crossing=False, true_timesteps=False, cached=False, of_step=0, in_float8=False, given=None, noised=True, context_noise=(0, None),
-                       image=None, image_timestep=0, its_noise=None):
+                       image=None, image_timestep=0, its_noise=None, condition=None, image_embeds=None):
     """All latents of the video, (1, channels, latent frames, height, width).
 
     ``transformers``: one, or two, of which the first does the steps with timesteps of ``boundary`` or more; then
@@ -74,8 +74,8 @@ def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, gu
     float8 where ``in_float8``.
     ``given``: the clean latents of the first frames of block 0, another video's last ones; where they are not ``noised`` for each step a
     rule is broken; ``its_noise``: the noise that they were made of. ``context_noise``: (the timestep of a previous context that is finished, the noise, by block and step, that it then has so
-    much of). ``image``: the latents of the video's first frame, which has ``image_timestep``, in every pass. ``step_generator(block, step)``: of
-    the noise that a scheduler adds in a step.
+    much of). ``image``: the latents of the video's first frame, which has ``image_timestep``, in every pass. ``condition``: channels beside the whole video's latents, (1, channels, frames, height, width), and
+    ``image_embeds``: as the transformer's forward takes them. ``step_generator(block, step)``: of the noise that a scheduler adds in a step.
     """
     processors = [[ContextAttention() for _ in transformer.blocks] for transformer in transformers]
     for transformer, own in zip(transformers, processors):
@@ -127,7 +127,8 @@ def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, gu
                     if cached and i > 0 and context > 0:
                         parts.append(tails[i - 1, max(0, step - of_step)][branch][n])
                     processor.extra = [torch.cat(some, dim=1) for some in zip(*parts)] if parts else None
-                predictions.append(transformer(window, at, text, return_dict=False)[0])
+                seen = window if condition is None else torch.cat([window, condition[:, :, transformer.rope.start:][:, :, :window.shape[2]]], dim=1)
+                predictions.append(transformer(seen, at, text, image_embeds, return_dict=False)[0])
                 if cached:
                     tail = [tuple(x[:, x.shape[1] - context * per_frame:].clone() for x in processor.seen) for processor in own_processors]
                     tail = [tuple(map(as_float8, pair)) for pair in tail] if in_float8 else tail

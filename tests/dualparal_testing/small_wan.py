@@ -6,9 +6,11 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
     UniPCMultistepScheduler,
+    WanImageToVideoPipeline,
     WanPipeline,
     WanTransformer3DModel,
 )
+from transformers import CLIPVisionConfig, CLIPVisionModel
 
 TEXT_DIM = 32
 SCHEDULERS = {
@@ -67,7 +69,29 @@ def second_expert(rope_max_seq_len=1024):
     return small_transformer(rope_max_seq_len, seed=3)
 
 
-def texts():
-    """(prompt_embeds, negative_prompt_embeds), (1, 8, TEXT_DIM) each."""
+IMAGE_DIM, IMAGE_TOKENS = 24, 5  # of what CLIP says of an image
+SEES_IMAGES = dict(image_dim=IMAGE_DIM, added_kv_proj_dim=48)
+
+
+def small_image_pipeline(scheduler="unipc", boundary_ratio=None, sees_images=False):
+    """As ``small_pipeline``, in Wan2.2-I2V's form, with one or two experts, or where it ``sees_images`` in Wan2.1-I2V's, without the image
+    encoder: give it image_latents and image_embeds."""
+    other = dict(in_channels=36) | (SEES_IMAGES if sees_images else {})
+    return WanImageToVideoPipeline(
+        tokenizer=None, text_encoder=None, vae=small_vae(), scheduler=(SCHEDULERS | FEW_STEPS | STOCHASTIC)[scheduler](),
+        transformer=small_transformer(**other), transformer_2=None if boundary_ratio is None else small_transformer(seed=3, **other),
+        boundary_ratio=boundary_ratio, image_encoder=small_image_encoder() if sees_images else None,
+    )
+
+
+def small_image_encoder():
+    """CLIP's, of images of 28 x 28 pixels: IMAGE_TOKENS tokens."""
+    torch.manual_seed(4)
+    config = dict(hidden_size=IMAGE_DIM, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14)
+    return CLIPVisionModel(CLIPVisionConfig(**config)).eval()
+
+
+def texts(length=8):
+    """(prompt_embeds, negative_prompt_embeds), (1, length, TEXT_DIM) each."""
     generator = torch.Generator().manual_seed(2)
-    return [torch.randn(1, 8, TEXT_DIM, generator=generator) for _ in range(2)]
+    return [torch.randn(1, length, TEXT_DIM, generator=generator) for _ in range(2)]

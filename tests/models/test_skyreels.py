@@ -29,7 +29,7 @@ def test_family_of():
 @pytest.mark.parametrize("cls, settings, named", [
     (SkyReelsV2DiffusionForcingPipeline, dict(num_frame_per_block=5), "num_frame_per_block is 5, not 1"),
     (SkyReelsV2DiffusionForcingPipeline, dict(image_dim=8), "image_dim is 8, not None"),
-    (SkyReelsV2Pipeline, {}, "SkyReelsV2Pipeline has no DualParal support: give one of SkyReelsV2DiffusionForcingPipeline, WanPipeline"),
+    (SkyReelsV2Pipeline, {}, "SkyReelsV2Pipeline has no DualParal support: give one of SkyReelsV2DiffusionForcingPipeline, WanImageToVideoPipeline, WanPipeline"),
 ])
 def test_what_it_would_compute_wrongly_is_refused(cls, settings, named):
     with pytest.raises(ValueError, match=named) as error:

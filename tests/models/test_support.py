@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from diffusers import FirstBlockCacheConfig, WanPipeline, WanTransformer3DModel, WanVACETransformer3DModel
-from dualparal_testing.small_wan import SCHEDULERS, small_pipeline, small_transformer, small_vae
+from diffusers import FirstBlockCacheConfig, WanImageToVideoPipeline, WanPipeline, WanTransformer3DModel, WanVACETransformer3DModel
+from dualparal_testing.small_wan import SCHEDULERS, small_image_encoder, small_image_pipeline, small_pipeline, small_transformer, small_vae
 
 import xdualparal
-from xdualparal.models import Wan22Family, WanFamily, WanTI2VFamily, family_of
+from xdualparal.models import Wan21I2VFamily, Wan22Family, Wan22I2VFamily, WanFamily, WanI2VFamily, WanTI2VFamily, family_of
 from xdualparal.models.weights import read_configs
 
 TINY_WAN = Path(xdualparal.__file__).parent / "demo" / "tiny-wan"
@@ -47,7 +47,7 @@ def test_supported(make):
     (lambda: pipeline_of(transformer_2=small_transformer(image_dim=8), boundary_ratio=0.875), "transformer_2's image_dim is 8, not None"),
     (lambda: pipeline_of(expand_timesteps=True, transformer_2=small_transformer(), boundary_ratio=0.875), "boundary_ratio is 0.875, not None"),
     (lambda: pipeline_of(transformer=small_transformer(in_channels=36)), "out_channels is 16, not 36"),
-    (lambda: pipeline_of(transformer=small_transformer(in_channels=48, out_channels=48)), "in_channels is 48, not 16"),
+    (lambda: pipeline_of(transformer=small_transformer(in_channels=48, out_channels=48)), "out_channels is 48, not 16"),
     (lambda: pipeline_of(transformer=small_transformer(image_dim=8)), "image_dim is 8, not None"),
     (lambda: pipeline_of(transformer=small_transformer(added_kv_proj_dim=8)), "added_kv_proj_dim is 8, not None"),
     (lambda: pipeline_of(transformer=small_transformer(pos_embed_seq_len=8)), "pos_embed_seq_len is 8, not None"),
@@ -71,6 +71,28 @@ def test_two_experts_are_another_family():
 
 def test_frames_with_timesteps_of_their_own_are_another_family():
     assert type(family_of(pipeline_of(expand_timesteps=True))) is WanTI2VFamily
+
+
+@pytest.mark.parametrize("options, family", [({}, WanI2VFamily), (dict(boundary_ratio=0.9), Wan22I2VFamily), (dict(sees_images=True), Wan21I2VFamily)])
+def test_image_to_video_is_three_families(options, family):
+    assert type(family_of(small_image_pipeline(**options))) is family
+
+
+IMAGES = dict(in_channels=36, image_dim=24, added_kv_proj_dim=48)
+
+
+@pytest.mark.parametrize("parts, named", [
+    (dict(transformer=small_transformer()), "in_channels is 16, not 36"),
+    (dict(transformer=small_transformer(in_channels=20)), "in_channels is 20, not 36"),
+    (dict(transformer=small_transformer(**IMAGES | dict(added_kv_proj_dim=12)), image_encoder=small_image_encoder()), "added_kv_proj_dim is 12, not 48"),
+    (dict(transformer=small_transformer(in_channels=36, pos_embed_seq_len=10)), "pos_embed_seq_len is 10, not None"),
+    (dict(transformer=small_transformer(in_channels=36), expand_timesteps=True), "expand_timesteps is True, not False"),
+    (dict(transformer=small_transformer(in_channels=36), boundary_ratio=0.9), "transformer_2 is None, not WanTransformer3DModel"),
+])
+def test_image_to_video_that_would_be_computed_wrongly_is_refused(parts, named):
+    with pytest.raises(ValueError, match=named) as error:
+        family_of(pipeline_of(WanImageToVideoPipeline, **parts))
+    assert "\n" not in str(error.value)
 
 
 def test_another_vae_is_refused():

@@ -26,10 +26,11 @@ def make_executor(run, cleanup):
     a_request, videos = run.videos[0].request, run.videos_to_make
     timesteps = a_request.make_scheduler(run.device).timesteps
     texts = {video.number: _text(run, video.request) for video in videos}
+    images = {video.number: _image(run, video.request) for video in videos if video.request.image_embeds is not None}
     lanes = ClipLanes(run) if run.plan.lanes_are == CLIPS else None
     stage_run = StageRun(
         run.stage, timesteps, run.plan.expert_starts, texts, run.videos[0].shard, _lasting(run), lanes and lanes.context,
-        run.config.context_noise,
+        run.config.context_noise, images,
     )
     if run.saves:
         run.stage_run, run.kept_state = stage_run, KeptState(run.mesh, _place(run))
@@ -42,7 +43,7 @@ def make_executor(run, cleanup):
     work = Work(stage_run, run.edges, lambda recv: _message_shape(run, stage_run, recv))
     given = _given(run)
     if run.stage.is_first:
-        work.blocks = BlockStore(_noises(run), run.device, _together(video.live_latents() for video in videos), given, _context_noise(run))
+        work.blocks = BlockStore(_noises(run), run.device, _together(video.live_latents() for video in videos), given, _context_noise(run), _conditions(run))
     if run.stage.is_last:
         work.denoiser = run.denoiser = _make_denoiser(run, timesteps, _noises(run))
         work.guide, work.decode = lambda one, prediction: _guide(run, one, prediction), run.decoder.add
@@ -72,6 +73,12 @@ def _given(run):
     """{video: GivenFrames} of the videos that begin with given frames."""
     given = {video.number: video.given_frames() for video in run.videos_to_make}
     return {number: frames for number, frames in given.items() if frames is not None}
+
+
+def _conditions(run):
+    """{video: the channels beside its latents} of a model that has such."""
+    conditions = {video.number: video.condition() for video in run.videos_to_make}
+    return {number: condition for number, condition in conditions.items() if condition is not None}
 
 
 def _context_noise(run):
@@ -124,6 +131,11 @@ def _text(run, request):
     """Prompt embeddings of the branches that this rank computes, (branches, length, dim)."""
     text, (branch, ranks) = run.texts.of(request, run.stage.dtype), run.mesh.branch
     return (text if ranks == 1 else text[branch:branch + 1]).to(run.device)
+
+
+def _image(run, request):
+    """What CLIP says of the image, the same for each branch, (1, tokens, dim)."""
+    return request.image_embeds.to(run.device, run.stage.dtype)
 
 
 def _make_edges(run):

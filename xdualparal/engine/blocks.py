@@ -16,11 +16,12 @@ class BlockStore:
     ``noises``: for each video what yields the initial latents, (1, channels, frames, height, width), of its blocks that start
     from now on.
     ``live``: {Pass: latents after it}, what Plan.live names where a run is resumed. ``given``: {video: given.GivenFrames}, of the
-    videos that begin with given frames. ``context_noise``: {video: context_noise.ContextNoise}, where finished blocks are shown with some.
+    videos that begin with given frames. ``context_noise``: {video: context_noise.ContextNoise}, where finished blocks are shown with some. ``conditions``: {video: see
+    base.Family.image_condition}, where channels stand beside the latents.
     """
 
-    def __init__(self, noises, device, live=(), given={}, context_noise={}):
-        self._noises, self._device, self._given, self._context_noise = noises, device, given, context_noise
+    def __init__(self, noises, device, live=(), given={}, context_noise={}, conditions={}):
+        self._noises, self._device, self._given, self._context_noise, self._conditions = noises, device, given, context_noise, conditions
         self._latents = {one: latents.to(device) for one, latents in dict(live).items()}
 
     def has(self, one):
@@ -32,12 +33,16 @@ class BlockStore:
         self._latents[one] = latents
 
     def window(self, spec):
-        """The window of a PassSpec, (1, channels, window frames, height, width). A block's noise is drawn when it starts."""
+        """The window of a PassSpec, (1, channels, window frames, height, width), with the channels that stand beside it. A block's noise is drawn when it
+        starts."""
         parts = [self._after(frames.one)[:, :, frames.first:frames.first + frames.count] for frames in spec.window]
         window, video = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2), spec.window[-1].one.video
         if video in self._context_noise:
             window = self._context_noise[video].in_window(window, spec)
-        return self._given[video].in_window(window, spec.steps) if spec.given else window
+        window = self._given[video].in_window(window, spec.steps) if spec.given else window
+        if video not in self._conditions:
+            return window
+        return torch.cat([window, self._conditions[video].of(spec.position, spec.window_latents).to(window)], dim=1)
 
     def free(self, passes):
         """The latents after ``passes`` are needed no more."""

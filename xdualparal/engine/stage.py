@@ -82,13 +82,14 @@ class Expert:
     """One expert of a stage while it makes a video: what all its passes share.
 
     ``timesteps``: of all steps, since a frame of a window may stand at one that another expert does. ``text``: prompt embeddings,
-    (rows, length, dim): of all branches of all videos. ``finished``: the timestep of a finished frame.
+    (rows, length, dim): of all branches of all videos. ``finished``: the timestep of a finished frame. ``images``: of each row, see
+    base.Family.condition, or None.
     """
 
-    def __init__(self, family, transformer, timesteps, text, finished=0):
+    def __init__(self, family, transformer, timesteps, text, finished=0, images=None):
         self.transformer, self._family = transformer, family
         timesteps = torch.cat([timesteps, timesteps.new_full((1,), finished)])
-        self._conditioning, self._text = family.condition(transformer, timesteps, text)
+        self._conditioning, self._text = family.condition(transformer, timesteps, text, images)
         self._text_kv = family.project_text(transformer.blocks, self._text)
 
     def conditioning(self, steps, frame_tokens):
@@ -112,24 +113,26 @@ class StageRun:
     ``timesteps``: (steps,). ``expert_starts``: for each expert the first of the steps that it does. ``texts``: by their numbers
     in PassSpec.texts, prompt embeddings (branches, length, dim), all of one shape. ``shard``: this rank's part of every latent
     frame, a sharding.SpatialShard. ``lasting``: see ContextStore. ``context``: where the K/V that a pass sees besides come from, by
-    default a ContextStore. ``finished``: the timestep of finished frames.
+    default a ContextStore. ``finished``: the timestep of finished frames. ``images``: by the texts' numbers, (1, image tokens, dim), where
+    the family sees images.
     """
 
-    def __init__(self, stage, timesteps, expert_starts, texts, shard, lasting=None, context=None, finished=0):
+    def __init__(self, stage, timesteps, expert_starts, texts, shard, lasting=None, context=None, finished=0, images={}):
         self._stage, self._shard, self._family = stage, shard, stage.family
         text = torch.cat(list(texts.values()))
+        image_rows = torch.cat([images[number].expand(len(rows), -1, -1) for number, rows in texts.items()]) if images else None
         self._branches, self.dtype = len(text) // len(texts), stage.dtype  # what travels between stages has the transformers'
         self._first_row = {number: n * self._branches for n, number in enumerate(texts)}
         self._residency = stage.residency
         self._device = text.device
         self._residency.begin(self._device)
-        self._experts = [self._make_expert(number, timesteps, text, finished) for number in range(len(expert_starts))]
+        self._experts = [self._make_expert(number, timesteps, text, finished, image_rows) for number in range(len(expert_starts))]
         self._residency.narrow([one for transformer in stage.transformers for one in self._family.used_once(transformer)])
         self.context = context or ContextStore(stage.attentions, shard.frame_tokens, get_ulysses_parallel_world_size(), lasting)
 
-    def _make_expert(self, number, timesteps, text, finished):
+    def _make_expert(self, number, timesteps, text, finished, images):
         self._residency.load(number)
-        return Expert(self._family, self._stage.transformers[number], timesteps, text, finished)
+        return Expert(self._family, self._stage.transformers[number], timesteps, text, finished, images)
 
     def restore(self, spec, key, branch, packed):
         """Keeps K/V that an earlier run's pass of ``spec`` left, see ContextStore.restore."""

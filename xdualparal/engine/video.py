@@ -40,7 +40,7 @@ class Video:
     """
 
     def __init__(self, pipeline, request, plan, spec, checkpoint=None, blocks_kept=0):
-        self.config, self.mesh, self.device = pipeline.config, pipeline.mesh, pipeline.device
+        self.config, self.mesh, self.device, self._family = pipeline.config, pipeline.mesh, pipeline.device, pipeline.family
         self.vae_on_all_ranks, self.frames_per_latent = pipeline.vae_on_all_ranks, pipeline.pipe.vae_scale_factor_temporal
         self.request, self.plan, self.spec, self.number = request, plan, spec, 0  # the number is its run's to give
         self.shard = SpatialShard(request.latent_shape[1:], request.patch, *self.mesh.shard)
@@ -96,6 +96,13 @@ class Video:
             return None
         noise = StepNoise(self._generator, "context ")
         return ContextNoise(self.config.context_noise, self.plan.num_steps, noise, self.request.latent_shape, self.shard)
+
+    def condition(self):
+        """The channels beside this rank's part of the latents, see base.Family.image_condition; None for a model without."""
+        if not self._family.facts.conditioned:
+            return None
+        first, last = (given if given is None else self.shard.take(given).to(self.device) for given in (self.request.image_latents, self.request.last_image_latents))
+        return self._family.image_condition(first, last, self.plan.layout.latent_frames)
 
     def given_frames(self):
         """GivenFrames where block 0 begins with another video's last latent frames or with an image, else None."""

@@ -6,10 +6,11 @@ from .skyreels import SkyReelsDFFamily
 from .tensors import read_json
 from .wan import WanFamily
 from .wan22 import Wan22Family
-from .wan_configs import has_clean_frames, has_two_experts, index_of
+from .wan_configs import has_clean_frames, has_two_experts, index_of, sees_images
+from .wan_i2v import Wan21I2VFamily, Wan22I2VFamily, WanI2VFamily
 from .wan_ti2v import WanTI2VFamily
 
-FAMILIES = (WanFamily, Wan22Family, WanTI2VFamily, SkyReelsDFFamily)
+FAMILIES = (WanFamily, Wan22Family, WanTI2VFamily, WanI2VFamily, Wan21I2VFamily, Wan22I2VFamily, SkyReelsDFFamily)
 
 
 def family_of(pipeline):
@@ -17,11 +18,11 @@ def family_of(pipeline):
 
     Raises ValueError when there is none, or when the family would compute this pipeline wrongly.
     """
-    kinds = {family.classes().pipeline for family in FAMILIES}
-    kind = next((kind for kind in kinds if isinstance(pipeline, kind)), None)
+    known = {family.facts.pipeline for family in FAMILIES}  # by name: importing all of them takes time, and some warn
+    kind = next((base.__name__ for base in type(pipeline).__mro__ if base.__module__.startswith("diffusers.") and base.__name__ in known), None)
     if kind is None:
-        raise ValueError(f"{type(pipeline).__name__} has no DualParal support: give one of {', '.join(sorted(one.__name__ for one in kinds))}")
-    family = _family_of_index(dict(index_of(pipeline), _class_name=kind.__name__))
+        raise ValueError(f"{type(pipeline).__name__} has no DualParal support: give one of {', '.join(sorted(known))}")
+    family = _family_of_index(dict(index_of(pipeline), _class_name=kind))
     family.check_pipeline(pipeline)
     return family()
 
@@ -33,8 +34,10 @@ def family_of_folder(folder):
 
 
 def _family_of_index(index):
-    if index.get("_class_name") == SkyReelsDFFamily.classes().pipeline.__name__:
+    if index.get("_class_name") == SkyReelsDFFamily.facts.pipeline:
         return SkyReelsDFFamily
+    if index.get("_class_name") == WanI2VFamily.facts.pipeline:
+        return Wan21I2VFamily if sees_images(index) else Wan22I2VFamily if has_two_experts(index) else WanI2VFamily
     if has_clean_frames(index):
         return WanTI2VFamily
     return Wan22Family if has_two_experts(index) else WanFamily

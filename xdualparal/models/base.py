@@ -14,6 +14,7 @@ class Facts:
     """What holds for every model of a family, whatever its size."""
 
     name: str  # for messages
+    pipeline: str  # the name of its pipeline, a class of diffusers, which is imported only where it is used
     example: str  # a model of the family by its hub id, for messages
     trained_latents: int  # latent frames of the clips that the models were trained on
     frames_per_latent: int  # video frames of each latent frame but the first, which is 1 frame
@@ -22,8 +23,15 @@ class Facts:
     text_parts: tuple[str, ...]  # the parts of a pipeline that only the first stage uses
     vae_dtype: torch.dtype  # of the VAE's weights, whatever the transformer's dtype
     clean_frames: bool = False  # whether frames may be clean, with timestep 0, as an image is: expand_timesteps of diffusers' pipelines
+    conditioned: bool = False  # whether an image must be given, which enters each pass as channels beside the latents, see Family.image_condition
+    sees_images: bool = False  # whether cross-attention sees the image too, as CLIP describes it
     few_steps: bool = False  # whether the weights are distilled for a few steps
     frame_timesteps: bool = False  # whether they were trained on clips whose frames have noise levels and timesteps of their own
+
+    @property
+    def takes_images(self):
+        """Whether a video can begin with an image."""
+        return self.clean_frames or self.conditioned
 
     def latent_frames(self, num_frames, continued=0):
         """Latent frames that hold ``num_frames`` video frames: a video's first is 1 frame (DESIGN section 2), unless it begins with
@@ -63,7 +71,7 @@ class Family(Protocol):
 
     @staticmethod
     def classes():
-        """Returns the family's Classes; imports diffusers' pipelines only when called."""
+        """Returns the family's Classes; imports the pipeline, and what it needs, only when called."""
 
     # Before any weight is loaded.
 
@@ -100,11 +108,12 @@ class Family(Protocol):
     def prepare_attention(self, blocks):
         """Routes the self-attention of ``blocks`` through xDiT's USP; returns the self-attention modules."""
 
-    def condition(self, transformer, timesteps, text):
+    def condition(self, transformer, timesteps, text, images=None):
         """Computes all that does not change from pass to pass.
 
-        ``timesteps``: (steps,). ``text``: prompt embeddings, (branches, length, text dim). Returns a list with the
-        Conditioning of each step, and the projected text, (branches, length, dim).
+        ``timesteps``: (steps,). ``text``: prompt embeddings, (rows, length, text dim). ``images``: where the family ``sees_images``, the
+        image of each row as CLIP describes it, (rows, image tokens, image dim). Returns a list with the Conditioning of each step, and the
+        projected text, behind the projected image, (rows, length, dim).
         """
 
     def by_frame(self, conditionings, frame_tokens):
@@ -144,6 +153,19 @@ class Family(Protocol):
 
     def part(self, conditioning, tokens):
         """Returns the Conditioning of the ``tokens`` (a slice) of a window; one step's is that of all."""
+
+    # The image of a family that is ``conditioned``.
+
+    def condition_latents(self, vae, latent_frames):
+        """Returns how many latent frames of a video of ``latent_frames`` (None: endless) that begins with an image and is empty behind it
+        say all about it: the VAE makes the same of each later one."""
+
+    def image_condition(self, latents, last_latents, num_latents):
+        """Returns an object whose ``of(first, count)`` are the channels that stand beside the latent frames ``first`` to ``first + count`` of a video.
+
+        ``latents``: what the VAE makes of the image with empty frames behind it, (1, channels, frames, height, width). ``last_latents``:
+        (1, channels, 1, height, width), of empty frames and the last image, None without one. ``num_latents``: of the video, None: endless.
+        """
 
     # The VAE.
 

@@ -162,7 +162,7 @@ def _check_pipeline_parts(family, folder, index, configs):
         name = index.get(part, [None, None])[1]
         if name is None or not hasattr(library, name):
             raise ValueError(f"model_index.json: {part} is {name}, which {library.__name__} does not have")
-    used = {*family.facts.experts, "vae", "text_encoder", "tokenizer", "scheduler"}
+    used = {*family.facts.experts, "vae", "scheduler", *family.facts.text_parts}
     extra = [name for name, value in index.items() if name not in used and isinstance(value, list) and value[1] is not None]
     extra += [
         one.name for one in sorted(folder.iterdir())
@@ -174,7 +174,21 @@ def _check_pipeline_parts(family, folder, index, configs):
     if configs["transformer"].get("text_dim", 4096) != configs["text_encoder"].get("d_model", 512):
         raise ValueError("the transformer's text_dim is not the text encoder's d_model")
     read_json(folder / "scheduler" / "scheduler_config.json")
+    if family.facts.sees_images:
+        _check_image_encoder(folder, configs["transformer"])
     _check_tokenizer(folder / "tokenizer")
+
+
+def _check_image_encoder(folder, transformer):
+    """Its files, and that it says what the transformer sees; its tensors are compared when it is loaded (weights.load_image_encoder): transformers 5
+    knows several names for them."""
+    config = read_json(folder / "image_encoder" / "config.json")
+    read_json(folder / "image_processor" / "preprocessor_config.json")
+    if not any((folder / "image_encoder").glob("*.safetensors")):
+        raise ValueError("image_encoder has no .safetensors file")
+    dim = config.get("hidden_size", 768)  # transformers 5, CLIPVisionConfig
+    if transformer.get("image_dim") != dim:
+        raise ValueError(f"the transformer's image_dim is {transformer.get('image_dim')}, not the image encoder's hidden_size, {dim}")
 
 
 def _check_tokenizer(folder):

@@ -29,9 +29,10 @@ the first one made. Ours starts from what the first one was given, as UniPC is d
 
 from dataclasses import replace
 
+import diffusers
 import torch
 
-from .base import Classes, Conditioning
+from .base import Conditioning
 from .wan import WanFamily
 
 _NOT_16_FRAMES_A_SECOND = 1  # the row of fps_embedding; row 0 is of 16
@@ -41,17 +42,16 @@ class SkyReelsDFFamily(WanFamily):
     """SkyReels-V2-DF: see ``base.Family`` for what each function answers. I2V and V2V are not there."""
 
     facts = replace(
-        WanFamily.facts, name="SkyReels-V2 diffusion forcing, text-to-video", example="Skywork/SkyReels-V2-DF-1.3B-540P-Diffusers",
+        WanFamily.facts, name="SkyReels-V2 diffusion forcing, text-to-video", pipeline="SkyReelsV2DiffusionForcingPipeline",
+        example="Skywork/SkyReels-V2-DF-1.3B-540P-Diffusers",
         trained_latents=25,  # 97 frames, base_num_frames at 540P
         frame_timesteps=True,
     )
 
-    @staticmethod
-    def classes():
+    @classmethod
+    def classes(cls):
         """Returns diffusers' diffusion forcing pipeline of SkyReels-V2 and the classes of its parts."""
-        from diffusers import AutoencoderKLWan, SkyReelsV2DiffusionForcingPipeline, SkyReelsV2Transformer3DModel
-
-        return Classes(SkyReelsV2DiffusionForcingPipeline, SkyReelsV2Transformer3DModel, AutoencoderKLWan)
+        return super().classes()._replace(transformer=diffusers.SkyReelsV2Transformer3DModel)
 
     @staticmethod
     def check_inputs(pipeline, prompt, negative_prompt, height, width, prompt_embeds, negative_prompt_embeds):
@@ -60,7 +60,7 @@ class SkyReelsDFFamily(WanFamily):
             prompt, negative_prompt, height, width, prompt_embeds, negative_prompt_embeds, num_frames=1, base_num_frames=1
         )
 
-    def condition(self, transformer, timesteps, text):
+    def condition(self, transformer, timesteps, text, images=None):
         """As Wan's, with whole timesteps, as the pipeline gives them, and the embedding of the frames a second."""
         steps, text = super().condition(transformer, timesteps.long(), text)
         if transformer.config.inject_sample_info:

@@ -7,6 +7,7 @@ section 3.
 
 from functools import lru_cache
 
+import diffusers
 import torch
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from torch import nn
@@ -15,6 +16,9 @@ from . import wan_configs
 from .base import Classes, Conditioning, Facts, Sizes
 from .folder import check_tied
 from .wan_vae import StreamingDecoder, decode_at_once, memory_latents
+
+
+TEXT_LENGTH = 512  # tokens of the text where an image's stand before them: diffusers' and xDiT's attention processors count on it
 
 
 class CachedProjection(nn.Module):
@@ -34,24 +38,27 @@ class CachedProjection(nn.Module):
 
 
 class TextKV:
-    """The text's keys and values, projected once for each cross-attention of ``blocks`` and each branch of ``text``.
+    """The text's keys and values, projected once for each cross-attention of ``blocks`` and each branch of ``text``; likewise an image's.
 
     They replace the key and value projections and the key norm, and bypass a fused projection; ``restore`` puts those
-    back. ``text``: (branches, length, dim).
+    back. ``text``: (branches, length, dim), the last TEXT_LENGTH of it where an image stands before them.
     """
 
     def __init__(self, blocks, text):
         self._before = [(block.attn2, _parts_of(block.attn2)) for block in blocks]
         for attention, _ in self._before:
-            keys, values = zip(*(_project(attention, one) for one in text.split(1)))
-            attention.to_k, attention.to_v = CachedProjection(keys), CachedProjection(values)
-            attention.norm_k, attention.fused_projections = nn.Identity(), False
+            projected = zip(*(_project(attention, one) for one in text.split(1)))
+            attention.fused_projections = False
+            for name, of_branches in zip(_projections(attention), projected):
+                setattr(attention, name, CachedProjection(of_branches))
+            for name in _norms(attention):
+                setattr(attention, name, nn.Identity())
 
     def use(self, branch):
         """Selects the text of ``branch``, an index, in all cross-attentions."""
         for attention, _ in self._before:
-            attention.to_k.use(branch)
-            attention.to_v.use(branch)
+            for name in _projections(attention):
+                getattr(attention, name).use(branch)
 
     def restore(self):
         """Puts the projections and the key norm back."""
@@ -60,24 +67,42 @@ class TextKV:
                 setattr(attention, name, part)
 
 
+def _sees_images(attention):
+    return attention.add_k_proj is not None
+
+
+def _projections(attention):
+    return ("to_k", "to_v", "add_k_proj", "add_v_proj") if _sees_images(attention) else ("to_k", "to_v")
+
+
+def _norms(attention):
+    return ("norm_k", "norm_added_k") if _sees_images(attention) else ("norm_k",)
+
+
 def _parts_of(attention):
-    return {name: getattr(attention, name) for name in ("to_k", "to_v", "norm_k", "fused_projections")}
+    return {name: getattr(attention, name) for name in (*_projections(attention), *_norms(attention), "fused_projections")}
 
 
 def _project(attention, text):
-    """Keys, after their norm, and values of one branch's text, as diffusers' and xDiT's attention processors do."""
-    if attention.fused_projections:
-        keys, values = attention.to_kv(text).chunk(2, dim=-1)
-    else:
-        keys, values = attention.to_k(text), attention.to_v(text)
-    return attention.norm_k(keys), values.contiguous()  # else a fused projection's whole result would be kept
+    """What ``_projections`` make of one branch's text and image, keys after their norm, as diffusers' and xDiT's attention processors do."""
+    if not _sees_images(attention):
+        return _keys_and_values(attention, ("to_kv", "to_k", "to_v", "norm_k"), text)
+    image, text = text[:, :-TEXT_LENGTH], text[:, -TEXT_LENGTH:]
+    return (*_keys_and_values(attention, ("to_kv", "to_k", "to_v", "norm_k"), text),
+            *_keys_and_values(attention, ("to_added_kv", "add_k_proj", "add_v_proj", "norm_added_k"), image))
+
+
+def _keys_and_values(attention, names, tokens):
+    fused, to_k, to_v, norm = (getattr(attention, name, None) for name in names)
+    keys, values = fused(tokens).chunk(2, dim=-1) if attention.fused_projections else (to_k(tokens), to_v(tokens))
+    return norm(keys), values.contiguous()  # else a fused projection's whole result would be kept
 
 
 class WanFamily:
     """Wan2.1 text-to-video. See ``base.Family`` for what each function answers."""
 
     facts = Facts(
-        name="Wan2.1 text-to-video", example="Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
+        name="Wan2.1 text-to-video", pipeline="WanPipeline", example="Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
         trained_latents=21, frames_per_latent=4, patch=(1, 2, 2),  # DESIGN sections 2 and 3: 81 frames, 1 + 20 * 4
         experts=("transformer",),
         text_parts=("text_encoder", "tokenizer"),
@@ -89,12 +114,10 @@ class WanFamily:
         # more than the blocks in flight (one a step), and small: (positions, dim).
         self._angles = lru_cache(maxsize=256)(_angles)
 
-    @staticmethod
-    def classes():
-        """Returns diffusers' text-to-video pipeline of Wan and the classes of its parts."""
-        from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
-
-        return Classes(WanPipeline, WanTransformer3DModel, AutoencoderKLWan)
+    @classmethod
+    def classes(cls):
+        """Returns diffusers' pipeline of the family and the classes of its parts."""
+        return Classes(getattr(diffusers, cls.facts.pipeline), diffusers.WanTransformer3DModel, diffusers.AutoencoderKLWan)
 
     @classmethod
     def check_pipeline(cls, pipeline):
@@ -157,7 +180,7 @@ class WanFamily:
                 )
         return [block.attn1 for block in blocks]
 
-    def condition(self, transformer, timesteps, text):
+    def condition(self, transformer, timesteps, text, images=None):
         """Computes per step the time embedding, (1, dim), and its projection, (1, 6, dim), and projects the text.
 
         One step and one branch at a time: the same bits as the ordinary pipeline.

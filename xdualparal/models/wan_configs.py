@@ -41,10 +41,17 @@ def has_two_experts(index):
     return index.get("boundary_ratio") is not None or (index.get("transformer_2") or (None, None))[1] is not None
 
 
+def sees_images(index):
+    """Whether a model_index.json, a dict, is of a Wan model whose cross-attention sees an image as CLIP describes it."""
+    return (index.get("image_encoder") or (None, None))[1] is not None
+
+
 def index_of(pipeline):
-    """What ``has_two_experts`` and ``has_clean_frames`` ask for, of a diffusers pipeline."""
-    second, config = _experts_of(pipeline)["transformer_2"], pipeline.config
+    """What ``has_two_experts``, ``has_clean_frames`` and ``sees_images`` ask for, of a diffusers pipeline."""
+    second, config, first = _experts_of(pipeline)["transformer_2"], pipeline.config, getattr(pipeline.transformer, "config", {})
     return dict(
+        # Which may be gone: what it says of images may be known before the pipeline is there.
+        image_encoder=(None, None if first.get("image_dim") is None else "CLIPVisionModel"),
         boundary_ratio=config.get("boundary_ratio"), transformer_2=(None, second and type(second).__name__),
         expand_timesteps=config.get("expand_timesteps", False),
     )
@@ -78,12 +85,14 @@ def _compared(family, index, configs):
     Defaults are those of diffusers' classes. A pipeline without VAE makes latents only: nothing of it is compared.
     """
     facts, classes = family.facts, family.classes()
-    yield "the pipeline", index.get("_class_name"), classes.pipeline.__name__
+    yield "the pipeline", index.get("_class_name"), facts.pipeline
     for name in ("transformer", "transformer_2"):
         allowed = classes.transformer.__name__ if name in facts.experts else None
         yield name, (index.get(name) or (None, None))[1], allowed
     yield from _compared_boundary(facts, index.get("boundary_ratio"))
     yield "expand_timesteps", index.get("expand_timesteps", False), facts.clean_frames
+    if facts.conditioned and "image_encoder" in index:
+        yield "image_encoder", (index.get("image_encoder") or (None, None))[1], "CLIPVisionModel" if facts.sees_images else None
     for name in facts.experts:
         yield from _compared_in_expert(name, configs.get(name, {}), configs.get("transformer", {}), facts)
     if index.get("vae", (None, None))[1] is not None:
@@ -100,22 +109,31 @@ def _compared_boundary(facts, ratio):
 
 def _compared_in_expert(name, config, first, facts):
     prefix = "" if config is first else f"{name}'s "
-    for key in ("image_dim", "added_kv_proj_dim", "pos_embed_seq_len"):
-        yield prefix + key, config.get(key), None
+    yield from _compared_on_images(prefix, config, facts.sees_images)
     yield prefix + "num_frame_per_block", config.get("num_frame_per_block", 1), 1  # SkyReels-V2's: more are causal
     channels = config.get("in_channels", 16)
-    yield prefix + "out_channels", config.get("out_channels") or channels, channels
+    made = config.get("out_channels") or channels
+    yield prefix + ("in_channels" if facts.conditioned else "out_channels"), *((channels, 2 * made + facts.frames_per_latent) if facts.conditioned else (made, channels))
     yield prefix + "patch_size", tuple(config.get("patch_size", facts.patch)), facts.patch
     if config is not first:  # stages split both alike, and hidden states of both have one shape
         for key in sorted(key for key in {*config, *first} if not key.startswith("_")):
             yield prefix + key, config.get(key), first.get(key)
 
 
+def _compared_on_images(prefix, config, sees_images):
+    """The layers of an image's tokens: all of them, or none."""
+    dim = config.get("num_attention_heads", 40) * config.get("attention_head_dim", 128)
+    image_dim, pair = config.get("image_dim"), config.get("pos_embed_seq_len")
+    yield prefix + "image_dim", image_dim, (image_dim or "a number") if sees_images else None
+    yield prefix + "added_kv_proj_dim", config.get("added_kv_proj_dim"), dim if sees_images else None
+    yield prefix + "pos_embed_seq_len", pair, pair if sees_images else None
+
+
 def _compared_in_vae(vae_class, vae, transformer, family):
     """What the VAE's config says twice: channels and the sizes of a latent."""
     facts = family.facts
     yield "vae", vae_class, family.classes().vae.__name__
-    yield "in_channels", transformer.get("in_channels", 16), vae.get("z_dim", 16)
+    yield "out_channels", transformer.get("out_channels") or transformer.get("in_channels", 16), vae.get("z_dim", 16)
     for name in ("latents_mean", "latents_std"):
         if name in vae:
             yield f"the length of {name}", len(vae[name]), vae.get("z_dim", 16)

@@ -103,6 +103,19 @@ def memory_latents(vae):
     return math.ceil(frames / frames_per_latent)
 
 
+def encoder_memory_latents(vae):
+    """Returns how many latent frames ``vae``'s encoder looks back: a latent frame depends on no earlier latent frame's frames.
+
+    As ``memory_latents``, the other way round: from the last convolution to the first, and a ``time_conv`` halves the frames.
+    AutoencoderKLWan's default, Wan2.1's, gives 28.
+    """
+    frames = 0  # that are looked back to, at the rate of the convolution
+    for name, conv in reversed([*vae.encoder.named_modules()]):
+        if isinstance(conv, torch.nn.Conv3d):
+            frames = frames * conv.stride[0] + conv.kernel_size[0] - 1
+    return math.ceil(frames / vae.config.scale_factor_temporal)
+
+
 class DecoderSizes(NamedTuple):
     """Numbers for each pixel of a frame. ``remembered``: in the cache. ``held``: the most besides, within one latent frame.
     ``held_if_small``: the same on a CPU in float32, where frames have at most ``small_rows`` rows of pixels."""

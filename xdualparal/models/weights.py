@@ -101,7 +101,7 @@ def load_text_pipeline(family, source, dtype, device="cpu"):
     """Loads a pipeline of ``family`` with only the tokenizer and the text encoder, see ``load_text_encoder``."""
     source = Weights.of(source)
     check_folder(family, source)
-    others = dict.fromkeys((*family.facts.experts, "vae", "scheduler"))
+    others = dict.fromkeys({*family.facts.experts, "vae", "scheduler", *family.facts.text_parts} - {"text_encoder", "tokenizer"})
     return family.classes().pipeline.from_pretrained(
         source.folder, text_encoder=load_text_encoder(source, dtype, device), **others
     )
@@ -119,6 +119,29 @@ def load_text_encoder(source, dtype, device="cpu"):
         raise refusal("text_encoder", name, folder)
     check_tied(encoder)
     return encoder
+
+
+def load_image_encoder(source):
+    """(CLIP's image processor, its encoder in float32 on the host) of a checkpoint. Raises ValueError where it is not whole or a weight is a NaN
+    or an infinity.
+
+    One image takes a CPU seconds, and less than the VAE's work on it, so that no device needs memory for it.
+    """
+    folder = Weights.of(source).folder
+    try:
+        processor = transformers.CLIPImageProcessor.from_pretrained(folder / "image_processor", local_files_only=True)
+        encoder, info = transformers.CLIPVisionModel.from_pretrained(
+            folder / "image_encoder", dtype=torch.float32, local_files_only=True, output_loading_info=True,
+        )
+    except Exception as error:  # a wrong file can raise anything
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f"{folder} has no image_encoder that can be read ({reason}): give the whole folder of the model, as its page on the hub has it") from None
+    if info["missing_keys"] or info["mismatched_keys"]:
+        raise ValueError(f"the weights of the image_encoder lack {sorted(map(str, info['missing_keys'] or info['mismatched_keys']))[0]}, which its config.json asks for: give whole ones")
+    name = not_finite(encoder)
+    if name is not None:
+        raise refusal("image_encoder", name, folder)
+    return processor, encoder.eval()
 
 
 def load_transformer_stage(

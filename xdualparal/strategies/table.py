@@ -52,12 +52,15 @@ def lane_layers(settings, num_layers, lanes):
     return [range(num_layers)] * lanes
 
 
-def with_image(settings, plan):
-    """``plan`` of StrategySettings, of a video that begins with an image. Raises ValueError where that cannot be."""
+def with_image(settings, plan, facts):
+    """``plan`` of StrategySettings, of a video that begins with an image, for a model with these ``facts`` (models.base.Facts). Raises ValueError where that
+    cannot be."""
     strategy = strategy_of(settings)
     if not strategy.takes_images:
         takers = " or ".join(name for name, other in STRATEGIES.items() if other.takes_images)
         raise ValueError(f"an image is given and strategy is {strategy.name}, which takes none: choose {takers}, or leave the image out")
+    if not facts.clean_frames:
+        return plan  # the image is beside the latents
     if settings.context_noise:
         raise ValueError(f"an image is given, which is clean, and context_noise is {settings.context_noise}: leave one of them out")
     return plan.with_image()

@@ -11,10 +11,12 @@ import torch
 from xfuser import xFuserArgs
 
 from ..compat.backends import check_backend, check_log_sum_exp
+from ..call_checks import check_last_image, check_text_length
 from ..config import DualParalConfig
 from ..limits import RANDOM_SEED
-from ..request import check_size
+from ..request import MAX_SEQUENCE_LENGTH, check_size
 from ..models.checkpoint_files import Weights
+from ..models.wan import TEXT_LENGTH
 from ..models.weights import check_reachable
 from ..output.files import is_printable
 from ..plan.schedule import NO_DECODE
@@ -104,10 +106,9 @@ def _check_dualparal(args, model):
     if strategy_of(config).merges_attention and args["attention_backend"]:
         check_log_sum_exp(args["attention_backend"])
     _check_plan(args, model)
+    _check_images(args, model)
     _check_endless(args, config)
     _check_videos_in_flight(args, config)
-    if args["input_images"] and command_settings(args).continue_from:
-        raise ValueError("--input_images and --dualparal_continue_from are given and both are the video's first frames: leave one out")
     if config.latents_out and len(prompts_of(args)) > 1:
         raise ValueError("--dualparal_latents_out is one file and there are several prompts: give one prompt")
     if config.checkpoint and args["seed"] == RANDOM_SEED:
@@ -116,6 +117,16 @@ def _check_dualparal(args, model):
         raise ValueError(
             "--use_parallel_vae decodes at the end and --dualparal_checkpoint saves what was decoded: leave one out"
         )
+
+
+def _check_images(args, model):
+    facts = model.family.facts
+    if args["input_images"] and command_settings(args).continue_from:
+        raise ValueError("--input_images and --dualparal_continue_from are given and both are the video's first frames: leave one out")
+    if args["dualparal_last_image"]:
+        check_last_image(value_of(args, model, "num_frames"), facts.frames_per_latent)
+    if facts.sees_images:
+        check_text_length(args["max_sequence_length"] or MAX_SEQUENCE_LENGTH, None, TEXT_LENGTH)
 
 
 def _check_machine(args):

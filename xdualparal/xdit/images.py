@@ -1,4 +1,4 @@
-"""The images of a command: files that the videos begin with.
+"""The images of a command: files that the videos begin with, or end with.
 
 Knows: the flags of images, and xDiT's rules for their sizes (xDiT 0.7.0, runner_models/wan.py). Must not know: what a model makes of one.
 """
@@ -26,16 +26,17 @@ def with_image_size(args, model):
     differ.
     """
     _check_task(args, model)
-    paths = args["input_images"]
+    paths, facts = args["input_images"], model.family.facts
+    _check_last_images(args, model)
     if not paths:
+        if facts.conditioned:
+            raise ValueError(f"--input_images is missing: {args['model']} makes a video of an image, add --input_images FILE")
         if args["resize_input_images"]:
             raise ValueError("--resize_input_images is given and there is no image: give --input_images, or leave it out")
         return model
-    if not model.family.facts.clean_frames:
-        raise ValueError(f"--input_images is given and {args['model']} makes videos of text only: give --model Wan2.2-TI2V, or leave it out")
-    prompts = len(prompts_of(args))
-    if len(paths) not in (1, prompts):
-        raise ValueError(f"{len(paths)} images are given and there are {prompts} prompts: give one for all, or one for each")
+    if not facts.takes_images:
+        raise ValueError(f"--input_images is given and {args['model']} makes videos of text only: give --model Wan2.2-I2V or Wan2.2-TI2V, or leave it out")
+    _check_count(paths, args, "images")
     sizes = {path: _fitted(_size_of(path), args, model) for path in paths}
     (first, size), *others = sizes.items()
     for path, other in others:
@@ -47,22 +48,59 @@ def with_image_size(args, model):
     return type(model.__name__, (model,), dict(image_size=size))
 
 
-def images_of(args, model, numbers):
-    """{number of the prompt: its PIL image, of the size of the frames}, of the prompts ``numbers``."""
-    paths = args["input_images"]
+def images_of(args, model, numbers, paths=None):
+    """{number of the prompt: its PIL image, of the size of the frames}, of the prompts ``numbers``. ``paths``: of the images, by default those that videos
+    begin with."""
+    paths = args["input_images"] if paths is None else paths
     return {number: _image(paths[number if len(paths) > 1 else 0], args, model) for number in numbers}
+
+
+def last_images_of(args, model, numbers):
+    """As ``images_of``, of those that videos end with; {} without."""
+    paths = _last_images(args)
+    return images_of(args, model, numbers, paths) if paths else {}
 
 
 def images_digests(args):
     """A short text for each image that tells its file from others."""
-    return [short_digest(repr(sample_of(Path(path))).encode()) for path in args["input_images"]]
+    return [short_digest(repr(sample_of(Path(path))).encode()) for path in all_images(args)]
+
+
+def all_images(args):
+    """The files of the images that videos begin or end with."""
+    return [*args["input_images"], *_last_images(args)]
+
+
+def _last_images(args):
+    return args["dualparal_last_image"] or []
+
+
+def _check_last_images(args, model):
+    paths = _last_images(args)
+    if not paths:
+        if model.needs_last_image and args["input_images"]:
+            raise ValueError(f"--dualparal_last_image is missing: {args['model']} makes a video between two images, add it")
+        return
+    if not model.family.facts.conditioned:
+        raise ValueError(f"--dualparal_last_image is given and {args['model']} takes no last image: give --model Wan2.2-I2V, or leave it out")
+    if not args["input_images"]:
+        raise ValueError("--dualparal_last_image is given and no first image is: give --input_images too")
+    _check_count(paths, args, "last images")
+    for path in paths:
+        _size_of(path, "--dualparal_last_image")
+
+
+def _check_count(paths, args, what):
+    prompts = len(prompts_of(args))
+    if len(paths) not in (1, prompts):
+        raise ValueError(f"{len(paths)} {what} are given and there are {prompts} prompts: give one for all, or one for each")
 
 
 def _check_task(args, model):
     task = args["task"]
     if task is None:
         return
-    if not model.family.facts.clean_frames:
+    if not model.family.facts.takes_images:
         raise ValueError(f"--task is {task} and {args['model']} has one task, text to video: leave it out")
     if task not in TASKS:
         raise ValueError(f"--task is {task!r}: give one of {', '.join(TASKS)}, or leave it out")
@@ -74,15 +112,15 @@ _MENDED = {TEXT: "--input_images", IMAGE: "give --input_images"}
 
 
 @lru_cache(maxsize=256)
-def _size_of(path):
+def _size_of(path, flag="--input_images"):
     """(height, width) in pixels, as the image is to be seen. Reads all of it: a broken one shows now."""
-    image = _read(path)
+    image = _read(path, flag)
     return image.height, image.width
 
 
-def _read(path):
+def _read(path, flag="--input_images"):
     """As xDiT does: turned as its EXIF orientation says, in RGB, transparency dropped."""
-    name = f"--input_images {path}"
+    name = f"{flag} {path}"
     if "://" in path:
         raise ValueError(f"{name} is an address: download it, and give the file")
     if not Path(path).is_file():

@@ -77,7 +77,7 @@ def run_numbers(args, model, on_host=None):
         tile=size and size[0], tile_stride=size and size[1], encoder_on_device=on_host or config.text_encoder == DEVICE,
         expert_offload=config.expert_offload, on_host=on_host,
         kept_bytes=_kept_bytes(model, config), kept_on_host=config.context_store == HOST and not on_host,
-        layer_share=_FLOAT8_SHARE if quantization_of(args) else 1.0, frame_timesteps=config.context_timestep == TRUE or bool(args["input_images"]),
+        layer_share=_FLOAT8_SHARE if quantization_of(args) else 1.0, frame_timesteps=config.context_timestep == TRUE or bool(args["input_images"]) and model.family.facts.clean_frames,
     )
 
 
@@ -89,7 +89,7 @@ def plan_of(args, model, lanes, expert_starts=(0,)):
     latent_frames = model.family.facts.latent_frames(num_frames, continued) if num_frames else None
     plan = strategy_of(config).plan(config, latent_frames, value_of(args, model, "num_inference_steps"), lanes, expert_starts)
     if args["input_images"]:
-        return with_image(config, plan)
+        return with_image(config, plan, model.family.facts)
     return plan.continuing(continued) if continued else plan
 
 

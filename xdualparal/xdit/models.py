@@ -9,6 +9,7 @@ import secrets
 import sys
 from collections import deque
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from ..pipeline import DualParalPipeline
 from ..engine.placement import HOST
 from ..engine.replica import Replica
 from ..engine.video import Outcome
-from ..images import encode_images
+from ..images import described, encode_images
 from ..limits import RANDOM_SEED
 from ..output.report import resident_bytes
 from ..request import shared_seed
@@ -33,7 +34,7 @@ from .continuing import appended_digest, last_latents, last_noise_of
 from .encoding import encode_prompts
 from .experts import files_of_experts
 from .flags import value_of
-from .images import images_of
+from .images import images_of, last_images_of
 from .loras import lines_on_loras, lora_changes, loras_identity
 from .memory import memory_report
 from .loading import LoadingProgress
@@ -47,7 +48,7 @@ from .video_files import VideoFile, open_all, write_videos
 from ..models.checkpoint_files import Weights
 from ..models.schedulers import flow_shift, fresh_scheduler, with_flow_shift
 from ..models.wan import WanFamily
-from ..models.weights import bytes_to_read, checkpoint_folder, load_stage
+from ..models.weights import bytes_to_read, checkpoint_folder, load_image_encoder, load_stage
 
 
 class DualParalWanModel(xFuserWan21T2VModel):
@@ -64,6 +65,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
     image_size = None  # (height, width) where the images of the command decide the frames' size, see images.py
     transformer_config, vae_config = {}, {}  # of the hub's model, as far as they are not those of diffusers' classes
     dtype = torch.bfloat16
+    needs_last_image = False  # whether a first image alone is too little
     needs_distilled = False  # whether its experts' weights are given apart, see experts.py
     usual_shift = None  # of a model in a folder, whose scheduler has its own
     dualparal_config, command = DualParalConfig(), CommandSettings()
@@ -123,7 +125,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
         layers = lane_layers(self.dualparal_config, self.num_layers, parallel.pp_degree)[stage]
         with_vae = stage == parallel.pp_degree - 1 or parallel.use_parallel_vae
         try:
-            weights = Weights(checkpoint_folder(self.settings.model_name), files_of_experts(vars(self.config)))
+            weights = self._weights = Weights(checkpoint_folder(self.settings.model_name), files_of_experts(vars(self.config)))
             for line in lines_on_loras(self, self.command):
                 log(line)
             changes = lora_changes(self, self.command, weights)
@@ -188,15 +190,24 @@ class DualParalWanModel(xFuserWan21T2VModel):
         return dict(continue_latents=latents, continue_noise=noise)
 
     def _encode_images(self):
-        """{number of a prompt of this replica: its image's latents}, on every rank; empty without images."""
+        """{number of a prompt of this replica: what the model sees of its images, as arguments of a call}, on every rank; empty without images."""
         if self.image_size is None:
             return {}
         self._begin_phase("encodes the images")
-        mesh, numbers = self.dualparal.mesh, [prompt.number for prompt in self._args["prompt"]][self._replica.number::self._replica.count]
-        latents = self._or_refuse(lambda: mesh.on_output_rank(lambda: {
-            number: encode_images(self.pipe, [image], *self.image_size) for number, image in images_of(self._flags, type(self), numbers).items()
-        }))
-        return mesh.share_object(latents)
+        mesh = self.dualparal.mesh
+        return mesh.share_object(self._or_refuse(lambda: mesh.on_output_rank(self._encoded_images)))
+
+    def _encoded_images(self):
+        numbers = [prompt.number for prompt in self._args["prompt"]][self._replica.number::self._replica.count]
+        given = self._flags, type(self), numbers
+        last, describe, num_frames = last_images_of(*given), None, self._args["num_frames"]
+        if self.family.facts.sees_images:
+            describe = partial(described, *load_image_encoder(self._weights))
+        latent_frames = self.family.facts.latent_frames(num_frames) if num_frames else None
+        return {
+            number: encode_images(self.pipe, self.family, [image], *self.image_size, latent_frames, [last[number]] if last else None, describe)
+            for number, image in images_of(*given).items()
+        }
 
     @classmethod
     def scheduler(cls, stored, shift=None):
@@ -310,7 +321,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
             arguments["max_sequence_length"] = input_args["max_sequence_length"]
         return dict(
             arguments, prompt=prompt, negative_prompt=prompt.negative_prompt,
-            generator=torch.Generator().manual_seed(input_args["seed"]), **self._continued, image_latents=self._images.get(prompt.number),
+            generator=torch.Generator().manual_seed(input_args["seed"]), **self._continued, **self._images.get(prompt.number, {}),
             file_spec=dict(quality=self.command.quality, fps=fps_of(self, self.command), appended_to=appended_digest(self.command)),
         )
 

@@ -18,7 +18,7 @@ from ..run_spec import short_digest
 from .experts import PATHS, files_of_experts
 from .flags import command_settings, dualparal_config
 from .folders import folders_of
-from .images import images_digests
+from .images import all_images, images_digests
 from .loras import lora_files
 from .prompts import prompts_of
 from .resume import known_values
@@ -124,8 +124,8 @@ def _check_places(args, model, config, command, named):
     inputs = [(f"--{name}", args[name]) for name in ("dataset_path", *PATHS.values()) if args.get(name)]
     inputs += [(f"--dualparal_{name}", path) for name in ("continue_from",) if (path := getattr(command, name))]
     check_apart([*named, *inputs])
-    for image in args["input_images"]:  # one may be there for several prompts
-        check_apart([*named, ("--input_images", image)])
+    for image in all_images(args):  # one may be there for several prompts
+        check_apart([*named, ("the image", image)])
     if command.append_to:
         check_apart([*named, ("--dualparal_append_to", command.append_to)])
     for lora in lora_files(model, command):  # one of them may be there twice

@@ -15,6 +15,7 @@ from ..models.folder import check_folder
 from ..models.weights import read_configs
 from .demo_model import TinyWan2Model, TinyWanModel
 from .skyreels_models import SkyReelsDFLargeModel, SkyReelsDFLarge720Model, SkyReelsDFModel
+from .wan_image_models import Wan21I2V480Model, Wan21I2VModel, Wan21PairModel, Wan22DistilledI2VModel, Wan22I2VModel
 from .wan_models import Wan21T2VModel, Wan21T2VSmallModel, Wan22DistilledT2VModel, Wan22T2VModel, Wan22TI2VModel
 
 DUALPARAL_MODELS = {
@@ -29,6 +30,15 @@ DUALPARAL_MODELS = {
     "Wan2.2-Distilled-T2V": Wan22DistilledT2VModel,
     "Wan2.2-TI2V": Wan22TI2VModel,
     "Wan-AI/Wan2.2-TI2V-5B-Diffusers": Wan22TI2VModel,
+    "Wan2.1-I2V": Wan21I2VModel,
+    "Wan-AI/Wan2.1-I2V-14B-720P-Diffusers": Wan21I2VModel,
+    "Wan2.1-I2V-480P": Wan21I2V480Model,
+    "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers": Wan21I2V480Model,
+    "Wan2.1-FLF2V": Wan21PairModel,
+    "Wan-AI/Wan2.1-FLF2V-14B-720P-diffusers": Wan21PairModel,
+    "Wan2.2-I2V": Wan22I2VModel,
+    "Wan-AI/Wan2.2-I2V-A14B-Diffusers": Wan22I2VModel,
+    "Wan2.2-Distilled-I2V": Wan22DistilledI2VModel,
     "SkyReels-V2-DF-1.3B": SkyReelsDFModel,
     "Skywork/SkyReels-V2-DF-1.3B-540P-Diffusers": SkyReelsDFModel,
     "SkyReels-V2-DF-14B": SkyReelsDFLargeModel,
@@ -75,9 +85,10 @@ def at_path(name, model, path, files):
             f"--model {name} is {model.family.facts.name} and --model_path {path} holds {family.facts.name}: give --model "
             f"{' or '.join(names)}, or another folder"
         )
-    settings = replace(model.settings, model_name=str(path))
+    settings, transformer = replace(model.settings, model_name=str(path)), read_configs(path)[1]
     defaults = replace(model.default_input_values, flow_shift=None)  # the folder's scheduler has its own
-    own = dict(settings=settings, default_input_values=defaults, usual_shift=model.default_input_values.flow_shift)
+    own = dict(settings=settings, default_input_values=defaults, usual_shift=model.default_input_values.flow_shift,
+               needs_last_image=transformer.get("pos_embed_seq_len") is not None)
     return type(model.__name__, (model,), own | sizes._asdict())
 
 

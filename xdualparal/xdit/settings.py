@@ -35,6 +35,10 @@ class CommandSettings(Settings):
         None, "go on from the last frames of this mp4, or better from its latents (a file of --dualparal_latents_out): what is made are the "
         "--num_frames frames that follow", "FILE"
     )
+    last_image: tuple[str, ...] | None = setting(
+        None, "the image that the video ends with, for models that take one (Wan2.2-I2V): its last frame, --num_frames being a multiple of 4 and 1; give the "
+        "flag once, or once for each prompt", "FILE"
+    )
     append_to: str | None = setting(
         None, "put a copy of this mp4, the one that is continued, in front of the new frames; by default they are alone in their file", "FILE"
     )
