@@ -83,11 +83,16 @@ SHORT_STEPS = 500  # of short windows: they teach where the object begins as wel
 MINUTES_A_CHECKPOINT = 3
 
 
+def new_like(module, **changes):
+    """A module of the same class and config, but for ``changes`` and for the path that it was loaded from; its weights are random."""
+    config = {name: value for name, value in module.config.items() if not name.startswith("_")}
+    return type(module).from_config({**config, **changes})
+
+
 def new_transformer(device: str) -> WanTransformer3DModel:
     """tiny-wan's, with weights of 0 for the mask and the condition."""
     old = WanTransformer3DModel.from_pretrained(TINY_WAN / "transformer")
-    config = {name: value for name, value in old.config.items() if not name.startswith("_")}  # no path of this machine
-    transformer = WanTransformer3DModel.from_config({**config, "in_channels": MASK_CHANNELS + 2 * old.config.in_channels})
+    transformer = new_like(old, in_channels=MASK_CHANNELS + 2 * old.config.in_channels)
     weights = old.state_dict()
     patches = torch.zeros_like(transformer.patch_embedding.weight)
     patches[:, : old.config.in_channels] = weights["patch_embedding.weight"]
@@ -154,14 +159,13 @@ def train_transformer(data: dict, text_encoder, work_dir: Path, device: str, ste
 
 def export_trained(work_dir: Path, output: Path) -> None:
     """Writes tiny-wan with the averaged weights in the place of its transformer's, in float16 as the text encoder's."""
-    parts = dict(WanPipeline.from_pretrained(TINY_WAN, local_files_only=True).components)
-    parts["transformer"] = new_transformer("cpu")
-    parts["transformer"].load_state_dict(load_state(work_dir / "transformer.pt")["average"])
-    parts["transformer"].set_attn_processor(WanAttnProcessor())
-    for name in ("transformer", "text_encoder"):
-        parts[name] = parts[name].half().eval()
-    kept = {name: parts[name] for name in ("tokenizer", "text_encoder", "vae", "transformer", "scheduler")}
-    first.export(WanImageToVideoPipeline(**kept), output)
+    kept = WanPipeline.from_pretrained(TINY_WAN, transformer=None, local_files_only=True)
+    transformer, vae = new_transformer("cpu"), new_like(kept.vae)
+    transformer.load_state_dict(load_state(work_dir / "transformer.pt")["average"])
+    transformer.set_attn_processor(WanAttnProcessor())
+    vae.load_state_dict(kept.vae.state_dict())
+    parts = {"transformer": transformer.half().eval(), "text_encoder": kept.text_encoder.half().eval(), "vae": vae.eval()}
+    first.export(WanImageToVideoPipeline(tokenizer=first.new_tokenizer(), scheduler=first.new_scheduler(), **parts), output)
 
 
 def main() -> None:
