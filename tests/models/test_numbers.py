@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from xdualparal.models.numbers import UMT5_XXL, decode_operations, model_numbers
 from xdualparal.models.wan import WanFamily
 from xdualparal.models.wan22 import Wan22Family
+from xdualparal.models.wan_i2v import Wan22I2VFamily
 from xdualparal.models.wan_vae import StreamingDecoder, decoder_sizes
 from xdualparal.models.weights import load_stage, load_text_encoder, read_configs
 from xdualparal.plan.memory_numbers import ModelNumbers
@@ -38,6 +39,9 @@ def test_full_size_models():
     assert (large.pixels_per_token, large.pixels_per_latent, large.channels) == (16, 8, 16)
     assert large.vae_memory_bytes == 9458
     assert numbers_of(Wan22Family()).experts == 2
+    of_images = numbers_of(Wan22I2VFamily(), dict(num_layers=40, in_channels=36, out_channels=16))
+    assert (of_images.channels, of_images.condition_channels, of_images.condition_latents) == (16, 20, 30)
+    assert large.condition_channels == large.condition_latents == 0
 
 
 def test_the_parts_are_those_of_a_whole_transformer():

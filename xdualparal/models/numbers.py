@@ -30,6 +30,7 @@ def model_numbers(family, transformer_config, vae_config, encoder_config, dtype,
         experts=len(family.facts.experts), text_encoder_bytes=_bytes(encoder, dtype), vae_bytes=_bytes(vae, vae_dtype),
         vae_memory_bytes=sizes.remembered * vae_dtype.itemsize, vae_work_bytes=sizes.held * vae_dtype.itemsize,
         vae_small_work_bytes=sizes.held_if_small * vae_dtype.itemsize,
+        condition_latents=family.condition_latents(vae, None) if family.facts.conditioned else 0,
         vae_small_rows=sizes.small_rows if vae_dtype == torch.float32 else 0, vae_number_bytes=vae_dtype.itemsize,
     )
 
@@ -52,10 +53,14 @@ def _of_transformer(family, config, dtype):
     layer = _bytes(middle, dtype, of="blocks")
     return dict(
         layers=config["num_layers"], heads=sizes.num_attention_heads, head_dim=sizes.attention_head_dim, ffn_dim=sizes.ffn_dim,
-        channels=sizes.in_channels, patch=sizes.patch_size[1], number_bytes=dtype.itemsize, layer_bytes=layer,
+        channels=_latent_channels(sizes), condition_channels=sizes.in_channels - _latent_channels(sizes), patch=sizes.patch_size[1], number_bytes=dtype.itemsize, layer_bytes=layer,
         shared_bytes=inner - layer, embedding_bytes=_bytes(first, dtype) - inner, head_bytes=_bytes(last, dtype) - inner,
         largest_bytes=max(weight.numel() for weight in middle.parameters()) * _STORED_BYTES,
     )
+
+
+def _latent_channels(config):
+    return config.out_channels or config.in_channels
 
 
 def _bytes(module, dtype, of=None):

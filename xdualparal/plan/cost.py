@@ -68,11 +68,11 @@ def forward_operations(model, part, shape, frame_tokens, text_tokens=512):
     """
     tokens, seen = shape.window * frame_tokens, shape.seen * frame_tokens
     matrix, attention = (part.layers * number for number in layer_operations(model, tokens, seen, text_tokens))
-    numbers_a_token = model.channels * (model.pixels_per_token // model.pixels_per_latent) ** 2
+    latents_a_token = (model.pixels_per_token // model.pixels_per_latent) ** 2
     if part.embeds:
-        matrix += 2 * tokens * numbers_a_token * model.dim
+        matrix += 2 * tokens * latents_a_token * (model.channels + model.condition_channels) * model.dim
     if part.predicts:
-        matrix += 2 * shape.predicted * frame_tokens * numbers_a_token * model.dim
+        matrix += 2 * shape.predicted * frame_tokens * latents_a_token * model.channels * model.dim
     return Operations(matrix, attention)
 
 

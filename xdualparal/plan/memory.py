@@ -213,7 +213,8 @@ def _messages(model, run, is_first, is_last, window, others):
 def _latents(model, run, is_first, is_last, gives):
     """engine/blocks and engine/noise, in float32: on the first stage the blocks in flight and the finished one before them; on the
     last one those that have done a step, with what their schedulers remember (a stage alone has one copy of them); on both a
-    window of noise, whole. Finished blocks wait whole where they are decoded."""
+    window of noise, whole. Finished blocks wait whole where they are decoded. Of an image beside the latents the first stage has the latents, and a window
+    with them."""
     frame = model.channels * (run.height * run.width // model.pixels_per_latent ** 2) * _FLOAT
     whole = frame * run.window_latents  # block 0 is longer than the others
     others = frame * min(run.layout.block_latents, run.window_latents)
@@ -222,8 +223,17 @@ def _latents(model, run, is_first, is_last, gives):
         finished = frame * run.layout.latent_frames
     overlap = frame * run.layout.overlap_latents if is_last else 0  # waits for the next block
     copies = (1 if is_first and not is_last else 0) + (1 + SCHEDULER_HISTORY if is_last else 0)
-    beside = 2 * others // run.shards if is_first else 0
+    beside = (2 * others + _condition(model, run, frame)) // run.shards if is_first else 0
     return (copies * stepped + overlap) // run.shards + beside + (is_first + is_last) * whole + (finished if gives else 0)
+
+
+def _condition(model, run, frame):
+    """engine/video.Video.condition and engine/blocks.BlockStore.window; ``frame``: of latents."""
+    if not model.condition_channels:
+        return 0
+    kept = model.condition_latents if run.layout.latent_frames is None else min(model.condition_latents, run.layout.latent_frames)
+    beside = frame * run.window_latents * model.condition_channels // model.channels
+    return run.videos * frame * kept + 2 * beside + frame * run.window_latents  # what is joined, and joined
 
 
 def _remembered_pixels(run):

@@ -16,6 +16,7 @@ class ModelNumbers:
 
     ``number_bytes``: of a number of the transformer. ``layer_bytes``, ``shared_bytes`` (condition embedder and tables, on every
     stage), ``embedding_bytes``, ``head_bytes``: of weights. ``largest_bytes``: of the largest tensor as it is stored.
+    ``channels``: of latents; ``condition_channels``: that stand beside them, of which the first ``condition_latents`` latent frames are kept.
     ``pixels_per_token``: along a side. ``vae_memory_bytes``, ``vae_work_bytes``: a pixel of a frame, see models/wan_vae.py; on a CPU
     ``vae_small_work_bytes`` where a frame has at most ``vae_small_rows`` rows.
     """
@@ -42,6 +43,8 @@ class ModelNumbers:
     vae_small_work_bytes: float
     vae_small_rows: int
     vae_number_bytes: int
+    condition_channels: int = 0
+    condition_latents: int = 0
 
     @property
     def dim(self):

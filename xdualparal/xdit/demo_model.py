@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 from xfuser.model_executor.models.runner_models.base_model import DefaultInputValues, ModelSettings
 
+from ..models.wan_i2v import WanI2VFamily
 from .models import DualParalWanModel
 
 _DEMO = Path(__file__).parent.parent / "demo"
-TINY_WAN_FOLDER, TINY_WAN_2_FOLDER = _DEMO / "tiny-wan", _DEMO / "tiny-wan-2"
+TINY_WAN_FOLDER, TINY_WAN_2_FOLDER, TINY_WAN_I2V_FOLDER = _DEMO / "tiny-wan", _DEMO / "tiny-wan-2", _DEMO / "tiny-wan-i2v"
 
 
 class TinyWanModel(DualParalWanModel):
@@ -34,3 +35,10 @@ class TinyWan2Model(TinyWanModel):
     pixels_per_token = 16
     settings = replace(TinyWanModel.settings, model_name=str(TINY_WAN_2_FOLDER), output_name="tiny_wan_2")
     default_input_values = replace(TinyWanModel.default_input_values, height=64, width=64)
+
+
+class TinyWanI2VModel(TinyWanModel):
+    """The image-to-video demo model in this package: tiny-wan's world, the object of a picture moves on. See examples/train_tiny_wan_i2v.py."""
+
+    family = WanI2VFamily()
+    settings = replace(TinyWanModel.settings, model_name=str(TINY_WAN_I2V_FOLDER), output_name="tiny_wan_i2v")

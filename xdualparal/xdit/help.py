@@ -18,7 +18,7 @@ _HEAD = """Examples:
 
 Models, the disk that the hub's files need (float32, with the text encoder), and the bf16 weights of the blocks on each of 1, 2, 4
 and 8 stages (the first stage holds the text encoder, 11.4 GB, while it encodes; activations and the VAE come on top):
-  tiny-wan            in the package (the demo model); tiny-wan-2: 64 x 64 pixels, two objects that pass
+  tiny-wan            in the package (the demo model); tiny-wan-2: 64 x 64 pixels, two objects that pass; tiny-wan-i2v: of a picture
 """
 _OTHERS_GB = 11.4 * 2 + 0.5  # UMT5's and the VAE's files in float32: DESIGN section 5, and 127 million parameters of the VAE
 # Experts, layers, dim, ffn: DESIGN section 3.

@@ -71,7 +71,7 @@ def run_numbers(args, model, on_host=None):
         height=value_of(args, model, "height"), width=value_of(args, model, "width"),
         branches=2 if value_of(args, model, "guidance_scale") > 1 else 1, layout=plan.layout,
         steps=steps, stage_layers=tuple(map(len, layers)), stagger=plan.stagger,
-        videos=config.videos_in_flight, text_tokens=args["max_sequence_length"] or 512, ulysses=args["ulysses_degree"] or 1,
+        videos=config.videos_in_flight, text_tokens=(args["max_sequence_length"] or 512) + _image_tokens(model), ulysses=args["ulysses_degree"] or 1,
         ring=args["ring_degree"] or 1, guidance_ranks=2 if args["use_cfg_parallel"] else 1,
         decode=AT_END if args["use_parallel_vae"] else config.decode, parallel_vae=bool(args["use_parallel_vae"]),
         tile=size and size[0], tile_stride=size and size[1], encoder_on_device=on_host or config.text_encoder == DEVICE,
@@ -91,6 +91,13 @@ def plan_of(args, model, lanes, expert_starts=(0,)):
     if args["input_images"]:
         return with_image(config, plan, model.family.facts)
     return plan.continuing(continued) if continued else plan
+
+
+def _image_tokens(model):
+    """That cross-attention sees before the text: of CLIP's ViT-H/14 at 224 x 224 pixels, which Wan2.1-I2V has, or of two images."""
+    if not model.family.facts.sees_images:
+        return 0
+    return configs_of(model)[0].get("pos_embed_seq_len") or 257
 
 
 def _kept_bytes(model, config):

@@ -8,13 +8,15 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from PIL import Image
+
 from ..output.owners import spec_in_video
 from ..quality.facts import facts_of
 from ..quality.frames import frames_of
 from ..quality.measure import measure_video
 from ..quality.results import Results
 from ..quality.statistics import summary
-from ..quality.worlds import ONE_OBJECT, TWO_OBJECTS, scene_of
+from ..quality.worlds import ONE_OBJECT, TWO_OBJECTS, parse_prompt, scene_of, world_of
 from ..engine.progress_bar import ProgressBar
 
 PROMPTS, SEEDS, NUM_FRAMES = 50, 2, 257
@@ -23,6 +25,7 @@ _OWN = ("model", "prompt", "seed", "num_frames", "output_directory", "output", "
 QUALITY, DEGREE = "--dualparal_quality", "--dualparal_degree"
 OTHER_SEEDS = 1000
 WORLDS = {"tiny-wan-2": TWO_OBJECTS}  # of which a model's evaluation prompts are; any other's: ONE_OBJECT
+OF_IMAGES = ("tiny-wan-i2v",)  # models that make a video of a picture: the first frame of the prompt's true clip
 
 
 def measure_model(flags, passed_on):
@@ -86,13 +89,26 @@ def read_prompts(given, world=ONE_OBJECT):
 def _make_and_measure(results, command, seed, prompts, frames, passed_on):
     with TemporaryDirectory(prefix="xdualparal-quality-") as folder:
         _make([
-            *command, "--num_frames", str(frames), "--seed", str(seed), "--output_directory", folder, *passed_on, "--prompt", *prompts,
+            *command, "--num_frames", str(frames), "--seed", str(seed), "--output_directory", folder, *passed_on, *_pictures(command[-1], prompts, seed, folder),
+            "--prompt", *prompts,
         ])
         for path in sorted(Path(folder).rglob("*.mp4")):
             spec = spec_in_video(path)
             if spec is None:
                 raise ValueError("the videos do not say their prompts: only those of a long-video strategy do, give its flags after --")
             results.add(spec.prompt, seed, measure_video(frames_of(path), facts_of(path), scene_of(spec.prompt)))
+
+
+def _pictures(model, prompts, seed, folder):
+    """Flags of a picture for each of ``prompts``, for a ``model`` that is of images; they are drawn into ``folder``. Raises ValueError for a prompt of which
+    there is none."""
+    if model not in OF_IMAGES:
+        return []
+    paths = [Path(folder, f"{number}.png") for number in range(len(prompts))]
+    for path, prompt in zip(paths, prompts):
+        scene = parse_prompt(prompt)
+        Image.fromarray(world_of(scene).clip(scene, 1, seed)[0]).save(path)
+    return ["--input_images", *map(str, paths)]
 
 
 def _make(command):

@@ -13,7 +13,7 @@ from ..models import family_of_folder
 from ..models.checkpoint_files import Weights
 from ..models.folder import check_folder
 from ..models.weights import read_configs
-from .demo_model import TinyWan2Model, TinyWanModel
+from .demo_model import TinyWan2Model, TinyWanI2VModel, TinyWanModel
 from .skyreels_models import SkyReelsDFLargeModel, SkyReelsDFLarge720Model, SkyReelsDFModel
 from .wan_image_models import Wan21I2V480Model, Wan21I2VModel, Wan21PairModel, Wan22DistilledI2VModel, Wan22I2VModel
 from .wan_models import Wan21T2VModel, Wan21T2VSmallModel, Wan22DistilledT2VModel, Wan22T2VModel, Wan22TI2VModel
@@ -21,6 +21,7 @@ from .wan_models import Wan21T2VModel, Wan21T2VSmallModel, Wan22DistilledT2VMode
 DUALPARAL_MODELS = {
     "tiny-wan": TinyWanModel,
     "tiny-wan-2": TinyWan2Model,
+    "tiny-wan-i2v": TinyWanI2VModel,
     "Wan2.1-T2V-1.3B": Wan21T2VSmallModel,
     "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": Wan21T2VSmallModel,
     "Wan2.1-T2V": Wan21T2VModel,
@@ -80,7 +81,8 @@ def at_path(name, model, path, files):
     except KeyError as key:
         raise ValueError(f"--model_path {path}: transformer/config.json has no {key}: give a folder whose has one") from None
     if family.facts != model.family.facts:
-        names = [one for one, other in DUALPARAL_MODELS.items() if other.family.facts == family.facts and one.startswith(("Wan2", "SkyReels"))]
+        of_it = [one for one, other in DUALPARAL_MODELS.items() if other.family.facts == family.facts]
+        names = [one for one in of_it if one.startswith(("Wan2", "SkyReels"))] or of_it
         raise ValueError(
             f"--model {name} is {model.family.facts.name} and --model_path {path} holds {family.facts.name}: give --model "
             f"{' or '.join(names)}, or another folder"
