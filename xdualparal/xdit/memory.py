@@ -76,7 +76,8 @@ def run_numbers(args, model, on_host=None):
         decode=AT_END if args["use_parallel_vae"] else config.decode, parallel_vae=bool(args["use_parallel_vae"]),
         tile=size and size[0], tile_stride=size and size[1], encoder_on_device=on_host or config.text_encoder == DEVICE,
         expert_offload=config.expert_offload, on_host=on_host,
-        kept_bytes=_kept_bytes(model, config), kept_on_host=config.context_store == HOST and not on_host,
+        kept_bytes=_kept_bytes(model, config) if config.context == CACHED else 0, anchor_latents=config.anchor_latents,
+        anchor_bytes=_kept_bytes(model, config) if config.anchor_latents else 0, kept_on_host=config.context_store == HOST and not on_host,
         layer_share=_FLOAT8_SHARE if quantization_of(args) else 1.0, frame_timesteps=config.context_timestep == TRUE or bool(args["input_images"]) and model.family.facts.clean_frames,
     )
 
@@ -101,9 +102,7 @@ def _image_tokens(model):
 
 
 def _kept_bytes(model, config):
-    """Of a number of cached context K/V."""
-    if config.context != CACHED:
-        return 0
+    """Of a number of K/V that wait for later waves."""
     return 1 if config.context_dtype == FLOAT8 else model.dtype.itemsize
 
 
