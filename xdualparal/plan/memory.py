@@ -175,7 +175,7 @@ def _ring(model, run, hidden):
 
 def _keys(model, run):
     """K of one layer, of all that a pass sees."""
-    return _hidden(model, run, run.window_latents + run.context_latents + run.anchor_latents)
+    return _hidden(model, run, run.window_latents + run.context_latents + run.seen_anchors)
 
 
 def _context(model, run, stage, entries):
@@ -184,7 +184,7 @@ def _context(model, run, stage, entries):
 
     Cached context: the same of the previous block, ``entries`` times; of those on the host (engine/kept_kv) the layers
     that come, AHEAD and the one that computes, and up to 4 tensors that leave. Likewise anchors: of the video's first latent frames, of each step."""
-    if not run.context_latents and not run.anchor_latents:
+    if not run.context_latents and not run.seen_anchors:
         return 0
     frames = _tokens(model, run, run.context_latents) * model.dim * model.number_bytes
     kept = run.videos * run.own_branches * run.stage_layers[stage] * 2 * frames
@@ -202,7 +202,7 @@ def _kept(model, run, stage):
 
 def _anchor(model, run, stage):
     """The same of the video's first latent frames."""
-    return _key_values(model, run, stage, run.anchor_latents, run.anchor_bytes)
+    return _key_values(model, run, stage, run.seen_anchors, run.anchor_bytes)
 
 
 def _key_values(model, run, stage, latent_frames, number_bytes):

@@ -121,7 +121,12 @@ class RunNumbers:
     @property
     def anchor_entries(self):
         """How many passes' K/V of the videos' first latent frames wait at a time: of each step."""
-        return self.videos * self.steps if self.anchor_latents and self.layout.num_blocks != 1 else 0
+        return self.videos * self.steps if self.seen_anchors else 0
+
+    @property
+    def seen_anchors(self):
+        """Latent frames of the video's first ones that a pass of a later block sees."""
+        return self.anchor_latents if self.layout.num_blocks != 1 else 0
 
     @property
     def blocks_in_flight(self):
