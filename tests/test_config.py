@@ -34,6 +34,8 @@ def test_the_sizes_come_first():
     (dict(context="cached", context_dtype="int8"), "context_dtype is 'int8': give one of model, float8"),
     (dict(context_dtype="float8", context="recomputed"), "context_dtype is float8 and context is recomputed, which keeps nothing: leave it out"),
     (dict(context_latents=0, context="cached"), "context is cached and context_latents is 0, so there is no context: leave one"),
+    (dict(anchor_latents=-1), "anchor_latents is -1: give"), (dict(anchor_latents=9), "anchor_latents is 9 and block_latents is 8: .* give 0 to 8"),
+    (dict(context_dtype="float8", context="recomputed"), "context_dtype is float8 and context is recomputed, which keeps nothing"),
     (dict(context_noise=1000), "context_noise is 1000: give a whole number from 0 to 999"), (dict(context_noise=-1), "context_noise is -1: give"),
     (dict(context_noise=20, context="cached"), "context_noise is 20 and context is cached, .*: leave one of them out"),
     (dict(context_noise=20, context_timestep="own"), "context_noise is 20 and context_timestep is own, .*: leave one of them out"),

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.processes
 BAR = 1e-5  # relative, float32; the issue's
 MOST_PROCESSES = 8
 CASE = Case("hybrid", num_frames=57, num_steps=4)
-OTHERS = [replace(CASE, name="cached context", cached=True), replace(CASE, name="goes on from a video", continued=3), replace(CASE, name="an image", has_image=True)]
+OTHERS = [replace(CASE, name="cached context", cached=True), replace(CASE, name="goes on from a video", continued=3), replace(CASE, name="an image, which is an anchor", has_image=True, anchors=1)]
 TABLE = [
     degrees for degrees in itertools.product((1, 2, 4), (1, 2), (1, 2), (1, 2)) if np.prod(degrees) <= MOST_PROCESSES
 ]

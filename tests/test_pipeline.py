@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from dualparal_testing.processes import run_ranks
-from dualparal_testing.runs import BFLOAT16, CACHED, CASES, CONTINUED, EXPERTS, OFFLOADED, ON_HOST, SEED, SIZE, TRUE_TIMESTEPS, WITH_IMAGE, Case, engine_config, latents_of_cases
+from dualparal_testing.runs import ANCHORED, BFLOAT16, CACHED, CASES, CONDITIONED, CONTINUED, EXPERTS, OFFLOADED, ON_HOST, SEED, SIZE, TRUE_TIMESTEPS, WITH_IMAGE, Case, engine_config, latents_of_cases
 from dualparal_testing.small_wan import small_pipeline, texts
 
 from xdualparal import DualParalConfig, DualParalPipeline
@@ -59,7 +59,7 @@ def test_experts_that_change_places_change_no_bit(latents, stages):
 
 @pytest.mark.parametrize("stages", [1, 2, 4])
 def test_kept_context_that_waits_on_the_host_changes_no_bit(latents, stages):
-    for case, on_host in zip(CACHED, ON_HOST):
+    for case, on_host in zip([*CACHED, ANCHORED[0]], ON_HOST, strict=True):
         assert np.array_equal(latents[stages][on_host.name], latents[1][case.name])
 
 
@@ -67,7 +67,8 @@ def test_kept_context_that_waits_on_the_host_changes_no_bit(latents, stages):
     (PLAIN, dict(next_context=False)), (PLAIN, dict(previous_context_after=False)), (EXPERTS[0], dict(crossing=True)), (TRUE_TIMESTEPS[0], dict(true_timesteps=False)),
     (CACHED[0], dict(of_step=1)), (CACHED[0], dict(next_context=False)), (CACHED[0], dict(cached=False)), (CACHED[-1], dict(in_float8=False)),
     (CONTINUED[0], dict(given=-CONTINUED[0].given()[:, :, -2:])), (CONTINUED[0], dict(noised=False)), (CONTINUED[3], dict(its_noise=None)),
-    (WITH_IMAGE[0], dict(image=None)), (WITH_IMAGE[0], dict(image_timestep=500)),
+    (ANCHORED[0], dict(anchors=0)), (ANCHORED[0], dict(anchors_moved=False)), (ANCHORED[2], dict(in_float8=False)), (CONDITIONED[0], dict(condition=torch.zeros(1, 20, 31, 4, 4))),
+    (CONDITIONED[3], dict(image_embeds=torch.zeros(1, 5, 24))), (WITH_IMAGE[0], dict(image=None)), (WITH_IMAGE[0], dict(image_timestep=500)),
     (replace(EXPERTS[0], guidance_scale_2=5.0), {}), (replace(EXPERTS[0], boundary_ratio=0.7), {}),
 ])
 def test_the_bar_would_see_a_broken_rule(case, broken):

@@ -22,7 +22,7 @@ CASES = [
     Case("stochastic", num_frames=57, num_steps=3, scheduler="stochastic euler"),
     Case("sde", num_frames=57, num_steps=3, scheduler="sde-dpm++"),
     replace(EXPERTS[0], num_frames=57),
-    Case("cached context", num_frames=61, num_steps=4, context=3, stagger=2, cached=True),
+    Case("cached context", num_frames=61, num_steps=4, context=3, stagger=2, cached=True, anchors=1),
 ]
 LONG = CASES[0]
 DEGREES = [

@@ -42,6 +42,7 @@ class Case:
     context_store: str = "device"
     continued: int = 0  # latent frames of another video that are given
     has_image: bool = False
+    anchors: int = 0
     has_its_noise: bool = False  # the given latent frames are those of the noise that they were made of
 
     @property
@@ -55,6 +56,7 @@ class Case:
             self.block, self.context, stage_layers=self.stage_layers, stagger=self.stagger, expert_offload=self.expert_offload,
             context_timestep=self.context_timestep, context="cached" if self.cached else "recomputed",
             context_dtype=self.context_dtype, context_store=self.context_store, context_noise=self.context_noise,
+            anchor_latents=self.anchors,
         )
 
     def pipeline(self):
@@ -117,7 +119,7 @@ class Case:
             self.block, self.context, self.stagger, step_generator=self._step_generator(), boundary=boundary,
             **dict(true_timesteps=self.has_true_timesteps, cached=self.cached, in_float8=self.context_dtype == "float8",
                    context_noise=(self.context_noise, self.noise_of_context), given=self.given()[:, :, -seen:] if seen else None,
-                   its_noise=self.its_noise()[:, :, -seen:] if self.has_its_noise else None,
+                   anchors=self.anchors, its_noise=self.its_noise()[:, :, -seen:] if self.has_its_noise else None,
                    image=self.image() if self.has_image else None, **self.of_condition(latent_frames))
             | broken,
         )
@@ -239,7 +241,14 @@ CONDITIONED = [
     ImageCase("image-to-video with CLIP", num_frames=77, num_steps=4, sees_images=True),
     ImageCase("image-to-video with CLIP, one block, no guidance", num_frames=13, num_steps=4, sees_images=True, guidance_scale=1.0, has_last=True),
 ]
-ON_HOST = [replace(case, name=f"{case.name}, on the host", context_store="host") for case in CACHED]
+ANCHORED = [
+    Case("anchors", num_frames=120, num_steps=3, anchors=2),
+    Case("anchors, cached context, stagger 2", num_frames=61, num_steps=6, context=3, stagger=2, cached=True, anchors=1),
+    Case("anchors in float8, no other context", num_frames=77, num_steps=4, context=0, anchors=3, context_dtype="float8"),
+    ImageCase("anchor of an image, two experts", num_frames=77, num_steps=4, boundary_ratio=0.9, guidance_scale_2=3.0, anchors=1),
+    Case("anchors of one block, which nothing reads", num_frames=13, num_steps=4, anchors=1),
+]
+ON_HOST = [replace(case, name=f"{case.name}, on the host", context_store="host") for case in [*CACHED, ANCHORED[0]]]
 OFFLOADED = [replace(case, name=f"{case.name}, one at a time on the device", expert_offload=True) for case in EXPERTS]
 CASES = [
     *STOCHASTIC_CASES,
@@ -249,6 +258,7 @@ CASES = [
     *CONTINUED,
     *WITH_IMAGE,
     *CONDITIONED,
+    *ANCHORED,
     Case("more blocks than steps", num_frames=120, num_steps=3),
     Case("more steps than blocks", num_frames=57, num_steps=8),
     Case("context as long as a block", num_frames=77, num_steps=4, block=3, context=3),

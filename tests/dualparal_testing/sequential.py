@@ -50,6 +50,12 @@ class ContextAttention:
         return torch.stack([even * c - odd * s, even * s + odd * c], dim=-1).flatten(-2)
 
 
+def later(keys, latents, dim):
+    """(1, tokens, heads, head_dim) keys after RoPE, as if they were ``latents`` further in time, which ``dim`` numbers say."""
+    angles = torch.tensor(latents / 10000.0 ** (np.arange(0, dim, 2) / dim), dtype=torch.float64).repeat_interleave(2)
+    return torch.cat([ContextAttention.rotate(keys[..., :dim], angles.cos().float(), angles.sin().float()), keys[..., dim:]], dim=-1)
+
+
 def as_float8(x):
     """(1, tokens, heads, dim) rounded to e4m3: each head over the power of two above its largest number's 432nd part."""
     heads = []
@@ -63,7 +69,7 @@ def as_float8(x):
 def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, guidance_scale, block, context, stagger=1,
                        next_context=True, previous_context_after=True, step_generator=None, boundary=None,
                        crossing=False, true_timesteps=False, cached=False, of_step=0, in_float8=False, given=None, noised=True, context_noise=(0, None),
-                       image=None, image_timestep=0, its_noise=None, condition=None, image_embeds=None):
+                       image=None, image_timestep=0, its_noise=None, condition=None, image_embeds=None, anchors=0, anchors_moved=True):
     """All latents of the video, (1, channels, latent frames, height, width).
 
     ``transformers``: one, or two, of which the first does the steps with timesteps of ``boundary`` or more; then
@@ -75,7 +81,9 @@ def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, gu
     ``given``: the clean latents of the first frames of block 0, another video's last ones; where they are not ``noised`` for each step a
     rule is broken; ``its_noise``: the noise that they were made of. ``context_noise``: (the timestep of a previous context that is finished, the noise, by block and step, that it then has so
     much of). ``image``: the latents of the video's first frame, which has ``image_timestep``, in every pass. ``condition``: channels beside the whole video's latents, (1, channels, frames, height, width), and
-    ``image_embeds``: as the transformer's forward takes them. ``step_generator(block, step)``: of the noise that a scheduler adds in a step.
+    ``image_embeds``: as the transformer's forward takes them. ``anchors``: so many of block 0's first latent frames are seen by all blocks as K/V
+    of the same step, as if they stood just before the block's previous context; where they are not ``anchors_moved`` a rule is broken, in float8
+    where ``in_float8``. ``step_generator(block, step)``: of the noise that a scheduler adds in a step.
     """
     processors = [[ContextAttention() for _ in transformer.blocks] for transformer in transformers]
     for transformer, own in zip(transformers, processors):
@@ -90,6 +98,7 @@ def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, gu
     timesteps, count = schedulers[0].timesteps, len(noise)
     per_frame = (noise[0].shape[3] // 2) * (noise[0].shape[4] // 2)
 
+    firsts = {}  # step: for each branch, for each layer, K and V of the video's first frames
     tails = {}  # (block, step): for each branch, for each layer, K and V of the last frames
     for wave in range((count - 1) * stagger + num_steps):
         kept, kept_by = None, None
@@ -126,6 +135,10 @@ def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, gu
                     parts = [kept[branch][n]] if reads else []
                     if cached and i > 0 and context > 0:
                         parts.append(tails[i - 1, max(0, step - of_step)][branch][n])
+                    if anchors and i > 0:
+                        key, value = firsts[step][branch][n]
+                        distance = i * block - anchors if anchors_moved else 0
+                        parts.append((later(key, distance, transformer.rope.dims[0]), value))
                     processor.extra = [torch.cat(some, dim=1) for some in zip(*parts)] if parts else None
                 seen = window if condition is None else torch.cat([window, condition[:, :, transformer.rope.start:][:, :, :window.shape[2]]], dim=1)
                 predictions.append(transformer(seen, at, text, image_embeds, return_dict=False)[0])
@@ -133,6 +146,9 @@ def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, gu
                     tail = [tuple(x[:, x.shape[1] - context * per_frame:].clone() for x in processor.seen) for processor in own_processors]
                     tail = [tuple(map(as_float8, pair)) for pair in tail] if in_float8 else tail
                     tails.setdefault((i, step), []).append(tail)
+                if anchors and i == 0:
+                    first_frames = [tuple(x[:, :anchors * per_frame].clone() for x in processor.seen) for processor in own_processors]
+                    firsts.setdefault(step, []).append([tuple(map(as_float8, pair)) for pair in first_frames] if in_float8 else first_frames)
                 first = 0 if cached and i else context * per_frame
                 last = first + context * per_frame
                 keep.append([tuple(x[:, first:last] for x in processor.seen) for processor in own_processors])

@@ -41,6 +41,7 @@ class Run:
     context: str = "recomputed"
     context_dtype: str = "model"
     is_skyreels: bool = False
+    anchor_latents: int = 0
 
     def pipeline(self):
         """The small pipeline that is run."""
@@ -56,7 +57,7 @@ class Run:
     @property
     def config(self):
         """The settings."""
-        return replace(CONFIG, context_timestep=self.context_timestep, context=self.context, context_dtype=self.context_dtype)
+        return replace(CONFIG, context_timestep=self.context_timestep, context=self.context, context_dtype=self.context_dtype, anchor_latents=self.anchor_latents)
 
     def predicted(self):
         """A RankMemory for each rank."""
@@ -69,6 +70,7 @@ class Run:
             SIZE, SIZE, 2 if self.guidance_scale > 1 else 1, Layout(4, 2, 1 + (FRAMES - 1) // 4), STEPS, layers,
             text_tokens=8, decode=NO_DECODE, on_host=True, frame_timesteps=self.context_timestep == "true",
             kept_bytes=(1 if self.context_dtype == "float8" else self.dtype.itemsize) if self.context == "cached" else 0,
+            anchor_latents=self.anchor_latents, anchor_bytes=self.dtype.itemsize,
         )
         return memory_of_ranks(model, run)
 
@@ -99,6 +101,7 @@ RUNS = {
     "one stage, SkyReels-V2, the window's timestep": Run(is_skyreels=True),
     "one stage, cached context": Run(context="cached"),
     "one stage, cached context, float8": Run(context="cached", context_dtype="float8"),
+    "one stage, anchors": Run(anchor_latents=2),
     "two stages, cached context": Run(2, context="cached"),
     "two stages": Run(2),
     "two stages, bfloat16": Run(2, dtype=torch.bfloat16),

@@ -112,7 +112,7 @@ def test_what_cannot_be_saved_is_said(tmp_path):
 
 
 LONG = Case("", num_frames=400, num_steps=5)
-CACHED = replace(LONG, cached=True)
+CACHED = replace(LONG, cached=True, anchors=2)
 
 
 def segments(rank, folder, degrees, case, output_type="np", stop_after=None, blocks_kept=0, num_frames=None):

@@ -173,6 +173,19 @@ def test_cached_context_waits_as_often_as_designed():
     assert two == 2 * plain - 2 * (4 / 3) * WINDOW_TOKENS * 20 + 2 * 4 * entry
 
 
+def test_anchors_wait_for_each_step():
+    """4 steps, 2 branches, 3 layers, K and V, of 2 of 8 latent frames' tokens; and one layer's, joined with the window's."""
+    a_frame = WINDOW_TOKENS // RUN.window_latents
+    runs = [replace(RUN, **more) for more in ({}, dict(anchor_latents=2, anchor_bytes=2), dict(anchor_latents=2, anchor_bytes=1), dict(
+        anchor_latents=2, anchor_bytes=2, kept_on_host=True))]
+    plain, device, float8, host = map(whole_context, runs)
+    entry, joined = 2 * 3 * 2 * 2 * a_frame * 10 * 2, 2 * 2 * a_frame * 10 * 2
+    assert (device - plain, float8 - plain, host - plain) == (4 * entry + joined, 2 * entry + joined, 5 * entry / 6 + joined)
+    assert memory_of_ranks(MODEL, runs[3])[2].kept_on_host == 4 * entry
+    one_block = replace(RUN.layout, latent_frames=RUN.window_latents)
+    assert whole_context(replace(runs[1], layout=one_block)) == whole_context(replace(RUN, layout=one_block))
+
+
 def test_block_0_and_all_kept_entries_do_not_meet():
     """Windows of 15 latent frames for block 0 and 10 for the others: the fuller of block 0 without the last entry and another with all."""
     run = replace(RUN, kept_bytes=2, layout=Layout(RUN.layout.block_latents, RUN.layout.context_latents, RUN.layout.latent_frames, equal_windows=False))

@@ -69,6 +69,29 @@ def test_as_many_entries_of_cached_context_live_as_designed(blocks, steps, stagg
     assert most == videos * min(steps, (blocks - 1) * stagger) == videos * plan.most_kept
 
 
+def test_anchors_are_of_the_same_step_and_stand_before_what_is_seen():
+    """They are kept by block 0 and dropped by the last block; the next context is read after them."""
+    anchor, head = KVKey(Pass(0, 0, 2), "anchor"), KVKey(Pass(0, 2, 1), "head")
+    spec = spec_of(1, 2, anchor_latents=2)
+    assert spec.reads == (anchor, head) and spec.drops == (head,) and (spec.reads_before, spec.moves) == (1, (6,))  # from 0, 1 to 6, 7; the window is 8 to 20
+    assert spec_of(0, 2, anchor_latents=2).keeps == (Kept(anchor, 0, 2, lasts=True),) and spec_of(0, 2, anchor_latents=2).moves == ()
+    assert spec_of(3, 2, anchor_latents=2).drops == (anchor,) and spec_of(3, 2, anchor_latents=2).moves == (22,)
+    cached = spec_of(2, 2, context=CACHED, anchor_latents=1)
+    assert cached.reads == (anchor, KVKey(Pass(0, 1, 2), "tail"), KVKey(Pass(0, 3, 1), "head")) and (cached.reads_before, cached.moves) == (2, (15,))
+    assert DualParalPlan(1, 5, 2, layout=LAYOUT, anchor_latents=2).spec(Pass(0, 0, 1)).keeps == ()
+
+
+@pytest.mark.parametrize("blocks, stagger", [(40, 1), (40, 3), (None, 2)])
+def test_anchors_of_all_steps_live(blocks, stagger):
+    plan = DualParalPlan(blocks, 8, 2, stagger, layout=LAYOUT, anchor_latents=1)
+    assert [len([key for key in plan.live(wave).keys if key.part == "anchor"]) for wave in (8, 20, 39)] == [8, 8, 8]
+
+
+def test_anchors_print_and_parse_back():
+    schedule = whole_schedule(DualParalPlan(4, 5, 2, context=CACHED, anchor_latents=2))
+    assert parse_schedule(str(schedule)) == schedule
+
+
 def test_half_passes_need_the_whole_pass_that_left_their_cached_context():
     """5 blocks in flight on 3 stages: waves 3 to 5 are whole, those before and after are split."""
     plan = DualParalPlan(5, 5, 3, split_guidance=True, layout=LAYOUT, context=CACHED)
@@ -139,7 +162,7 @@ def test_the_strategy_makes_a_plan():
     assert plan == DualParalPlan(5, 5, 3, 2, True, "thread", layout=Layout(4, 2, 21))
     assert DualParal().plan(DualParalSettings(), None, 5, Lanes(1, "none", False)).num_blocks is None
     assert DualParal().identity(DualParalSettings(4, 2)) == dict(
-        strategy="dualparal", block_latents=4, context_latents=2, stagger=1, fresh_noise=0.0, context_timestep="own", context_noise=None, context="recomputed", context_dtype="model",
+        strategy="dualparal", block_latents=4, context_latents=2, stagger=1, fresh_noise=0.0, context_timestep="own", context_noise=None, anchor_latents=None, context="recomputed", context_dtype="model",
     )
 
 

@@ -1,5 +1,6 @@
 """Wan2.1-I2V, Wan2.1-FLF2V and Wan2.2-I2V by the launcher and from Python, from small checkpoints in the real format."""
 
+import json
 import shutil
 
 import pytest
@@ -20,6 +21,7 @@ from xdualparal.models.wan_vae import encoder_memory_latents
 from xdualparal.models.weights import load_image_encoder
 from xdualparal.output.latents_file import read_latents
 from xdualparal.xdit.checks import check_command
+from xdualparal.xdit.cli import main
 from xdualparal.xdit.flags import make_parser
 
 PROMPT, STEPS, BLOCK, CONTEXT, SIZE = "a red circle", 4, 4, 2, 32
@@ -237,3 +239,10 @@ def test_the_small_vae_remembers_as_far_as_the_numbers_say(folders):
         latents = vae.encode(video).latent_dist.mode()
     differences = (latents - latents[:, :, -1:]).abs().amax(dim=(0, 1, 3, 4))
     assert differences[memory] > 1e-9 and differences[memory + 1:].max() < 1e-14
+
+
+@pytest.mark.parametrize("model, flags", [("Wan2.2-I2V", ["--input_images", "IMAGE"]), ("Wan2.1-FLF2V", ["--input_images", "IMAGE", "--dualparal_last_image", "IMAGE"])])
+def test_the_planner_needs_no_image(tmp_path, model, flags):
+    main(["plan", "--model", model, "--num_frames", "81", "--num_gpus", "2", "--gpu", "h100", "--json", str(tmp_path / "plan.json")])
+    commands = [way["command"] for way in json.loads((tmp_path / "plan.json").read_text())["ways"]]
+    assert commands and all(" ".join(flags) in command for command in commands)

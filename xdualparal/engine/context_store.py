@@ -27,10 +27,11 @@ class ContextStore:
 
     ``layers``: the self-attention modules of the stage. ``frame_tokens``: tokens of a latent frame on this rank.
     ``ulysses_degree``: after the exchange a rank holds that many stretches of tokens, each with all latent frames.
-    ``lasting``: (Format, shelf) of what lasts for waves, see kept_kv.py.
+    ``lasting``: (Format, shelf) of what lasts for waves, see kept_kv.py. ``move``: see base.Family.moved, without its first argument.
     """
 
-    def __init__(self, layers, frame_tokens, ulysses_degree=1, lasting=None):
+    def __init__(self, layers, frame_tokens, ulysses_degree=1, lasting=None, move=None):
+        self._move, self._moves = move, ()
         self._layers, self._frame_tokens, self._ulysses_degree = list(layers), frame_tokens, ulysses_degree
         self._short = exact(), DeviceShelf()
         self._lasting = lasting or self._short
@@ -44,7 +45,7 @@ class ContextStore:
     def during(self, spec, branch):
         """While the pass of ``spec`` runs for ``branch``: append what it reads, and keep what it keeps."""
         self._reading = [(self._kept[key, branch], key in spec.drops) for key in spec.reads]
-        self._before, self._coming = spec.reads_before, [(by_layer, iter(list(by_layer))) for by_layer, _ in self._reading]
+        self._moves, self._before, self._coming = spec.moves, spec.reads_before, [(by_layer, iter(list(by_layer))) for by_layer, _ in self._reading]
         for _ in range(AHEAD):
             self._ask_for_next()
         self._keeping = [(kept, self._kept.setdefault((kept.key, branch), {})) for kept in spec.keeps]
@@ -76,6 +77,11 @@ class ContextStore:
             joined.fill([pair[n] for pair in pairs[:self._before]], one, [pair[n] for pair in pairs[self._before:]])
             for n, (one, joined) in enumerate(zip(own, self._joined))
         ]
+        first = 0
+        for latents, (keys, _) in zip(self._moves, pairs):
+            place = seen[0][:, first:first + keys.count]
+            place.copy_(self._move(place, latents))
+            first += keys.count
         for by_layer, is_last in self._reading:
             for one in by_layer.pop(layer) if is_last else ():
                 one.drop()

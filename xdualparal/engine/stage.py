@@ -4,6 +4,7 @@ Knows: how a pass goes through the stage's layers. Must not know: other ranks, t
 where latents come from and go to.
 """
 
+from functools import partial
 from itertools import count
 
 import torch
@@ -128,7 +129,7 @@ class StageRun:
         self._residency.begin(self._device)
         self._experts = [self._make_expert(number, timesteps, text, finished, image_rows) for number in range(len(expert_starts))]
         self._residency.narrow([one for transformer in stage.transformers for one in self._family.used_once(transformer)])
-        self.context = context or ContextStore(stage.attentions, shard.frame_tokens, get_ulysses_parallel_world_size(), lasting)
+        self.context = context or ContextStore(stage.attentions, shard.frame_tokens, get_ulysses_parallel_world_size(), lasting, partial(self._family.moved, stage.transformers[0]))
 
     def _make_expert(self, number, timesteps, text, finished, images):
         self._residency.load(number)

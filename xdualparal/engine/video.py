@@ -192,11 +192,12 @@ class Video:
 
 
 def _kept_bytes(plan, request, stage, config):
-    """The most that its saved state has of cached K/V, of all stages and branches."""
+    """The most that its saved state has of cached K/V and anchors, of all stages and branches."""
     number = 1 if config.context_dtype == FLOAT8 else stage.dtype.itemsize
     dim = stage.config.num_attention_heads * stage.config.attention_head_dim
-    a_pass = request.branches * stage.config.num_layers * 2 * plan.layout.context_latents * request.frame_tokens * dim * number
-    return plan.most_kept * a_pass if plan.most_kept else 0
+    a_frame = request.branches * stage.config.num_layers * 2 * request.frame_tokens * dim * number
+    frames = plan.most_kept * plan.layout.context_latents if plan.most_kept else 0
+    return (frames + plan.num_steps * plan.anchor_latents * (plan.num_blocks != 1)) * a_frame
 
 
 # Of a RunSpec, what videos side by side need not have in common.

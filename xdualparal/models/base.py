@@ -136,6 +136,9 @@ class Family(Protocol):
         ``tokens``: which tokens of each frame.
         """
 
+    def moved(self, transformer, keys, latents):
+        """Returns ``keys``, (1, tokens, heads, head_dim) of self-attention with their rotary factors, as they are ``latents`` latent frames later."""
+
     def embed(self, transformer, latents):
         """Embeds latents (1, channels, frames, height, width) as tokens (1, tokens, dim)."""
 

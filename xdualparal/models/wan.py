@@ -222,6 +222,14 @@ class WanFamily:
         tables = [self._angles(dim, first, count, device) for dim, first, count in axes]
         return tuple(_spread([table[part] for table in tables], grid, tokens) for part in (0, 1))
 
+    def moved(self, transformer, keys, latents):
+        """Turns the part of each head that says the time; rotations add up."""
+        dim = transformer.rope.t_dim
+        cosine, sine = (table[0, ::2] for table in self._angles(dim, latents, 1, keys.device))
+        even, odd = keys[..., :dim:2].float(), keys[..., 1:dim:2].float()
+        turned = torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], dim=-1).flatten(-2)
+        return torch.cat([turned.type_as(keys), keys[..., dim:]], dim=-1)
+
     def embed(self, transformer, latents):
         """Applies the patch embedding."""
         return transformer.patch_embedding(latents).flatten(2).transpose(1, 2).contiguous()

@@ -91,7 +91,7 @@ def _of_rank(model, run, stage, encodes, gives):
         vae_memory=round(pixels * model.vae_memory_bytes) * (run.videos if run.decode != AT_END else 1),
         decoding=_decoding(model, run) if decodes else 0, decodes_beside=run.decode == THREAD and not run.parallel_vae,
         offloaded=model.experts * run.stage_layers[stage] * model.layer_bytes if run.expert_offload else 0,
-        kept_on_host=run.kept_entries * _kept(model, run, stage) if run.kept_on_host else 0,
+        kept_on_host=run.kept_entries * _kept(model, run, stage) + run.anchor_entries * _anchor(model, run, stage) if run.kept_on_host else 0,
         quantized_away=round(model.experts * run.stage_layers[stage] * model.layer_bytes * (1 - run.layer_share)),
     )
 
@@ -175,7 +175,7 @@ def _ring(model, run, hidden):
 
 def _keys(model, run):
     """K of one layer, of all that a pass sees."""
-    return _hidden(model, run, run.window_latents + run.context_latents)
+    return _hidden(model, run, run.window_latents + run.context_latents + run.seen_anchors)
 
 
 def _context(model, run, stage, entries):
@@ -183,21 +183,30 @@ def _context(model, run, stage, entries):
     context joined, which stay. A layer's old ones go before its new ones come. Experts share it: a pass has one expert.
 
     Cached context: the same of the previous block, ``entries`` times; of those on the host (engine/kept_kv) the layers
-    that come, AHEAD and the one that computes, and up to 4 tensors that leave."""
-    if not run.context_latents:
+    that come, AHEAD and the one that computes, and up to 4 tensors that leave. Likewise anchors: of the video's first latent frames, of each step."""
+    if not run.context_latents and not run.seen_anchors:
         return 0
     frames = _tokens(model, run, run.context_latents) * model.dim * model.number_bytes
     kept = run.videos * run.own_branches * run.stage_layers[stage] * 2 * frames
-    lasting = entries * _kept(model, run, stage)
+    lasting, anchors = entries * _kept(model, run, stage), run.anchor_entries * _anchor(model, run, stage)
     if run.kept_on_host:
-        lasting = min(lasting, (AHEAD + 1 + 2) * _kept(model, run, stage) // (run.own_branches * run.stage_layers[stage]))
-    return round(kept + lasting + 2 * _keys(model, run))
+        share = (AHEAD + 1 + 2) / (run.own_branches * run.stage_layers[stage])
+        lasting, anchors = min(lasting, share * _kept(model, run, stage)), min(anchors, share * _anchor(model, run, stage))
+    return round(kept + lasting + anchors + 2 * _keys(model, run))
 
 
 def _kept(model, run, stage):
     """Cached K/V of one pass: of C latent frames for each layer and branch. A scale for each head in float8 is next to nothing."""
-    numbers = _tokens(model, run, run.layout.context_latents) * model.dim
-    return run.own_branches * run.stage_layers[stage] * 2 * numbers * run.kept_bytes
+    return _key_values(model, run, stage, run.layout.context_latents, run.kept_bytes)
+
+
+def _anchor(model, run, stage):
+    """The same of the video's first latent frames."""
+    return _key_values(model, run, stage, run.seen_anchors, run.anchor_bytes)
+
+
+def _key_values(model, run, stage, latent_frames, number_bytes):
+    return run.own_branches * run.stage_layers[stage] * 2 * _tokens(model, run, latent_frames) * model.dim * number_bytes
 
 
 def _messages(model, run, is_first, is_last, window, others):

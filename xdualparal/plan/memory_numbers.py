@@ -61,7 +61,8 @@ class RunNumbers:
     ``expert_offload``: whether an expert that is not in use waits elsewhere. ``on_host``: whether a CPU computes, and ranks talk over gloo.
     ``layer_share``: how much of a layer's bytes is left when it is quantized, once it is loaded. ``frame_timesteps``: whether frames of
     a window have timesteps of their own. ``kept_bytes``: of a number of cached context K/V, which wait on the host where
-    ``kept_on_host``; 0: the context is recomputed.
+    ``kept_on_host``; 0: the context is recomputed. ``anchor_latents``: of the video's first latent frames, whose K/V of each step wait likewise,
+    ``anchor_bytes`` a number.
     """
 
     height: int
@@ -86,6 +87,8 @@ class RunNumbers:
     layer_share: float = 1.0
     frame_timesteps: bool = False
     kept_bytes: int = 0
+    anchor_latents: int = 0
+    anchor_bytes: int = 0
     kept_on_host: bool = False
 
     @property
@@ -114,6 +117,16 @@ class RunNumbers:
         if not self.kept_bytes:
             return 0
         return self.videos * most_kept(self.steps, self.layout.num_blocks, self.stagger)
+
+    @property
+    def anchor_entries(self):
+        """How many passes' K/V of the videos' first latent frames wait at a time: of each step."""
+        return self.videos * self.steps if self.seen_anchors else 0
+
+    @property
+    def seen_anchors(self):
+        """Latent frames of the video's first ones that a pass of a later block sees."""
+        return self.anchor_latents if self.layout.num_blocks != 1 else 0
 
     @property
     def blocks_in_flight(self):

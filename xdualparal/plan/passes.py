@@ -18,8 +18,8 @@ class Frames(NamedTuple):
 
 
 class KVKey(NamedTuple):
-    """The self-attention K/V of a part of a pass's window, on every layer. ``part``: "head", the block's own first frames, or "tail",
-    its last ones.
+    """The self-attention K/V of a part of a pass's window, on every layer. ``part``: "head", the block's own first frames, "tail",
+    its last ones, or "anchor", the video's first ones.
     A store keeps one entry for each guidance branch."""
 
     one: Pass
@@ -53,7 +53,8 @@ class PassSpec:
     pass with the noise of the step that ``steps`` says. ``steps``: the step whose timestep the window's frames get, one for
     all or one a frame; as many as there are steps stands for a finished frame. ``texts``: the number of the window's text in the run's table of texts, one for all: the video's. ``expert``: the number
     of the transformer that computes the pass. ``reads``: the K/V, of the same expert, that every self-attention sees beside
-    the window's own: the first ``reads_before`` of them before those, the others behind, in the order of time. ``scopes``: what it
+    the window's own: the first ``reads_before`` of them before those, the others behind, in the order of time. ``moves``: by how many latent frames the keys
+    of the first of ``reads``, one each, are moved to a later place in time. ``scopes``: what it
     sees of passes that run at the same time. ``keeps``: the K/V that stay when the pass is done. ``drops``, of ``reads``, and ``frees``, of the
     window's passes: what no later pass reads.
     """
@@ -69,6 +70,7 @@ class PassSpec:
     frees: tuple[Pass, ...] = ()
     expert: int = 0
     reads_before: int = 0
+    moves: tuple[int, ...] = ()
     scopes: tuple[Scope, ...] = ()
     given: int = 0
 

@@ -38,6 +38,7 @@ class PipelinePlan:
     fresh_noise = 1.0
     stagger = 1
     image_latents = 0  # the first so many latent frames are an image, see strategies/dualparal.py
+    anchor_latents = 0  # of the video's first latent frames, whose K/V of each step wait until its last block
     most_kept = 0  # passes of a video whose K/V wait for a later wave, at most at a time
 
     def first_wave(self, video):

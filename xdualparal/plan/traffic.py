@@ -124,7 +124,7 @@ class Traffic:
         """(bytes that come from the host, bytes that go there) of K and V that last for waves."""
         if not self._run.kept_on_host:
             return 0, 0
-        a_frame = 2 * (self._frame_tokens // self._run.shards) * self._model.dim * self._run.kept_bytes
+        a_frame = 2 * (self._frame_tokens // self._run.shards) * self._model.dim * (self._run.kept_bytes or self._run.anchor_bytes)
         return shape.kept_read * a_frame, shape.kept_left * a_frame
 
     # Sizes.

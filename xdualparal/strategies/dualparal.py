@@ -18,13 +18,14 @@ from ..plan.waiting import FLOAT8, MODEL, most_kept
 
 HEAD = "head"  # a block's own first C latent frames: the next context of the block before it
 TAIL = "tail"  # its last C, kept for the previous context of the block behind it at the same step
+ANCHOR = "anchor"  # the video's first ones, kept for all blocks at the same step
 RECOMPUTED, CACHED = "recomputed", "cached"  # the previous context
 CONTEXTS = MODEL, RECOMPUTED, CACHED
 OWN, TRUE = "own", "true"  # timesteps
 DEFAULT_LAYOUT = Layout(block_latents=8, context_latents=4)
 _HEADER = re.compile(
     r"blocks (\d+), steps (\d+), stages (\d+)(?:, stagger (\d+))?(?:, videos (\d+))?(?:, first waves ([\d ]+\d))?(, split guidance)?(?:, decode (\w+))?"
-    r"(?:, experts from step ([\d ]+\d))?(, swapped)?(, cached context)?"
+    r"(?:, experts from step ([\d ]+\d))?(, swapped)?(, cached context)?(?:, anchors (\d+))?"
 )
 
 
@@ -59,6 +60,10 @@ class DualParalSettings(Settings):
         "paper, 'cached', as keys and values kept from when they were at the block's own step: less work, for memory, or 'model', cached for "
         "models that are distilled for a few steps (Wan2.2-Distilled-T2V), which keep little, and else recomputed", "HOW"
     )
+    anchor_latents: int = setting(
+        0, "of the video's first latent frames, an image's say, so many stay visible: every later block sees them as keys and values of its own step, as if they "
+        "stood just before what else it sees; they need memory as cached context does; 0: none"
+    )
     context_dtype: str = setting(
         MODEL, "numbers of cached keys and values while they wait: the model's ('model'), or 'float8' (e4m3, a scale for each head), in half the "
         "memory of bfloat16; those of the next block, which wait for a pass or two, are always the model's", "P"
@@ -72,7 +77,7 @@ class DualParalSettings(Settings):
             raise ValueError(f"context is {self.context!r}: give one of {', '.join(CONTEXTS)}")
         if self.context_dtype not in (MODEL, FLOAT8):
             raise ValueError(f"context_dtype is {self.context_dtype!r}: give one of {MODEL}, {FLOAT8}")
-        if self.context_dtype != MODEL and self.context == RECOMPUTED:
+        if self.context_dtype != MODEL and self.context == RECOMPUTED and not self.anchor_latents:
             raise ValueError(f"context_dtype is {self.context_dtype} and context is {self.context}, which keeps nothing: leave it out")
         if self.context == CACHED and self.context_timestep == TRUE:
             raise ValueError(
@@ -95,10 +100,15 @@ class DualParalSettings(Settings):
                 f"context_latents is {self.context_latents} and block_latents is {self.block_latents}: "
                 f"the context is taken from one block, so give context_latents 0 to {self.block_latents}"
             )
-        seen_latents = self.block_latents + 2 * self.context_latents
+        check_whole("anchor_latents", self.anchor_latents, at_least=0)
+        if self.anchor_latents > self.block_latents:
+            raise ValueError(
+                f"anchor_latents is {self.anchor_latents} and block_latents is {self.block_latents}: the first block has them, so give 0 to {self.block_latents}"
+            )
+        seen_latents = self.block_latents + 2 * self.context_latents + self.anchor_latents
         if seen_latents > POSITIONS:
             raise ValueError(
-                f"block_latents + 2 * context_latents is {seen_latents}: give {POSITIONS} or less, where the model's table "
+                f"block_latents + 2 * context_latents + anchor_latents is {seen_latents}: give {POSITIONS} or less, where the model's table "
                 "of positions ends"
             )
 
@@ -111,7 +121,7 @@ class DualParalPlan(PipelinePlan):
     begins, where some are resumed; (): 0 for all. ``layout``: B, C and the length of the videos, which where it is not given
     is that of ``num_blocks`` whole blocks. ``expert_starts``: for each expert (transformer) the first of the steps that it
     does. ``context_timestep``: OWN or TRUE, ``context``: RECOMPUTED or CACHED, see DualParalSettings.
-    ``fresh_noise``: decides nothing here. ``image_latents``: the first so many latent frames of the videos are an image, clean and with
+    ``fresh_noise``: decides nothing here. ``anchor_latents``: see DualParalSettings. ``image_latents``: the first so many latent frames of the videos are an image, clean and with
     a finished frame's timestep in every pass. The other fields: see PipelinePlan. Raises ValueError for numbers and places that cannot be.
     """
 
@@ -130,6 +140,7 @@ class DualParalPlan(PipelinePlan):
     context_timestep: str = OWN
     context: str = RECOMPUTED
     image_latents: int = 0
+    anchor_latents: int = 0
 
     def __post_init__(self):
         for name in ("num_blocks", "num_steps", "num_stages", "videos"):
@@ -209,14 +220,16 @@ class DualParalPlan(PipelinePlan):
         return _spec(self, one)
 
     def _make_spec(self, one):
-        before, reads = self._cached_context(one), self._cached_context(one) + self._next_context(one)
+        anchor, once = self._anchor(one), self._cached_context(one) + self._next_context(one)
         window = self._previous_context(one) + (Frames(one._replace(step=one.step - 1), 0, self.layout.own_latents(one.block)),)
         own_first = sum(frames.count for frames in window[:-1])
         return PassSpec(
             window=window, predicted=range(own_first, own_first + window[-1].count),
             position=self.layout.first_latent(one.block) - own_first, steps=self._steps(one, own_first, window[-1].count),
             texts=(one.video,), expert=self.expert_of(one.step),
-            reads=reads, keeps=self._keeps(one, own_first), drops=reads, frees=self._frees(one, window), reads_before=len(before),
+            reads=anchor + once, keeps=self._keeps(one, own_first), drops=once if one.block + 1 != self.num_blocks else anchor + once,
+            frees=self._frees(one, window), reads_before=len(anchor + self._cached_context(one)),
+            moves=(self.layout.block_latents * one.block - self.anchor_latents,) if anchor else (),
             given=0 if one.block else self.layout.continued_latents or self.image_latents,
         )
 
@@ -242,6 +255,10 @@ class DualParalPlan(PipelinePlan):
             return ()
         return (KVKey(one._replace(block=one.block - 1), TAIL),)
 
+    def _anchor(self, one):
+        """Of the first block at the same step: never of another expert."""
+        return (KVKey(one._replace(block=0), ANCHOR),) if self.anchor_latents and one.block else ()
+
     def _next_context(self, one):
         """The next block's pass in the same wave, just before. The newest block has none, and none that is on another expert, whose
         K/V mean something else: putting the next block's frames into the window there brought nothing with 4 and 25 steps, and
@@ -253,7 +270,12 @@ class DualParalPlan(PipelinePlan):
         return (KVKey(Pass(one.video, one.block + 1, one.step - self.stagger), HEAD),)
 
     def _keeps(self, one, own_first):
-        return (*self._keeps_head(one, own_first), *self._keeps_tail(one))
+        return (*self._keeps_head(one, own_first), *self._keeps_tail(one), *self._keeps_anchor(one))
+
+    def _keeps_anchor(self, one):
+        if not self.anchor_latents or one.block or self.num_blocks == 1:
+            return ()
+        return (Kept(KVKey(one, ANCHOR), 0, self.anchor_latents, lasts=True),)
 
     def _keeps_tail(self, one):
         count = self.layout.context_latents
@@ -283,7 +305,8 @@ class DualParalPlan(PipelinePlan):
         head += f", decode {self.decode}" if self.decode != NO_DECODE else ""
         head += f", experts from step {' '.join(map(str, self.expert_starts))}" if len(self.expert_starts) > 1 else ""
         head += ", swapped" if self.swaps_experts else ""
-        return head + (", cached context" if self.context == CACHED else "")
+        head += ", cached context" if self.context == CACHED else ""
+        return head + (f", anchors {self.anchor_latents}" if self.anchor_latents else "")
 
 
 @lru_cache(maxsize=4096)  # several ask for the spec of a pass, when it is planned and when it is done
@@ -308,7 +331,7 @@ class DualParal(OnStages):
     Settings = DualParalSettings
     window_settings = ("block_latents", "context_latents")
     takes_images = True
-    between_blocks = ("stagger", "fresh_noise", "context", "context_timestep", "context_noise", "context_dtype", "context_store")
+    between_blocks = ("anchor_latents", "stagger", "fresh_noise", "context", "context_timestep", "context_noise", "context_dtype", "context_store")
 
     def settled(self, settings, lanes, facts=None):
         """With the context, and its timestep, that the model was trained for, unless others are given. Raises ValueError for noise in a
@@ -334,8 +357,9 @@ class DualParal(OnStages):
         return replace(settings, context=CACHED if is_cached else RECOMPUTED)
 
     def identity(self, settings):
-        """As every strategy's, with the context and its timestep that are used, and nothing of noise where there is none."""
-        known = dict(context=known_context(settings), context_timestep=_known_timestep(settings), context_noise=settings.context_noise or None)
+        """As every strategy's, with the context and its timestep that are used, and nothing of noise and anchors where there are none."""
+        known = dict(context=known_context(settings), context_timestep=_known_timestep(settings), context_noise=settings.context_noise or None,
+                     anchor_latents=settings.anchor_latents or None)
         return super().identity(settings) | known
 
     def plan(self, settings, latent_frames, num_steps, lanes, expert_starts=(0,)):
@@ -344,7 +368,7 @@ class DualParal(OnStages):
         return DualParalPlan(
             layout.num_blocks, num_steps, lanes.stages, settings.stagger, lanes.split_guidance, lanes.decode, layout=layout,
             expert_starts=expert_starts, swaps_experts=lanes.swaps_experts, fresh_noise=settings.fresh_noise,
-            context_timestep=_known_timestep(settings), context=known_context(settings),
+            context_timestep=_known_timestep(settings), context=known_context(settings), anchor_latents=settings.anchor_latents,
         )
 
     def layout(self, settings, latent_frames):
@@ -372,10 +396,10 @@ def parse_schedule(text):
     match = _HEADER.fullmatch(head.strip())
     if not match:
         raise ValueError(f"{head!r} is not a schedule's first line: write 'blocks K, steps T, stages N'")
-    *sizes, stagger, videos, first_waves, split, decode, expert_starts, swapped, cached = match.groups()
+    *sizes, stagger, videos, first_waves, split, decode, expert_starts, swapped, cached, anchors = match.groups()
     plan = DualParalPlan(
         *map(int, sizes), int(stagger or 1), split is not None, decode or NO_DECODE, int(videos or 1),
         first_waves=tuple(map(int, (first_waves or "").split())), expert_starts=tuple(map(int, (expert_starts or "0").split())),
-        swaps_experts=swapped is not None, context=CACHED if cached else RECOMPUTED,
+        swaps_experts=swapped is not None, context=CACHED if cached else RECOMPUTED, anchor_latents=int(anchors or 0),
     )
     return parse_rows(plan, rows)

@@ -19,17 +19,17 @@ from .prompts import prompts_of
 TASKS = TEXT, IMAGE = "t2v", "i2v"  # xDiT's names
 
 
-def with_image_size(args, model):
-    """``model``, the class, for frames of the size that the images of ``args`` lead to, or itself without any.
+def with_image_size(args, model, is_planned=False):
+    """``model``, the class, for frames of the size that the images of ``args`` lead to, or itself without any, as it may be where a command ``is_planned``.
 
     Raises ValueError, one line, for images that cannot be used: of a model of text alone, missing or broken ones, another number than prompts, sizes that
     differ.
     """
     _check_task(args, model)
     paths, facts = args["input_images"], model.family.facts
-    _check_last_images(args, model)
+    _check_last_images(args, model, is_planned)
     if not paths:
-        if facts.conditioned:
+        if facts.conditioned and not is_planned:
             raise ValueError(f"--input_images is missing: {args['model']} makes a video of an image, add --input_images FILE")
         if args["resize_input_images"]:
             raise ValueError("--resize_input_images is given and there is no image: give --input_images, or leave it out")
@@ -75,10 +75,10 @@ def _last_images(args):
     return args["dualparal_last_image"] or []
 
 
-def _check_last_images(args, model):
+def _check_last_images(args, model, is_planned):
     paths = _last_images(args)
     if not paths:
-        if model.needs_last_image and args["input_images"]:
+        if model.needs_last_image and args["input_images"] and not is_planned:
             raise ValueError(f"--dualparal_last_image is missing: {args['model']} makes a video between two images, add it")
         return
     if not model.family.facts.conditioned:

@@ -76,7 +76,8 @@ def run_numbers(args, model, on_host=None):
         decode=AT_END if args["use_parallel_vae"] else config.decode, parallel_vae=bool(args["use_parallel_vae"]),
         tile=size and size[0], tile_stride=size and size[1], encoder_on_device=on_host or config.text_encoder == DEVICE,
         expert_offload=config.expert_offload, on_host=on_host,
-        kept_bytes=_kept_bytes(model, config), kept_on_host=config.context_store == HOST and not on_host,
+        kept_bytes=_kept_bytes(model, config) if config.context == CACHED else 0, anchor_latents=config.anchor_latents,
+        anchor_bytes=_kept_bytes(model, config) if config.anchor_latents else 0, kept_on_host=config.context_store == HOST and not on_host,
         layer_share=_FLOAT8_SHARE if quantization_of(args) else 1.0, frame_timesteps=config.context_timestep == TRUE or bool(args["input_images"]) and model.family.facts.clean_frames,
     )
 
@@ -88,7 +89,7 @@ def plan_of(args, model, lanes, expert_starts=(0,)):
     continued = continued_latents(config, command_settings(args))
     latent_frames = model.family.facts.latent_frames(num_frames, continued) if num_frames else None
     plan = strategy_of(config).plan(config, latent_frames, value_of(args, model, "num_inference_steps"), lanes, expert_starts)
-    if args["input_images"]:
+    if args["input_images"] or model.family.facts.conditioned:
         return with_image(config, plan, model.family.facts)
     return plan.continuing(continued) if continued else plan
 
@@ -101,9 +102,7 @@ def _image_tokens(model):
 
 
 def _kept_bytes(model, config):
-    """Of a number of cached context K/V."""
-    if config.context != CACHED:
-        return 0
+    """Of a number of K/V that wait for later waves."""
     return 1 if config.context_dtype == FLOAT8 else model.dtype.itemsize
 
 

@@ -35,6 +35,7 @@ def main(argv):
     try:
         args, launch = _launch_flags(launch)
         model = _model(args)
+        launch = [*launch, *_images(args, model)]
         if flags.calibrate:
             from .calibration import calibrate
 
@@ -73,6 +74,13 @@ def _launch_flags(launch):
     return args | dict(prompt=["..."]), [*launch, "--prompt", "..."]
 
 
+def _images(args, model):
+    """Flags of the images that a run needs, with a place for each: its time does not depend on what they show."""
+    if not model.family.facts.conditioned or args["input_images"]:
+        return []
+    return ["--input_images", "IMAGE", *(["--dualparal_last_image", "IMAGE"] if model.needs_last_image and not args["dualparal_last_image"] else [])]
+
+
 def _model(args):
     """The class of the model. Raises ValueError for one that is not known, for weights and LoRAs that cannot be used, as the launcher does, and for a
     video without end."""
@@ -82,7 +90,7 @@ def _model(args):
     files = files_of_experts(args)
     if args["model_path"] is not None:
         model = at_path(args["model"], model, args["model_path"], files)
-    model = with_image_size(args, model)
+    model = with_image_size(args, model, is_planned=True)
     check_loras(model, command_settings(args), Weights(model.settings.model_name, files))
     if value_of(args, model, "num_frames") == 0:
         raise ValueError("--num_frames is 0, for a video without end, which takes for ever: give a number of frames")

@@ -78,13 +78,14 @@ def check_support(args):
 
 def check_effect(args, config, guidance_scale, num_experts=1):
     """Raises ValueError for a flag that does nothing beside another one or without it."""
+    keeps_nothing = known_context(config) == RECOMPUTED and not config.anchor_latents
     for name, is_idle, why in (
         ("dualparal_checkpoint_waves", config.checkpoint is None, "nothing is saved without --dualparal_checkpoint"),
         ("dualparal_end_costs", config.stage_layers is not None, "--dualparal_stage_layers says how many layers each stage has"),
         ("dualparal_expert_offload", num_experts == 1, "it is for models with two transformers and this one has one"),
         ("dualparal_checkpoint_context_gb", config.checkpoint is None, "nothing is saved without --dualparal_checkpoint"),
-        ("dualparal_checkpoint_context_gb", known_context(config) == RECOMPUTED, "nothing is kept without --dualparal_context cached"),
-        ("dualparal_context_store", known_context(config) == RECOMPUTED, "nothing waits without --dualparal_context cached"),
+        ("dualparal_checkpoint_context_gb", keeps_nothing, "nothing is kept without --dualparal_context cached"),
+        ("dualparal_context_store", keeps_nothing, "nothing waits without --dualparal_context cached"),
         ("dualparal_decode", args["use_parallel_vae"], "--use_parallel_vae decodes at the end"),
         ("num_iterations", args["profile"], "--profile makes the video --profile_wait + --profile_warmup + --profile_active times"),
         ("warmup_calls", args["profile"], "--profile has --profile_warmup"),
