@@ -8,6 +8,11 @@ tiny-wan's. Resumable and seeded as examples/train_tiny_wan.py.
 
 Half of the windows start where the clip does; the others show what later blocks of a long video get: mask 0, and the
 condition of their own positions, which is the same for all images once the VAE's encoder has forgotten the frame.
+
+The one in the package (7.9 MB) has 1,150 steps in four runs of the same command (--steps 1600 up to step 602, then 1000, 1250 up to
+1,102, 1150; the rate follows the number that is given). Its steps took 1 to 5 s on two busy cores without bfloat16.
+`python -m xdualparal.demo.image_quality` (50 prompts, 81 frames, 25 steps, guidance 1.5): all right 42 of 50, looks 49, place 47 (mean
+error 0.7 px), motion 44; speed 0.59 px a frame. What fails are jumps: 3 in the first frames or off their place, 6 beyond 2 px anywhere.
 """
 
 from __future__ import annotations
@@ -78,7 +83,7 @@ def make_latents(vae: AutoencoderKLWan, work_dir: Path, device: str, clips: int)
 
 # ---------------------------------------------------------------------------------------------------- the transformer
 
-STEPS, PEAK_RATE = 1600, 1.2e-3
+STEPS, PEAK_RATE = 1600, 1.2e-3  # place errors were still falling at 1,150
 SHORT_STEPS = 500  # of short windows: they teach where the object begins as well, for half the price
 MINUTES_A_CHECKPOINT = 3
 
