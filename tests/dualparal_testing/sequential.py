@@ -98,6 +98,7 @@ def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, gu
     timesteps, count = schedulers[0].timesteps, len(noise)
     per_frame = (noise[0].shape[3] // 2) * (noise[0].shape[4] // 2)
 
+    of_image = {} if image_embeds is None else dict(encoder_hidden_states_image=image_embeds)
     firsts = {}  # step: for each branch, for each layer, K and V of the video's first frames
     tails = {}  # (block, step): for each branch, for each layer, K and V of the last frames
     for wave in range((count - 1) * stagger + num_steps):
@@ -141,7 +142,7 @@ def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, gu
                         parts.append((later(key, distance, transformer.rope.dims[0]), value))
                     processor.extra = [torch.cat(some, dim=1) for some in zip(*parts)] if parts else None
                 seen = window if condition is None else torch.cat([window, condition[:, :, transformer.rope.start:][:, :, :window.shape[2]]], dim=1)
-                predictions.append(transformer(seen, at, text, image_embeds, return_dict=False)[0])
+                predictions.append(transformer(seen, at, text, **of_image, return_dict=False)[0])
                 if cached:
                     tail = [tuple(x[:, x.shape[1] - context * per_frame:].clone() for x in processor.seen) for processor in own_processors]
                     tail = [tuple(map(as_float8, pair)) for pair in tail] if in_float8 else tail

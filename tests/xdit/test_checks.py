@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from xdualparal import DualParalConfig
@@ -176,7 +177,10 @@ def test_every_model_can_be_asked_for(tmp_path, name, monkeypatch):
         for part in ("", "_2"):
             save_file({"a": torch.zeros(1)}, tmp_path / f"expert{part}.safetensors")
             extra.append(f"--distilled_transformer{part}_path={tmp_path}/expert{part}.safetensors")
-    assert check_command(command(tmp_path, *extra, model=name), 2) is DUALPARAL_MODELS[name]
+    if DUALPARAL_MODELS[name].family.facts.conditioned:
+        Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+        extra += [f"--input_images={tmp_path}/a.png", *([f"--dualparal_last_image={tmp_path}/a.png"] if DUALPARAL_MODELS[name].needs_last_image else [])]
+    assert issubclass(check_command(command(tmp_path, *extra, model=name), 2), DUALPARAL_MODELS[name])
 
 
 def test_a_model_that_is_neither_cached_nor_to_be_downloaded_is_refused(tmp_path, monkeypatch):

@@ -97,7 +97,7 @@ def test_refused(tmp_path, folder, flags, words):
 
 def test_a_model_of_text_alone_refuses_an_image(tmp_path):
     argv = ["--model", "tiny-wan", "--prompt", "a", "--dualparal_degree", "1", "--output_directory", str(tmp_path)]
-    for flags, words in ((["--input_images", str(picture(tmp_path / "a.png", 32, 32))], "tiny-wan makes videos of text only: give --model Wan2.2-TI2V"),
+    for flags, words in ((["--input_images", str(picture(tmp_path / "a.png", 32, 32))], "tiny-wan makes videos of text only: give --model Wan2.2-I2V or Wan2.2-TI2V"),
                          (["--task", "t2v"], "--task is t2v and tiny-wan has one task")):
         with pytest.raises(ValueError, match=words):
             check_command(vars(make_parser().parse_args(argv + flags)), 1)
