@@ -5,7 +5,8 @@ Knows: what of a call is an image, and what the VAE and CLIP make of one. Must n
 
 import torch
 
-from .call_checks import check_images
+from .call_checks import check_images, check_last_image
+from .limits import FRAMES, SIDE
 from .models.wan_vae import encode_video
 from .request import check_size, condition_frames
 
@@ -27,6 +28,7 @@ def with_encoded_images(pipe, family, mesh, prompt, options):
 
 
 def _check(pipe, family, prompt, images, options):
+    """Raises ValueError for images, and sizes of the video, that cannot be: before they are encoded."""
     for name in (*(f"{one}_latents" for one in images), "image_embeds"):
         if options.get(name) is not None:
             raise ValueError(f"image and {name} are given, which are one thing: leave one out")
@@ -40,7 +42,10 @@ def _check(pipe, family, prompt, images, options):
         check_images(name, value if isinstance(value, list) else [value], count)
     if family.facts.sees_images and pipe.image_encoder is None:
         raise ValueError("an image is given and the pipeline has no image_encoder, which the model needs: give one with it")
-    check_size(options["height"], options["width"], (pipe.vae_scale_factor_spatial,) * 2)
+    height, width, num_frames = (limit.of(name, options[name]) for name, limit in (("height", SIDE), ("width", SIDE), ("num_frames", FRAMES)))
+    check_size(height, width, (pipe.vae_scale_factor_spatial,) * 2)
+    if "last_image" in images:
+        check_last_image(num_frames, family.facts.frames_per_latent)
 
 
 def encode_images(pipe, family, images, height, width, latent_frames, last_images=None, describe=None):

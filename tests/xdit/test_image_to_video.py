@@ -205,8 +205,8 @@ def from_python(rank, folder, files, how):
     encoded = encode_images(pipeline, family_of(pipeline), [first], SIZE, SIZE, 11, [last])
     dualparal = DualParalPipeline(pipeline, engine, config)
     call = lambda **options: dualparal(  # noqa: E731
-        PROMPT, negative_prompt="", height=SIZE, width=SIZE, num_frames=41, num_inference_steps=STEPS, guidance_scale=3.0,
-        generator=torch.Generator().manual_seed(7), output_type="latent", **options,
+        PROMPT, negative_prompt="", **dict(height=SIZE, width=SIZE, num_frames=41) | options, num_inference_steps=STEPS, guidance_scale=3.0,
+        generator=torch.Generator().manual_seed(7), output_type="latent",
     )
     made, messages = [call(image=first, last_image=last), call(**encoded)], []
     for options in how:
@@ -221,12 +221,14 @@ def from_python(rank, folder, files, how):
 def test_from_python(folders, images, model):
     *_, (made, messages) = run_ranks(from_python, 2, folders[model], images, [
         {}, dict(last_image="FIRST"), dict(image="FIRST", image_latents="ENCODED"), dict(image="not one"),
-        dict(image_latents=torch.zeros(1, 16, 2, 4, 4)),
+        dict(image_latents=torch.zeros(1, 16, 2, 4, 4)), dict(image="FIRST", num_frames=-1), dict(image="FIRST", last_image="FIRST", num_frames=30),
+        dict(image="FIRST", height=40),
     ])
     expected = expected_latents(folders[model], images, 41, images[1])
     for latents in made:
         is_near(torch.from_numpy(latents), expected)
-    for message, words in zip(messages, ("the image is missing", "image is not: give both", "one thing: leave one out", "image is str", "give .1 or 1, 16, 11 or more, 4, 4."), strict=True):
+    for message, words in zip(messages, ("the image is missing", "image is not: give both", "one thing: leave one out", "image is str", "give .1 or 1, 16, 11 or more, 4, 4.",
+                                         "num_frames is -1", "num_frames is 30: give 29, or another", "height is 40"), strict=True):
         assert words.replace(".1", "(1").replace("4.", "4)") in message
 
 
