@@ -23,7 +23,7 @@ CASES = [
     DFCase("noise in a finished context", num_frames=77, num_steps=4, stagger=2, context_noise=40),
     DFCase("cached context", num_frames=77, num_steps=4, cached=True),
     DFCase("no context, no guidance", num_frames=57, num_steps=3, context=0, guidance_scale=1.0),
-    DFCase("goes on from a video", num_frames=60, num_steps=3, continued=3),
+    DFCase("goes on from a video, with an anchor", num_frames=60, num_steps=3, continued=3, anchors=1),
 ]
 BFLOAT16 = DFCase("bfloat16", num_frames=77, num_steps=3, dtype=torch.bfloat16)
 DEGREES = {
