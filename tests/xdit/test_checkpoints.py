@@ -13,8 +13,11 @@ from safetensors.torch import save_file
 from xfuser.model_executor.models.runner_models.wan import _DistilledWanScheduler
 
 from xdualparal import initial_noise
+from xdualparal.engine.noise import StepNoise
+from xdualparal.models.fixed_steps import RenoisedStepsScheduler
 from xdualparal.models.names import original_name
 from xdualparal.output.latents_file import read_latents
+from xdualparal.plan.actions import Pass
 
 pytestmark = pytest.mark.processes
 PROMPT, NEGATIVE, SEED, STEPS = "a red circle moves to the right", "a blue square", 7, 4
@@ -47,7 +50,7 @@ def launched(tmp_path, model, folder, num_frames, name, *flags, dtype="float32")
     return torch.cat([block for _, block in read_latents(latents)], dim=2)
 
 
-def sequential(pipeline, scales, make_scheduler=None, **more):
+def sequential(pipeline, scales, make_scheduler=None, num_steps=STEPS, **more):
     """The sequential program's latents of the same video. ``scales``: each expert's guidance. ``make_scheduler``: another one than
     the pipeline's. ``more``: of sequential_latents."""
     with torch.no_grad():
@@ -58,7 +61,7 @@ def sequential(pipeline, scales, make_scheduler=None, **more):
     experts = [one for one in (pipeline.transformer, pipeline.transformer_2) if one is not None]
     boundary = pipeline.config.boundary_ratio and pipeline.config.boundary_ratio * 1000
     return sequential_latents(
-        experts, make_scheduler or (lambda: type(pipeline.scheduler).from_config(pipeline.scheduler.config)), STEPS, noise,
+        experts, make_scheduler or (lambda: type(pipeline.scheduler).from_config(pipeline.scheduler.config)), num_steps, noise,
         [one for one in texts if one is not None], scales if boundary else scales[0], BLOCK, CONTEXT, boundary=boundary, **more,
     )
 
@@ -146,3 +149,19 @@ def test_few_steps_without_guidance(tmp_path, scheduler, flags, shift):
     name = "shift" if "shift" in scheduler else "flow_shift"
     expected = sequential(pipeline, (1.0, 1.0), lambda: type(pipeline.scheduler).from_config(pipeline.scheduler.config, **{name: shift}))
     assert_close(launched(tmp_path, "Wan2.2-T2V", folder, FRAMES, "2 stages", "--guidance_scale", "1", *flags), expected)
+
+
+def test_renoised_steps_are_the_sequential_programs(tmp_path, folders):
+    """FastWan2.2-TI2V: three steps, each with new noise, which the seed decides, and cached context by default."""
+    latents, folder, noise = tmp_path / "made.latents", folders["Wan2.2-TI2V"], StepNoise(torch.Generator().manual_seed(SEED))
+    place = COMMON.index("--num_inference_steps")
+    flags, side, made = COMMON[:place] + COMMON[place + 2:], SIDES["Wan2.2-TI2V"], []
+    for name in ("1 stage", "2 stages, Ulysses 2"):
+        code, output = run(["--model", "FastWan2.2-TI2V", "--model_path", folder, *flags, "--height", side, "--width", side, "--num_frames", FRAMES, *DEGREES[name],
+                            "--dualparal_latents_out", latents, "--output_directory", tmp_path, "--dualparal_overwrite"], tmp_path / "log", "float32")
+        assert code == 0, output
+        made.append(torch.cat([block for _, block in read_latents(latents)], dim=2))
+    expected = sequential(WanPipeline.from_pretrained(folder), (1.0,), RenoisedStepsScheduler, num_steps=3, cached=True,
+                          step_generator=lambda block, step: noise.generator(Pass(0, block, step)))
+    for one in made:
+        assert_close(one, expected)

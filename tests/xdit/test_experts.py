@@ -4,14 +4,14 @@ import json
 
 import pytest
 import torch
-from diffusers import WanPipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
 from dualparal_testing.checkpoints import IMAGE_TO_VIDEO, SCHEDULER, TRANSFORMERS, VAE_OF_TI2V, write_checkpoint
 from safetensors.torch import save_file
 from xfuser import xFuserArgs
 from xfuser.model_executor.models.runner_models import wan
 
 from xdualparal import DualParalConfig
-from xdualparal.models.fixed_steps import FixedStepsScheduler
+from xdualparal.models.fixed_steps import FixedStepsScheduler, RenoisedStepsScheduler
 from xdualparal.models.schedulers import check_scheduler, flow_shift, fresh_scheduler
 from xdualparal.xdit.checks import check_command
 from xdualparal.xdit.flags import dualparal_config, make_parser, value_of
@@ -214,6 +214,24 @@ def test_fixed_steps_are_xdits():
     with pytest.raises(ValueError, match="the weights were distilled for the 4 steps 1000, 750, 500, 250, and not for 6: give 4"):
         check_scheduler(FixedStepsScheduler(), 6)
     assert fresh_scheduler(FixedStepsScheduler(steps=[1000, 500]), 2).timesteps.tolist() == pytest.approx([1000, 833.3333])
+
+
+def test_renoised_steps_are_fastvideos():
+    """Its rule, pred_noise_to_pred_video and add_noise: the level of a step is that of the nearest timestep of all, with shift 8."""
+    grid = FlowMatchEulerDiscreteScheduler(shift=8.0)
+    levels = [grid.sigmas[(grid.timesteps - step).abs().argmin()].item() for step in (1000, 757, 522)]
+    ours = fresh_scheduler(RenoisedStepsScheduler(), 3)
+    assert ours.timesteps.tolist() == [1000, 757, 522] and ours.sigmas.tolist() == pytest.approx([*levels, 0.0])
+    assert check_scheduler(RenoisedStepsScheduler(), 3).draws_noise and flow_shift(RenoisedStepsScheduler()) == 8
+    latents, predictions = torch.randn(4, 1, 2, 3, 2, 2, generator=torch.Generator().manual_seed(1)).split((1, 3))
+    made, expected, drawn = latents[0], latents[0], torch.Generator().manual_seed(5)
+    for number, prediction in enumerate(predictions):
+        made = ours.step(prediction, ours.timesteps[number], made, generator=torch.Generator().manual_seed(number), return_dict=False)[0]
+        noise, level = torch.randn(made.shape, generator=drawn.manual_seed(number)), [*levels, 0.0][number + 1]
+        expected = (1 - level) * (expected - levels[number] * prediction) + level * noise
+        torch.testing.assert_close(made, expected)
+    with pytest.raises(ValueError, match="the weights were distilled for the 3 steps 1000, 757, 522, and not for 4: give 3"):
+        check_scheduler(RenoisedStepsScheduler(), 4)
 
 
 @pytest.mark.parametrize("scheduler", [

@@ -109,7 +109,8 @@ def _tried(scheduler, num_steps):
         if reason is not None:
             return reason, False
         before = torch.get_rng_state()
-        driven = [_driven(fresh_scheduler(scheduler, steps), seed) for steps in (num_steps, _FEW_STEPS) for seed in (0, 1)]
+        counts = (num_steps,) if scheduler.config.get("steps") else (num_steps, _FEW_STEPS)  # fixed_steps' have no others
+        driven = [_driven(fresh_scheduler(scheduler, steps), seed) for steps in counts for seed in (0, 1)]
     except Exception as error:  # whatever a scheduler raises that was made for other models
         return f"cannot be driven in {num_steps} steps ({type(error).__name__}: {str(error).splitlines()[0]})", False
     if not torch.equal(before, torch.get_rng_state()):

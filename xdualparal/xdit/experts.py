@@ -27,7 +27,7 @@ def check_weights(args, model):
     for part, name in PATHS.items():
         if args[name] and not model.needs_distilled:
             raise ValueError(
-                f"--{name} is {args[name]} and {args['model']} has weights of its own: give --model Wan2.2-Distilled-T2V, or leave it out"
+                f"--{name} is {args[name]} and {args['model']} has weights of its own: give --model Wan2.2-Distilled-{'I2V' if model.family.facts.conditioned else 'T2V'}, or leave it out"
             )
         if model.needs_distilled:
             _check_file(args, part, name)
@@ -52,7 +52,7 @@ def check_guidance(args, model):
             f"--guidance_scale_2 is {args['guidance_scale_2']} and it is for models with two experts and {args['model']} has one: give "
             "--guidance_scale"
         )
-    for name, why in _FIXED.items() if model.needs_distilled else ():
+    for name, why in _FIXED.items() if model.has_fixed_steps else ():
         own = getattr(model.default_input_values, name)
         if args[name] not in (None, own):
             raise ValueError(f"--{name} is {args[name]} and {why}: leave it out")

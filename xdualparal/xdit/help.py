@@ -25,7 +25,7 @@ _OTHERS_GB = 11.4 * 2 + 0.5  # UMT5's and the VAE's files in float32: DESIGN sec
 _MODELS = (("Wan2.1-T2V-1.3B", 1, 30, 1536, 8960), ("Wan2.1-T2V", 1, 40, 5120, 13824), ("Wan2.2-T2V", 2, 40, 5120, 13824),
            ("Wan2.1-I2V", 1, 40, 5120, 13824, 10), ("Wan2.2-I2V", 2, 40, 5120, 13824), ("Wan2.2-TI2V", 1, 30, 3072, 14336), ("SkyReels-V2-DF-1.3B", 1, 30, 1536, 8960), ("SkyReels-V2-DF-14B", 1, 40, 5120, 13824))
 _DISTILLED = "  Wan2.2-Distilled-T2V, Wan2.2-Distilled-I2V: Wan2.2-T2V's sizes, and --distilled_transformer_path and --distilled_transformer_2_path\n"
-_HIGHER = "  Wan2.1-I2V-480P, Wan2.1-FLF2V (first and last image): Wan2.1-I2V's sizes\n  SkyReels-V2-DF-14B-720P: SkyReels-V2-DF-14B's sizes\n"
+_HIGHER = "  FastWan2.2-TI2V (3 fixed steps): Wan2.2-TI2V's sizes\n  Wan2.1-I2V-480P, Wan2.1-FLF2V (first and last image): Wan2.1-I2V's sizes\n  SkyReels-V2-DF-14B-720P: SkyReels-V2-DF-14B's sizes\n"
 
 
 def block_gigabytes(experts, layers, dim, ffn, matrices=8, *, stages):

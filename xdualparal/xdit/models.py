@@ -67,6 +67,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
     dtype = torch.bfloat16
     needs_last_image = False  # whether a first image alone is too little
     needs_distilled = False  # whether its experts' weights are given apart, see experts.py
+    has_fixed_steps = False  # whether its weights are distilled for fixed steps
     usual_shift = None  # of a model in a folder, whose scheduler has its own
     dualparal_config, command = DualParalConfig(), CommandSettings()
     watchdog, was_stopped = None, False  # see launch/watchdog; whether the last video was stopped before its end
@@ -74,7 +75,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
     @classmethod
     def facts(cls):
         """The family's Facts, with what is this model's own."""
-        return replace(cls.family.facts, few_steps=cls.needs_distilled)
+        return replace(cls.family.facts, few_steps=cls.has_fixed_steps)
 
     @classmethod
     def pixel_multiple(cls):
@@ -231,7 +232,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
     def _warm_up_steps(self, input_args):
         """As few steps as use all experts that the video itself uses: each is compiled."""
         steps = input_args["num_inference_steps"]
-        if self.needs_distilled:  # has no fewer
+        if self.has_fixed_steps:  # has no fewer
             return steps
         return next(n for n in range(self.dualparal_config.stagger, steps + 1) if self._experts_in(n) == self._experts_in(steps))
 

@@ -16,7 +16,7 @@ from ..models.weights import read_configs
 from .demo_model import TinyWan2Model, TinyWanI2VModel, TinyWanModel
 from .skyreels_models import SkyReelsDFLargeModel, SkyReelsDFLarge720Model, SkyReelsDFModel
 from .wan_image_models import Wan21I2V480Model, Wan21I2VModel, Wan21PairModel, Wan22DistilledI2VModel, Wan22I2VModel
-from .wan_models import Wan21T2VModel, Wan21T2VSmallModel, Wan22DistilledT2VModel, Wan22T2VModel, Wan22TI2VModel
+from .wan_models import FastWan22TI2VModel, Wan21T2VModel, Wan21T2VSmallModel, Wan22DistilledT2VModel, Wan22T2VModel, Wan22TI2VModel
 
 DUALPARAL_MODELS = {
     "tiny-wan": TinyWanModel,
@@ -31,6 +31,8 @@ DUALPARAL_MODELS = {
     "Wan2.2-Distilled-T2V": Wan22DistilledT2VModel,
     "Wan2.2-TI2V": Wan22TI2VModel,
     "Wan-AI/Wan2.2-TI2V-5B-Diffusers": Wan22TI2VModel,
+    "FastWan2.2-TI2V": FastWan22TI2VModel,
+    "FastVideo/FastWan2.2-TI2V-5B-FullAttn-Diffusers": FastWan22TI2VModel,
     "Wan2.1-I2V": Wan21I2VModel,
     "Wan-AI/Wan2.1-I2V-14B-720P-Diffusers": Wan21I2VModel,
     "Wan2.1-I2V-480P": Wan21I2V480Model,
@@ -82,7 +84,7 @@ def at_path(name, model, path, files):
         raise ValueError(f"--model_path {path}: transformer/config.json has no {key}: give a folder whose has one") from None
     if family.facts != model.family.facts:
         of_it = [one for one, other in DUALPARAL_MODELS.items() if other.family.facts == family.facts]
-        names = [one for one in of_it if one.startswith(("Wan2", "SkyReels"))] or of_it
+        names = [one for one in of_it if one.startswith(("Wan2", "FastWan2", "SkyReels"))] or of_it
         raise ValueError(
             f"--model {name} is {model.family.facts.name} and --model_path {path} holds {family.facts.name}: give --model "
             f"{' or '.join(names)}, or another folder"

@@ -58,7 +58,7 @@ class Wan22I2VModel(Wan22T2VModel):
 class Wan22DistilledI2VModel(Wan22I2VModel):
     """Wan2.2-I2V-A14B with LightX2V's distilled experts: 4 fixed steps, guidance is in the weights. See wan_models.Wan22DistilledT2VModel."""
 
-    needs_distilled = True
+    needs_distilled = has_fixed_steps = True
     capabilities = replace(Wan22I2VModel.capabilities, supports_distilled_weights=True)
     settings = replace(Wan22I2VModel.settings, output_name="wan2.2_distilled_i2v")
     # LightX2V, configs/wan22/wan_moe_i2v_distill.json, its steps and shift, as in xDiT 0.7.0: FixedStepsScheduler.

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from xfuser.model_executor.models.runner_models.wan import xFuserWan21T2VModel
 
-from ..models.fixed_steps import FixedStepsScheduler
+from ..models.fixed_steps import FixedStepsScheduler, RenoisedStepsScheduler
 from ..models.wan22 import Wan22Family
 from ..models.wan_ti2v import WanTI2VFamily
 from .models import DualParalWanModel
@@ -65,7 +65,7 @@ class Wan22DistilledT2VModel(Wan22T2VModel):
     the base model's, as in xDiT's Wan2.2-Distilled-I2V.
     """
 
-    needs_distilled = True
+    needs_distilled = has_fixed_steps = True
     capabilities = replace(Wan22T2VModel.capabilities, supports_distilled_weights=True)
     settings = replace(Wan22T2VModel.settings, output_name="wan2.2_distilled_t2v")
     # LightX2V, configs/wan22/wan_moe_t2v_distill.json, its steps and shift: FixedStepsScheduler.
@@ -96,3 +96,19 @@ class Wan22TI2VModel(DualParalWanModel):
     default_input_values = replace(
         _DEFAULTS, height=704, width=1280, num_frames=121, num_inference_steps=50, guidance_scale=5.0, flow_shift=5,
     )
+
+
+class FastWan22TI2VModel(Wan22TI2VModel):
+    """FastWan2.2-TI2V-5B with full attention: Wan2.2-TI2V-5B, distilled for 3 fixed steps; guidance is in the weights."""
+
+    has_fixed_steps = True
+    settings = replace(Wan22TI2VModel.settings, model_name="FastVideo/FastWan2.2-TI2V-5B-FullAttn-Diffusers", output_name="fastwan2.2_ti2v")
+    # FastVideo, fastvideo/configs/pipelines/wan.py, its steps: RenoisedStepsScheduler.
+    default_input_values = replace(
+        Wan22TI2VModel.default_input_values, num_inference_steps=3, guidance_scale=1.0, flow_shift=None, negative_prompt=None,
+    )
+
+    @classmethod
+    def scheduler(cls, stored, shift=None):
+        """A RenoisedStepsScheduler, whatever the folder has."""
+        return RenoisedStepsScheduler()
