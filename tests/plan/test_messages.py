@@ -13,7 +13,8 @@ from xdualparal.plan.messages import Messages, schedule_with_messages
 from xdualparal.plan.progress import Progress
 from xdualparal.plan.schedule import Schedule, whole_schedule
 from xdualparal.plan.simulate import simulate
-from xdualparal.strategies.dualparal import CONTEXTS, DualParalPlan, parse_schedule
+from xdualparal.strategies.dualparal import DualParalPlan, parse_schedule
+from xdualparal.strategies.dualparal_settings import CONTEXTS
 
 
 def test_a_small_one():

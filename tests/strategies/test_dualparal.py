@@ -14,7 +14,8 @@ from xdualparal.plan.progress import Progress
 from xdualparal.plan.schedule import whole_schedule
 from xdualparal.plan.simulate import replay
 from xdualparal.strategies.base import Lanes
-from xdualparal.strategies.dualparal import CACHED, CONTEXTS, DEFAULT_LAYOUT, DualParal, DualParalPlan, DualParalSettings, parse_schedule
+from xdualparal.strategies.dualparal import DEFAULT_LAYOUT, DualParal, DualParalPlan, parse_schedule
+from xdualparal.strategies.dualparal_settings import CACHED, CONTEXTS, DualParalSettings
 
 LAYOUT = Layout(block_latents=8, context_latents=4)
 

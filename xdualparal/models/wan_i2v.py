@@ -76,19 +76,18 @@ class ImageCondition:
     channels of the mask."""
 
     def __init__(self, latents, last_latents, num_latents, frames_per_latent):
-        self._latents, self._last, self._num_latents = latents, last_latents, num_latents
-        self._mask = latents.new_zeros(1, frames_per_latent, 1, *latents.shape[3:])
+        mask = latents.new_zeros(1, frames_per_latent, *latents.shape[2:])
+        mask[:, :, 0] = 1  # the first latent frame is one frame, which stands for all four
+        self._first, self._last, self._num_latents = torch.cat([mask, latents], dim=1), None, num_latents
+        if last_latents is not None:
+            mask = latents.new_zeros(1, frames_per_latent, *last_latents.shape[2:])
+            mask[:, -1] = 1
+            self._last = torch.cat([mask, last_latents], dim=1)
 
     def of(self, first, count):
         """Of latent frames ``first`` to ``first + count``: mask, then latents, (1, channels, count, height, width)."""
-        return torch.cat([self._of_one(place) for place in range(first, first + count)], dim=2)
-
-    def _of_one(self, place):
-        mask = self._mask.clone()
-        if place == 0:
-            mask[:] = 1  # the first latent frame is one frame, which stands for all four
-        if self._last is not None and place == self._num_latents - 1:
-            mask[:, -1] = 1
-            return torch.cat([mask, self._last], dim=1)
-        place = min(place, self._latents.shape[2] - 1)
-        return torch.cat([mask, self._latents[:, :, place:place + 1]], dim=1)
+        known = self._first[:, :, first:first + count]
+        parts = [known, self._first[:, :, -1:].expand(-1, -1, count - known.shape[2], -1, -1)]  # all alike behind those that are known
+        if self._last is None or first + count != self._num_latents:
+            return torch.cat(parts, dim=2)
+        return torch.cat([torch.cat(parts, dim=2)[:, :, :-1], self._last], dim=2)

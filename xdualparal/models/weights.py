@@ -123,9 +123,7 @@ def load_text_encoder(source, dtype, device="cpu"):
 
 def load_image_encoder(source):
     """(CLIP's image processor, its encoder in float32 on the host) of a checkpoint. Raises ValueError where it is not whole or a weight is a NaN
-    or an infinity.
-
-    One image takes a CPU seconds, and less than the VAE's work on it, so that no device needs memory for it.
+    or an infinity. On the host, so that no device needs memory for it.
     """
     folder = Weights.of(source).folder
     try:

@@ -10,7 +10,8 @@ from ..plan.partition import layer_ranges
 from ..plan.settings import setting
 from .chunks import Chunks, ChunksSettings
 from .clips import ClipsSettings, VideoInfinity
-from .dualparal import DualParal, DualParalSettings
+from .dualparal import DualParal
+from .dualparal_settings import DualParalSettings
 from .fifo import Fifo, FifoSettings
 from .full import Full, FullSettings
 

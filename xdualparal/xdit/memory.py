@@ -17,7 +17,7 @@ from ..plan.memory_numbers import ModelNumbers, RunNumbers
 from ..plan.schedule import AT_END
 from ..plan.waiting import FLOAT8, HOST
 from ..strategies.base import Lanes
-from ..strategies.dualparal import CACHED, TRUE
+from ..strategies.dualparal_settings import CACHED, TRUE
 from ..strategies.table import lane_layers, strategy_of, with_image
 from ..text_settings import DEVICE
 from .continuing import continued_latents

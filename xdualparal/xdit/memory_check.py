@@ -16,7 +16,7 @@ import torch
 from ..engine.sharding import check_even_split, check_heads
 from ..plan.schedule import INLINE, THREAD
 from ..plan.waiting import DEVICE as ON_DEVICE, FLOAT8, HOST, MODEL
-from ..strategies.dualparal import CACHED, RECOMPUTED
+from ..strategies.dualparal_settings import CACHED, RECOMPUTED
 from ..text_settings import CPU, DEVICE
 from .degrees import num_processes
 from .flags import dualparal_config, value_of

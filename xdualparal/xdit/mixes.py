@@ -11,9 +11,10 @@ from ..plan.device import DeviceProfile
 from ..plan.memory import RankMemory, fullest
 from ..plan.placement import GUIDANCE, RING, ULYSSES, Placement
 from ..plan.schedule import NO_DECODE
-from ..plan.waiting import FLOAT8, HOST
+from ..plan.waiting import FLOAT8, HOST, MODEL
 from ..strategies.base import Lanes
-from ..strategies.dualparal import CACHED, MODEL, RECOMPUTED, DualParal
+from ..strategies.dualparal import DualParal
+from ..strategies.dualparal_settings import CACHED, RECOMPUTED
 from .advice import MOST_VIDEOS
 from .checks import check_degrees_together
 from .flags import dualparal_config, value_of

@@ -7,7 +7,7 @@ tests/xdit/test_support.py holds the table against xDiT's parser: a flag that is
 from functools import cache
 
 from ..limits import how_given
-from ..strategies.dualparal import RECOMPUTED, known_context
+from ..strategies.dualparal_settings import RECOMPUTED, known_context
 from .flags import make_parser
 
 USED = frozenset((
