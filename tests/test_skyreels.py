@@ -5,7 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from diffusers import UniPCMultistepScheduler
+from diffusers import (
+    SkyReelsV2DiffusionForcingImageToVideoPipeline, SkyReelsV2DiffusionForcingPipeline, UniPCMultistepScheduler,
+)
 from dualparal_testing.processes import run_ranks
 from dualparal_testing.runs import SEED, SIZE, engine_config, latents_of_cases, left_after_one
 from dualparal_testing.small_skyreels import DFCase, small_df_pipeline
@@ -15,15 +17,19 @@ from xdualparal import DualParalPipeline, initial_noise
 pytestmark = pytest.mark.processes
 BAR = 1e-5  # relative, float32; the issue's
 PLAIN = DFCase("more blocks than steps", num_frames=120, num_steps=3)
+NOISY_CONTEXT = DFCase("noise in a finished context", num_frames=77, num_steps=4, stagger=2, context_noise=40)
 CASES = [
     PLAIN,
     DFCase("14B's: no frames a second", num_frames=57, num_steps=4, has_rate=False),
     DFCase("stagger 2, short last block, dpm++", num_frames=61, num_steps=6, context=3, stagger=2, scheduler="dpm++"),
     DFCase("the window's timestep", num_frames=77, num_steps=4, context_timestep="own"),
-    DFCase("noise in a finished context", num_frames=77, num_steps=4, stagger=2, context_noise=40),
+    NOISY_CONTEXT,
     DFCase("cached context", num_frames=77, num_steps=4, cached=True),
     DFCase("no context, no guidance", num_frames=57, num_steps=3, context=0, guidance_scale=1.0),
     DFCase("goes on from a video, with an anchor", num_frames=60, num_steps=3, continued=3, anchors=1),
+    DFCase("an image", num_frames=77, num_steps=4, has_image=True),
+    DFCase("an image with noise, an anchor", num_frames=77, num_steps=3, has_image=True, context_noise=30, anchors=1),
+    DFCase("an image, cached context", num_frames=57, num_steps=4, has_image=True, cached=True),
 ]
 BFLOAT16 = DFCase("bfloat16", num_frames=77, num_steps=3, dtype=torch.bfloat16)
 DEGREES = {
@@ -33,7 +39,7 @@ DEGREES = {
 
 def cases_of(name):
     """The cases for the degrees ``name``: all for stages alone."""
-    return [PLAIN, *(case for case in CASES if case.cached or case.context_noise)] if "," in name else CASES
+    return [PLAIN, *(case for case in CASES if case.cached or case.context_noise or case.has_image)] if "," in name else CASES
 
 
 @pytest.fixture(scope="module")
@@ -71,15 +77,18 @@ def test_the_bar_would_see_a_broken_rule():
     right = PLAIN.sequential().numpy()
     broken = [PLAIN.sequential(true_timesteps=False), PLAIN.sequential(next_context=False), replace(PLAIN, has_rate=False).sequential()]
     assert all(difference(one.numpy(), right) > 100 * BAR for one in broken)
-    [noisy] = [case for case in CASES if case.context_noise]
+    for case in (case for case in CASES if case.has_image):
+        broken = case.sequential(image=None), case.sequential(image_timestep=case.context_noise + 300)
+        assert all(difference(one.numpy(), case.sequential().numpy()) > 100 * BAR for one in broken)
+    noisy = NOISY_CONTEXT
     other_noise = noisy.context_noise, lambda block, step: noisy.noise_of_context(block, step + 1)
     broken = [noisy.sequential(context_noise=other) for other in ((0, None), (50, noisy.noise_of_context), other_noise)]
     assert all(difference(one.numpy(), noisy.sequential().numpy()) > 100 * BAR for one in broken)
 
 
 def left_and_resumed(rank, folder):
-    """(a video with noise in its context, the same made by a run that is left after the first block and by one that goes on)."""
-    [case], engine = [case for case in CASES if case.context_noise], engine_config()
+    """(a video with noise in its context and its image, the same made by a run that is left after the first block and by one that goes on)."""
+    case, engine = replace(NOISY_CONTEXT, has_image=True), engine_config()
     whole = DualParalPipeline(case.pipeline(), engine, case.config())(**case.arguments()).frames.numpy()
     pipeline = DualParalPipeline(case.pipeline(), engine, replace(case.config(), checkpoint=folder, checkpoint_waves=1))
     parts, kept = left_after_one(pipeline, case.arguments)
@@ -100,6 +109,9 @@ CAUSAL = DFCase("causal", num_frames=21, num_steps=STEPS, block=BLOCK, context=0
 CLIPS = DFCase("clips", num_frames=53, num_steps=STEPS, block=4, context=2, stagger=STEPS)  # of 6, 4 and 4 latent frames
 NOISY = replace(CLIPS, context_noise=20)
 SHORT_END = replace(CLIPS, num_frames=45, context=1)  # of 5, 4 and 3
+OF_IMAGE = replace(ONE_BLOCK, name="one block of an image", has_picture=True)
+NOISY_IMAGE = replace(OF_IMAGE, name="one block of a noisy image", context_noise=30)
+IMAGE_CLIPS = replace(NOISY, name="clips of a noisy image", has_picture=True)
 
 
 def ours(rank, cases):
@@ -111,7 +123,7 @@ def ours(rank, cases):
 @pytest.fixture(scope="module")
 def own():
     """Our latents, by the case's name."""
-    cases = [ONE_BLOCK, OF_DPM, CAUSAL, CLIPS, replace(SHORT_END, name="short end"), replace(NOISY, name="noisy")]
+    cases = [ONE_BLOCK, OF_DPM, CAUSAL, CLIPS, replace(SHORT_END, name="short end"), replace(NOISY, name="noisy"), OF_IMAGE, NOISY_IMAGE, IMAGE_CLIPS]
     [found] = run_ranks(ours, 1, cases)
     return {case.name: latents for case, latents in zip(cases, found)}
 
@@ -125,19 +137,28 @@ class RememberingUniPC(UniPCMultistepScheduler):
         return super().step(model_output, timestep, sample.clone(), return_dict)
 
 
-def diffusers_pipeline(scheduler="unipc"):
-    """A small pipeline of diffusers; its UniPC remembers right."""
-    pipeline = small_df_pipeline(scheduler)
+def diffusers_pipeline(case):
+    """A small pipeline of diffusers for ``case``; its UniPC remembers right."""
+    scheduler = case.scheduler
+    pipeline = small_df_pipeline(scheduler, SkyReelsV2DiffusionForcingImageToVideoPipeline if case.has_picture else SkyReelsV2DiffusionForcingPipeline)
     if scheduler == "unipc":
         pipeline.scheduler = RememberingUniPC.from_config(pipeline.scheduler.config)
     return pipeline
 
 
-@pytest.mark.parametrize("case", [ONE_BLOCK, OF_DPM], ids=["UniPC", "DPM++"])
-def test_one_block_is_diffusers_pipeline(own, case):
-    expected = diffusers_pipeline(case.scheduler)(**case.ordinary_arguments()).frames.numpy()
+@pytest.mark.parametrize("case", [ONE_BLOCK, OF_DPM, OF_IMAGE, NOISY_IMAGE], ids=["UniPC", "DPM++", "an image", "a noisy image"])
+def test_one_block_is_diffusers_pipeline(own, monkeypatch, case):
+    draw_as_ours(monkeypatch, case, blocks=1)
+    expected = diffusers_pipeline(case)(**case.ordinary_arguments(), addnoise_condition=case.context_noise).frames.numpy()
     assert expected.shape == own[case.name].shape == (1, 16, 6, SIZE // 8, SIZE // 8)
     assert difference(own[case.name], expected) <= BAR
+
+
+def draw_as_ours(monkeypatch, case, blocks):
+    """diffusers draws the noise of ``addnoise_condition`` from no generator of the caller's."""
+    given = {block: case.context for block in range(1, blocks)} | ({0: 1} if case.has_picture else {})
+    drawn = (case.noise_of_context(block, step, count) for block, count in sorted(given.items()) for step in range(case.num_steps))
+    monkeypatch.setattr(torch, "randn_like", lambda latents: next(drawn))
 
 
 def test_diffusers_unipc_still_forgets(own):
@@ -167,25 +188,27 @@ def test_the_first_of_two_causal_blocks_is_that_of_diffusers_asynchronous_mode(o
     """Both are alone with their past, which is nothing. The second one differs: it sees the first one there, and no context here."""
     noise = torch.cat(blocks_noise(CAUSAL, 2 * BLOCK, 2), dim=2)
     arguments = CAUSAL.ordinary_arguments() | dict(ar_step=STAGGER, causal_block_size=BLOCK)
-    expected = from_noise([noise])(**arguments).frames.numpy()
+    expected = from_noise(CAUSAL, [noise])(**arguments).frames.numpy()
     assert difference(own["causal"][:, :, :BLOCK], expected[:, :, :BLOCK]) <= BAR
     assert difference(own["causal"][:, :, BLOCK:], expected[:, :, BLOCK:]) > 100 * BAR
 
 
-def from_noise(noises):
+def from_noise(case, noises):
     """A small pipeline of diffusers whose clips start from ``noises``: of what each has more than the one before, (1, 16, frames, 4, 4)."""
-    pipeline = diffusers_pipeline()
+    pipeline = diffusers_pipeline(case)
     prepare, noises = pipeline.prepare_latents, iter(noises)
 
     def prepare_latents(*args, **options):
         latents, frames, prefix, prefix_frames = prepare(*args, **options)
-        return torch.cat([latents[:, :, :prefix_frames], next(noises)], dim=2), frames, prefix, prefix_frames
+        started = torch.cat([latents[:, :, :prefix_frames], next(noises)], dim=2)[:, :, -frames:]
+        return started, frames, prefix, prefix_frames
 
     pipeline.prepare_latents = prepare_latents
     return pipeline
 
 
-@pytest.mark.parametrize("case, name", [(CLIPS, "clips"), (SHORT_END, "short end"), (NOISY, "noisy")], ids=["whole clips", "a short last clip", "with noise"])
+@pytest.mark.parametrize("case, name", [(CLIPS, "clips"), (SHORT_END, "short end"), (NOISY, "noisy"), (IMAGE_CLIPS, IMAGE_CLIPS.name)],
+                         ids=["whole clips", "a short last clip", "with noise", "of a noisy image"])
 def test_a_stagger_of_all_steps_is_diffusers_long_video(own, monkeypatch, case, name):
     """A clip there, of base_num_frames with overlap_history of them from the one before, is a window here."""
     latent_frames = 1 + (case.num_frames - 1) // 4
@@ -194,8 +217,7 @@ def test_a_stagger_of_all_steps_is_diffusers_long_video(own, monkeypatch, case, 
         base_num_frames=1 + 4 * (case.block + case.context - 1), overlap_history=1 + 4 * (case.context - 1),
         addnoise_condition=case.context_noise,
     )
-    drawn = (case.noise_of_context(block, step) for block in (1, 2) for step in range(STEPS))
-    monkeypatch.setattr(torch, "randn_like", lambda latents: next(drawn))  # diffusers draws it from no generator of the caller's
-    expected = from_noise(noise)(**arguments).frames.numpy()
+    draw_as_ours(monkeypatch, case, blocks=3)
+    expected = from_noise(case, noise)(**arguments).frames.numpy()
     assert expected.shape == own[name].shape == (1, 16, latent_frames, SIZE // 8, SIZE // 8)
     assert difference(own[name], expected) <= BAR

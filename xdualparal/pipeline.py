@@ -129,7 +129,7 @@ class DualParalPipeline:
         Arguments are those of diffusers' WanPipeline: ``prompt`` and ``negative_prompt`` (str or list of str),
         ``num_frames``, ``height``, ``width`` (pixels), ``num_inference_steps``, ``guidance_scale``, ``guidance_scale_2``
         (of a second transformer), ``generator`` (on the CPU), ``prompt_embeds`` and ``negative_prompt_embeds`` (videos, length, dim), ``max_sequence_length``;
-        ``image`` (a PIL image, or a list of one for each prompt; Wan2.2-TI2V, Wan2.1-I2V, Wan2.2-I2V), the video's first frame, scaled to height x width,
+        ``image`` (a PIL image, or a list of one for each prompt; Wan2.2-TI2V, SkyReels-V2-DF, Wan2.1-I2V, Wan2.2-I2V), the video's first frame, scaled to height x width,
         and for I2V ``last_image``, its last one, or what the model sees of them (images.encode_images): ``image_latents``, ``last_image_latents`` and
         ``image_embeds``;
         ``continue_latents``: the last latent frames of another video, (1, channels, frames, height, width) before VAE scaling, as

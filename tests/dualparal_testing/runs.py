@@ -133,10 +133,10 @@ class Case:
         """Whether the previous context gets the timestep at which it stands."""
         return self.context_timestep == "true"
 
-    def noise_of_context(self, block, step):
-        """What the context of ``block`` gets at ``step``, when it is finished."""
+    def noise_of_context(self, block, step, count=None):
+        """What the context of ``block`` gets at ``step``, when it is finished, or ``count`` latent frames that are given."""
         generator = StepNoise(torch.Generator().manual_seed(SEED), "context ").generator(Pass(0, block, step))
-        return torch.randn(1, 16, self.context, SIZE // 8, SIZE // 8, generator=generator)
+        return torch.randn(1, 16, self.context if count is None else count, SIZE // 8, SIZE // 8, generator=generator)
 
     def _step_generator(self):
         if self.scheduler not in STOCHASTIC:

@@ -69,7 +69,7 @@ def as_float8(x):
 def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, guidance_scale, block, context, stagger=1,
                        next_context=True, previous_context_after=True, step_generator=None, boundary=None,
                        crossing=False, true_timesteps=False, cached=False, of_step=0, in_float8=False, given=None, noised=True, context_noise=(0, None),
-                       image=None, image_timestep=0, its_noise=None, condition=None, image_embeds=None, anchors=0, anchors_moved=True):
+                       image=None, image_timestep=None, its_noise=None, condition=None, image_embeds=None, anchors=0, anchors_moved=True):
     """All latents of the video, (1, channels, latent frames, height, width).
 
     ``transformers``: one, or two, of which the first does the steps with timesteps of ``boundary`` or more; then
@@ -80,7 +80,8 @@ def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, gu
     float8 where ``in_float8``.
     ``given``: the clean latents of the first frames of block 0, another video's last ones; where they are not ``noised`` for each step a
     rule is broken; ``its_noise``: the noise that they were made of. ``context_noise``: (the timestep of a previous context that is finished, the noise, by block and step, that it then has so
-    much of). ``image``: the latents of the video's first frame, which has ``image_timestep``, in every pass. ``condition``: channels beside the whole video's latents, (1, channels, frames, height, width), and
+    much of); likewise what is given and clean. ``image``: the latents of the video's first frame, clean in every pass, with ``image_timestep``, by default as a
+    finished context's. ``condition``: channels beside the whole video's latents, (1, channels, frames, height, width), and
     ``image_embeds``: as the transformer's forward takes them. ``anchors``: so many of block 0's first latent frames are seen by all blocks as K/V
     of the same step, as if they stood just before the block's previous context; where they are not ``anchors_moved`` a rule is broken, in float8
     where ``in_float8``. ``step_generator(block, step)``: of the noise that a scheduler adds in a step.
@@ -111,7 +112,10 @@ def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, gu
                 seen = (1 - level) * given + level * (noise[0][:, :, :count_given] if its_noise is None else its_noise)
                 start[i] = torch.cat([seen, start[i][:, :, count_given:]], dim=2)
             if i == 0 and image is not None:
-                start[i] = torch.cat([image, start[i][:, :, 1:]], dim=2)
+                seen = image
+                if context_noise[0]:
+                    seen = (1 - context_noise[0] / 1000) * image + context_noise[0] / 1000 * context_noise[1](0, step, 1)
+                start[i] = torch.cat([seen, start[i][:, :, 1:]], dim=2)
             window = start[i]
             if i > 0 and context > 0 and not cached:
                 previous = start[i - 1] if previous_context_after else history[i - 1][step]
@@ -128,7 +132,8 @@ def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, gu
                 before = timesteps[step + stagger] if step + stagger < num_steps else torch.full_like(timesteps[0], context_noise[0])
                 at = torch.stack([before] * context + [timesteps[step]] * start[i].shape[2]).repeat_interleave(per_frame)[None]
             if i == 0 and image is not None:
-                at = torch.stack([torch.full_like(timesteps[0], image_timestep)] + [timesteps[step]] * (window.shape[2] - 1))
+                finished = context_noise[0] if image_timestep is None else image_timestep
+                at = torch.stack([torch.full_like(timesteps[0], finished)] + [timesteps[step]] * (window.shape[2] - 1))
                 at = at.repeat_interleave(per_frame)[None]
             predictions, keep = [], []
             for branch, text in enumerate(texts):

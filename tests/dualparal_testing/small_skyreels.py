@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import torch
 from diffusers import SkyReelsV2DiffusionForcingPipeline, SkyReelsV2Transformer3DModel
+from PIL import Image
 
-from .runs import Case
+from .runs import SIZE, Case
 from .small_wan import SCHEDULERS, TEXT_DIM, small_vae
 
 SETTINGS = dict(
@@ -28,6 +29,12 @@ def small_df_pipeline(scheduler="unipc", cls=SkyReelsV2DiffusionForcingPipeline,
     return cls(
         tokenizer=None, text_encoder=None, vae=small_vae(), scheduler=SCHEDULERS[scheduler](), transformer=small_df_transformer(**settings)
     )
+
+
+def picture(seed=1):
+    """A PIL image of random colours, of 32 x 32 pixels."""
+    colours = torch.randint(0, 256, (5, 5, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    return Image.fromarray(colours.numpy()).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
 
 
 class DiffusionForcing:
@@ -53,10 +60,12 @@ class DiffusionForcing:
 
 @dataclass(frozen=True)
 class DFCase(Case):
-    """A video for the executor and for the sequential program. ``has_rate``: see inject_sample_info."""
+    """A video for the executor and for the sequential program. ``has_rate``: see inject_sample_info. ``has_picture``: whether
+    the call, of ours or of diffusers, has an image instead of the sequential program's latents of one."""
 
     context_timestep: str = "model"
     has_rate: bool = True
+    has_picture: bool = False
 
     def pipeline(self):
         """A small pipeline for it."""
@@ -72,6 +81,10 @@ class DFCase(Case):
     def has_true_timesteps(self):
         """As the model was trained, unless it is asked for otherwise."""
         return self.context_timestep != "own" and not self.cached
+
+    def arguments(self):
+        """The arguments of a pipeline call."""
+        return super().arguments() | (dict(image=picture()) if self.has_picture else {})
 
     def ordinary_arguments(self):
         """``arguments`` as diffusers' pipeline takes them."""

@@ -5,6 +5,7 @@ import torch
 from diffusers import WanImageToVideoPipeline, WanPipeline
 from dualparal_testing.checkpoints import write_checkpoint
 from dualparal_testing.commands import run
+from dualparal_testing.pictures import encoded, picture
 from dualparal_testing.sequential import sequential_latents
 from PIL import Image
 from xfuser.core.utils.runner_utils import resize_and_crop_image, resize_image_to_max_area
@@ -24,13 +25,6 @@ COMMON = ["--model", MODEL, "--prompt", PROMPT, "--height", "64", "--width", "64
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return write_checkpoint(tmp_path_factory.mktemp("ti2v") / "model", MODEL)
-
-
-def picture(path, width, height, seed=0, **options):
-    """A picture of random colours at ``path``, which it returns. ``options``: of Image.save."""
-    colours = torch.randint(0, 256, (height // 8 + 1, width // 8 + 1, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
-    Image.fromarray(colours.numpy()).resize((width, height), Image.Resampling.BICUBIC).save(path, **options)
-    return path
 
 
 def checked(folder, *flags):
@@ -84,6 +78,7 @@ def test_turned_as_its_camera_says_and_without_transparency(tmp_path, folder):
     (["--task", "t2i"], "--task is 't2i': give one of t2v, i2v"),
     (["--input_images", "GOOD", "--dualparal_strategy", "fifo", "--dualparal_block_latents", "8", "--dualparal_context_latents", "4"], "an image is given and strategy is fifo, which takes none: choose dualparal or full"),
     (["--input_images", "GOOD", "--height", "0"], "--height is 0"),
+    (["--input_images", "GOOD", "--dualparal_context_noise", "20", "--dualparal_context_timestep", "true"], "an image is given, which is clean in Wan2.2 text-and-image-to-video, and context_noise is 20: leave one of them out"),
 ])
 def test_refused(tmp_path, folder, flags, words):
     places = {"GOOD": picture(tmp_path / "good.png", 64, 64), "WIDE": picture(tmp_path / "wide.png", 128, 32), "BROKEN": tmp_path / "broken.png",
@@ -120,15 +115,6 @@ def launched(tmp_path, folder, name, image, num_frames, *flags):
                         latents, "--output_directory", tmp_path / name], tmp_path / "log", "float32")
     assert code == 0, output
     return torch.cat([block for _, block in read_latents(latents)], dim=2)
-
-
-def encoded(pipeline, image):
-    """As diffusers' pipeline encodes it: (1, 48, 1, rows, columns)."""
-    frame = pipeline.video_processor.preprocess(image, height=image.height, width=image.width)[:, :, None]
-    config = pipeline.vae.config
-    mean, std = (torch.tensor(values).view(1, -1, 1, 1, 1) for values in (config.latents_mean, config.latents_std))
-    with torch.no_grad():
-        return (pipeline.vae.encode(frame).latent_dist.mode() - mean) / std
 
 
 @pytest.mark.processes

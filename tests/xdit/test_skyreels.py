@@ -7,11 +7,15 @@ import torch
 from diffusers import SkyReelsV2DiffusionForcingPipeline, SkyReelsV2Transformer3DModel
 from dualparal_testing.checkpoints import SCHEDULER, SKYREELS, write_checkpoint
 from dualparal_testing.commands import run
+from dualparal_testing.pictures import encoded, picture
 from dualparal_testing.sequential import sequential_latents
 from dualparal_testing.small_skyreels import DiffusionForcing
+from PIL import Image
 
 from xdualparal import initial_noise
+from xdualparal.engine.noise import StepNoise
 from xdualparal.output.latents_file import read_latents
+from xdualparal.plan.actions import Pass
 from xdualparal.xdit.checks import check_command
 from xdualparal.xdit.flags import dualparal_config, make_parser
 from xdualparal.xdit.memory import sizes_of
@@ -27,15 +31,30 @@ RUNS = {
 }
 
 
-def sequential(pipeline):
-    """The sequential program's latents of the command, with the model's own guidance of 6."""
+def sequential(pipeline, **other):
+    """The sequential program's latents of the command, with the model's own guidance of 6. ``other``: arguments of it."""
     with torch.no_grad():
         texts = pipeline.encode_prompt(PROMPT, NEGATIVE, True, max_sequence_length=512, device="cpu")
     noise = initial_noise(4, BLOCK, CONTEXT, (16, 4, 4), torch.Generator().manual_seed(SEED), 15)
     return sequential_latents(
         [DiffusionForcing(pipeline.transformer)], lambda: type(pipeline.scheduler).from_config(pipeline.scheduler.config), STEPS, noise,
-        texts, 6.0, BLOCK, CONTEXT, true_timesteps=True,
+        texts, 6.0, BLOCK, CONTEXT, true_timesteps=True, **other,
     )
+
+
+def launched(tmp_path, folder, model, name, *flags):
+    """The latents of a command."""
+    latents = tmp_path / f"{name}.latents"
+    code, output = run(
+        ["--model", model, "--model_path", folder, *COMMON, *flags, "--dualparal_latents_out", latents, "--output_directory", tmp_path / name],
+        tmp_path / "log", "float32",
+    )
+    assert code == 0, output
+    return torch.cat([block for _, block in read_latents(latents)], dim=2)
+
+
+def is_near(made, expected):
+    torch.testing.assert_close(made, expected, atol=1e-5 * expected.abs().max().item(), rtol=0)
 
 
 @pytest.mark.processes
@@ -44,17 +63,28 @@ def test_the_launcher_is_the_sequential_program(tmp_path, model):
     folder = write_checkpoint(tmp_path / "model", model, SCHEDULER | dict(flow_shift=8.0))
     expected = sequential(SkyReelsV2DiffusionForcingPipeline.from_pretrained(folder))
     for name, degrees in RUNS[model].items():
-        latents, place = tmp_path / f"{name}.latents", tmp_path / name
-        code, output = run(
-            ["--model", model, "--model_path", folder, *COMMON, *degrees, "--dualparal_latents_out", latents, "--output_directory", place],
-            tmp_path / "log", "float32",
-        )
-        assert code == 0, output
-        made = torch.cat([block for _, block in read_latents(latents)], dim=2)
-        torch.testing.assert_close(made, expected, atol=1e-5 * expected.abs().max().item(), rtol=0)
-    [report] = place.glob("*.json")
+        is_near(launched(tmp_path, folder, model, name, *degrees), expected)
+    [report] = (tmp_path / name).glob("*.json")
     spec = json.loads(report.read_text())["spec"]
     assert (spec["context_timestep"], spec["fps"], spec["flow_shift"]) == ("true", 24, 8.0)
+
+
+def noise_of_context(block, step, count=CONTEXT):
+    """What a finished context, or an image, gets at ``step``."""
+    generator = StepNoise(torch.Generator().manual_seed(SEED), "context ").generator(Pass(0, block, step))
+    return torch.randn(1, 16, count, 4, 4, generator=generator)
+
+
+@pytest.mark.processes
+def test_of_an_image_the_launcher_is_the_sequential_program(tmp_path):
+    model = "SkyReels-V2-DF-1.3B"
+    folder, path = write_checkpoint(tmp_path / "model", model), picture(tmp_path / "a.png", SIZE, SIZE)
+    pipeline, flags = SkyReelsV2DiffusionForcingPipeline.from_pretrained(folder), ["--input_images", path, "--task", "i2v"]
+    image = encoded(pipeline, Image.open(path))
+    is_near(launched(tmp_path, folder, model, "clean", *flags, "--dualparal_degree", "2"), sequential(pipeline, image=image))
+    made = launched(tmp_path, folder, model, "noisy", *flags, "--dualparal_degree", "2", "--ulysses_degree", "2", "--dualparal_context_noise", "20")
+    is_near(made, sequential(pipeline, image=image, context_noise=(20, noise_of_context)))
+    is_near(made[:, :, :1], image)
 
 
 def args_of(model, *flags):

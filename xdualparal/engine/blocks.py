@@ -37,9 +37,9 @@ class BlockStore:
         starts."""
         parts = [self._after(frames.one)[:, :, frames.first:frames.first + frames.count] for frames in spec.window]
         window, video = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2), spec.window[-1].one.video
+        window = self._given[video].in_window(window, spec.steps) if spec.given else window
         if video in self._context_noise:
             window = self._context_noise[video].in_window(window, spec)
-        window = self._given[video].in_window(window, spec.steps) if spec.given else window
         if video not in self._conditions:
             return window
         return torch.cat([window, self._conditions[video].of(spec.position, spec.window_latents).to(window)], dim=1)

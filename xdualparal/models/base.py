@@ -22,7 +22,7 @@ class Facts:
     experts: tuple[str, ...]  # the pipeline's transformers: each does its own part of the steps, from the noisiest on
     text_parts: tuple[str, ...]  # the parts of a pipeline that only the first stage uses
     vae_dtype: torch.dtype  # of the VAE's weights, whatever the transformer's dtype
-    clean_frames: bool = False  # whether frames may be clean, with timestep 0, as an image is: expand_timesteps of diffusers' pipelines
+    clean_frames: bool = False  # whether frames may be clean, with timestep 0, as an image is: expand_timesteps of diffusers' pipelines of Wan
     conditioned: bool = False  # whether an image must be given, which enters each pass as channels beside the latents, see Family.image_condition
     sees_images: bool = False  # whether cross-attention sees the image too, as CLIP describes it
     few_steps: bool = False  # whether the weights are distilled for a few steps

@@ -1,8 +1,8 @@
-"""SkyReels-V2 with diffusion forcing (DF), text-to-video.
+"""SkyReels-V2 with diffusion forcing (DF): a video of text, or of text and its first image.
 
 Knows: diffusers' SkyReelsV2Transformer3DModel where it differs from Wan's. Must not know: stages' processes, schedules, files.
 Facts are from diffusers 0.42.1, models/transformers/transformer_skyreels_v2.py and
-pipelines/skyreels_v2/pipeline_skyreels_v2_diffusion_forcing.py, and its docs/source/en/api/pipelines/skyreels_v2.md.
+pipelines/skyreels_v2/pipeline_skyreels_v2_diffusion_forcing.py and the same _i2v.py, and its docs/source/en/api/pipelines/skyreels_v2.md.
 
 The model is Wan2.1's with other weights: trained on clips whose latent frames have noise levels, and timesteps, of their own. So a
 window whose previous context is cleaner than its own frames is what it was trained on, and the context gets its true timestep.
@@ -20,6 +20,9 @@ What diffusers' pipeline calls by other names (tests/test_skyreels.py and tests/
 - ``addnoise_condition`` (in a long video, noise in the frames of the clip before, as much as their timestep then says, new in each step
   and of no seed) is ``context_noise``: of finished blocks only, with noise that the seed decides. A block in flight is seen at its own
   timestep, which is higher (the last of 30 steps with shift 8 is 216, and 20 is recommended).
+- ``image`` is the first latent frame of the first block in both, clean in every pass, with timestep 0, or with ``addnoise_condition`` and as much
+  noise in each step, and the VAE's own in the finished video.
+- ``last_image`` is not there: diffusers puts it behind the last clip as one more latent frame, which it drops when it has decoded it.
 - ``fps`` is 24, or rather not 16: the models that embed it (``inject_sample_info``) know no third value.
 - ``causal_block_size`` as the model's configuration has it (``num_frame_per_block``) must be 1: no causal mask.
 
@@ -39,13 +42,13 @@ _NOT_16_FRAMES_A_SECOND = 1  # the row of fps_embedding; row 0 is of 16
 
 
 class SkyReelsDFFamily(WanFamily):
-    """SkyReels-V2-DF: see ``base.Family`` for what each function answers. I2V and V2V are not there."""
+    """SkyReels-V2-DF: see ``base.Family`` for what each function answers."""
 
     facts = replace(
-        WanFamily.facts, name="SkyReels-V2 diffusion forcing, text-to-video", pipeline="SkyReelsV2DiffusionForcingPipeline",
+        WanFamily.facts, name="SkyReels-V2 diffusion forcing", pipeline="SkyReelsV2DiffusionForcingPipeline",
         example="Skywork/SkyReels-V2-DF-1.3B-540P-Diffusers",
         trained_latents=25,  # 97 frames, base_num_frames at 540P
-        frame_timesteps=True,
+        clean_frames=True, frame_timesteps=True,
     )
 
     @classmethod

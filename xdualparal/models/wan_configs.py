@@ -90,7 +90,8 @@ def _compared(family, index, configs):
         allowed = classes.transformer.__name__ if name in facts.experts else None
         yield name, (index.get(name) or (None, None))[1], allowed
     yield from _compared_boundary(facts, index.get("boundary_ratio"))
-    yield "expand_timesteps", index.get("expand_timesteps", False), facts.clean_frames
+    # SkyReels-V2 has no such setting: frames of its own timesteps are what its class computes.
+    yield "expand_timesteps", index.get("expand_timesteps", False), facts.clean_frames and not facts.frame_timesteps
     if facts.conditioned and "image_encoder" in index:
         yield "image_encoder", (index.get("image_encoder") or (None, None))[1], "CLIPVisionModel" if facts.sees_images else None
     for name in facts.experts:

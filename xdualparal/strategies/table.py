@@ -62,8 +62,8 @@ def with_image(settings, plan, facts):
         raise ValueError(f"an image is given and strategy is {strategy.name}, which takes none: choose {takers}, or leave the image out")
     if not facts.clean_frames:
         return plan  # the image is beside the latents
-    if settings.context_noise:
-        raise ValueError(f"an image is given, which is clean, and context_noise is {settings.context_noise}: leave one of them out")
+    if settings.context_noise and not facts.frame_timesteps:
+        raise ValueError(f"an image is given, which is clean in {facts.name}, and context_noise is {settings.context_noise}: leave one of them out")
     return plan.with_image()
 
 
