@@ -5,7 +5,7 @@
 Every setting is one `xdit-dualparal quality --model ...` with the same prompts and seeds; its figures are FOLDER/NAME.json, which
 grows: the same command goes on where it was ended. Then the table, FOLDER/ablations.md: means, and of each difference from the first
 setting of its group the 95 % interval over pairs of the same prompt and seed, bold where it is not about 0; FOLDER/summary.md, the
-means of some of them, a column for each setting; and FOLDER/ablations.png.
+means of some of them, a row for each setting; and FOLDER/ablations.png.
 """
 
 import argparse
@@ -113,14 +113,15 @@ def as_markdown(videos):
 
 
 def as_summary(videos):
-    """A table with a column for each setting and its mean, bold where the difference from the first one of its group is not about 0."""
+    """A table with a row for each setting and its means, bold where the difference from the first one of its group is not about 0."""
     references = {name: names[0] for names in groups_of(videos).values() for name in names[1:]}
     names = [*dict.fromkeys(names[0] for names in groups_of(videos).values() if names[0] not in references), *references]
     shown = [f"{name} (to {references[name]})" if references.get(name, names[0]) != names[0] else name for name in names]
-    lines = ["| | " + " | ".join(shown) + " |", "|---" * (len(names) + 1) + "|"]
-    for metric in [metric for metric in SUMMARISED if metric in metrics_in(videos)]:
-        cells = (cell(videos, references.get(name, name), name, metric, with_interval=False) for name in names)
-        lines.append(f"| {metric.strip('|')} | " + " | ".join(cells) + " |")
+    metrics = [metric for metric in SUMMARISED if metric in metrics_in(videos)]
+    lines = ["| | " + " | ".join(metric.strip("|") for metric in metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
+    for name, words in zip(names, shown):
+        cells = (cell(videos, references.get(name, name), name, metric, with_interval=False) for metric in metrics)
+        lines.append(f"| {words} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -11,11 +11,19 @@ from xdualparal.xdit.settings import CommandSettings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+MEASURED = (ROOT / "examples" / "measured.md").read_text()
 
 
 def test_its_pictures_and_programs_are_there():
-    named = re.findall(r"\]\((examples/[\w./]+)\)", README) + re.findall(r"(?:bash|python) ((?:examples|tests)/[\w/]+\.\w+)", README)
-    assert len(named) > 10 and all((ROOT / name).is_file() for name in named)
+    for text in (README, MEASURED):
+        named = re.findall(r"\]\((examples/[\w./]+)\)", text) + re.findall(r"`?((?:examples|tests)/[\w/]+\.\w+)", text)
+        assert len(named) > 10 and not [name for name in named if not (ROOT / name).is_file()]
+
+
+def test_what_it_says_was_measured_is_in_the_list_of_all():
+    """Its section's decimals (1.68, .97) are those of examples/measured.md, or those rounded."""
+    said, known = ({float(number) for number in re.findall(r"(?<![\d.])\d*\.\d+", text)} for text in (README[README.index("## Measured"):], MEASURED))
+    assert len(said) > 40 and not said - known - {round(number, digits) for number in known for digits in (1, 2)}
 
 
 def test_the_combinations_are_those_of_the_table_test():
