@@ -84,6 +84,7 @@ class DualParalPipeline:
         self.run, self.tell = None, lambda doing: None
         self._warned_latents = 0  # of the longest pass that was warned of, see _warn_of_length
         self.model_name = str(getattr(wan_pipeline.config, "_name_or_path", ""))
+        self.trained_latents = self.family.facts.trained_latents  # of the model's clips, where the caller does not know more of it
         self.loras = ()  # for the RunSpec: what the transformer was loaded with, where the caller knows it
 
     @property
@@ -252,7 +253,7 @@ class DualParalPipeline:
 
     def _warn_of_length(self, plan):
         """Once, and again for longer passes; replicas make alike videos, so only the first one."""
-        seen, trained = plan.layout.seen_latents, self.family.facts.trained_latents
+        seen, trained = plan.layout.seen_latents, self.trained_latents
         if seen > max(trained, self._warned_latents) and self.mesh.has_rank_0 and self.mesh.decides:
             self._warned_latents = seen
             logger.warning(

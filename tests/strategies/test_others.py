@@ -80,7 +80,7 @@ def warning_pipeline(config, **place):
     """As much of a pipeline as warns of length, on the first rank unless ``place`` says where."""
     pipeline = object.__new__(DualParalPipeline)
     pipeline.mesh, pipeline.family = SimpleNamespace(**dict(decides=True, has_rank_0=True) | place), WanFamily()
-    pipeline.strategy, pipeline._warned_latents = strategy_of(config), 0
+    pipeline.strategy, pipeline._warned_latents, pipeline.trained_latents = strategy_of(config), 0, pipeline.family.facts.trained_latents
     return pipeline
 
 

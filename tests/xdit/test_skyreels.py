@@ -117,6 +117,27 @@ def test_the_models_defaults(model):
     assert ("14B" in model) == ("14B" in kind.settings.model_name) and is_720 == ("720P" in kind.settings.model_name)
 
 
+@pytest.mark.parametrize("model", [name for name in DUALPARAL_MODELS if "SkyReels" in name])
+def test_the_models_clips_are_as_long_as_its_default(model):
+    """Which is what it was trained on: a longer pass is warned of."""
+    facts, frames = DUALPARAL_MODELS[model].facts(), DUALPARAL_MODELS[model].default_input_values.num_frames
+    assert facts.trained_latents == facts.latent_frames(frames) == (31 if "720P" in model else 25)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("model, trained", [("SkyReels-V2-DF-14B", 25), ("SkyReels-V2-DF-14B-720P", 31)])
+def test_a_pass_that_is_longer_than_its_clips_is_warned_of(tmp_path, model, trained):
+    folder = write_checkpoint(tmp_path / "model", "SkyReels-V2-DF-14B")
+    for seen, is_warned in ((trained, False), (trained + 1, True)):
+        code, output = run(
+            ["--model", model, "--model_path", folder, *COMMON, "--num_frames", 4 * seen - 3, "--num_inference_steps", 1, "--dualparal_degree", 1,
+             "--dualparal_strategy", "full", "--dualparal_block_latents", 8, "--dualparal_context_latents", 4, "--dualparal_output", tmp_path / f"{seen}.mp4"],
+            tmp_path / "log", "float32",
+        )
+        assert code == 0, output
+        assert (f"a pass sees {seen} latent frames and the model was trained on {trained}" in output) == is_warned
+
+
 @pytest.mark.parametrize("model", SKYREELS)
 def test_full_sizes_in_memory_are_those_of_the_published_configuration(model):
     """Of a transformer that is whole on the meta device, in bfloat16 but for what diffusers keeps in float32."""

@@ -68,6 +68,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
     needs_last_image = False  # whether a first image alone is too little
     needs_distilled = False  # whether its experts' weights are given apart, see experts.py
     has_fixed_steps = False  # whether its weights are distilled for fixed steps
+    trained_latents = None  # latent frames of the clips that it was trained on, where they are not those of its family's others
     usual_shift = None  # of a model in a folder, whose scheduler has its own
     dualparal_config, command = DualParalConfig(), CommandSettings()
     watchdog, was_stopped = None, False  # see launch/watchdog; whether the last video was stopped before its end
@@ -75,7 +76,8 @@ class DualParalWanModel(xFuserWan21T2VModel):
     @classmethod
     def facts(cls):
         """The family's Facts, with what is this model's own."""
-        return replace(cls.family.facts, few_steps=cls.has_fixed_steps)
+        family = cls.family.facts
+        return replace(family, few_steps=cls.has_fixed_steps, trained_latents=cls.trained_latents or family.trained_latents)
 
     @classmethod
     def pixel_multiple(cls):
@@ -168,6 +170,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
             self.dualparal.quantize(quantization, converter(self.loader))
         self.dualparal.freeze_weights()
         self.dualparal.model_name, self.dualparal.loras = self.config.model, loras_identity(self, self.command)
+        self.dualparal.trained_latents = self.facts().trained_latents
         # The adapter (patches/0008) has the degree as xDiT's own.
         flags = dict(self._flags, dualparal_degree=self.engine_config.parallel_config.pp_degree)
         self._memory = memory_report(flags, type(self), self.dualparal.mesh.gather_objects(self._bytes_before))

@@ -35,6 +35,7 @@ class SkyReelsDFLargeModel(SkyReelsDFModel):
 class SkyReelsDFLarge720Model(SkyReelsDFLargeModel):
     """SkyReels-V2-DF-14B-720P: clips of 121 frames at 720 x 1280 (the README of SkyworkAI/SkyReels-V2)."""
 
+    trained_latents = 31  # 121 frames, 1 + 30 * 4
     settings = replace(
         SkyReelsDFModel.settings, model_name="Skywork/SkyReels-V2-DF-14B-720P-Diffusers", output_name="skyreels_v2_df_14b_720p"
     )
