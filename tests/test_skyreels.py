@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers import (
-    SkyReelsV2DiffusionForcingImageToVideoPipeline, SkyReelsV2DiffusionForcingPipeline, UniPCMultistepScheduler,
+    SkyReelsV2DiffusionForcingImageToVideoPipeline, SkyReelsV2DiffusionForcingPipeline, SkyReelsV2DiffusionForcingVideoToVideoPipeline,
+    UniPCMultistepScheduler,
 )
 from dualparal_testing.processes import run_ranks
 from dualparal_testing.runs import SEED, SIZE, engine_config, latents_of_cases, left_after_one
@@ -27,6 +28,8 @@ CASES = [
     DFCase("cached context", num_frames=77, num_steps=4, cached=True),
     DFCase("no context, no guidance", num_frames=57, num_steps=3, context=0, guidance_scale=1.0),
     DFCase("goes on from a video, with an anchor", num_frames=60, num_steps=3, continued=3, anchors=1),
+    DFCase("goes on from a video, noise in its frames, stagger 2", num_frames=60, num_steps=4, stagger=2, continued=2, context_noise=40),
+    DFCase("goes on from a video, cached context", num_frames=60, num_steps=4, continued=2, cached=True),
     DFCase("an image", num_frames=77, num_steps=4, has_image=True),
     DFCase("an image with noise, an anchor", num_frames=77, num_steps=3, has_image=True, context_noise=30, anchors=1),
     DFCase("an image, cached context", num_frames=57, num_steps=4, has_image=True, cached=True),
@@ -39,7 +42,7 @@ DEGREES = {
 
 def cases_of(name):
     """The cases for the degrees ``name``: all for stages alone."""
-    return [PLAIN, *(case for case in CASES if case.cached or case.context_noise or case.has_image)] if "," in name else CASES
+    return [PLAIN, *(case for case in CASES if case.cached or case.context_noise or case.has_image or case.continued)] if "," in name else CASES
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +83,9 @@ def test_the_bar_would_see_a_broken_rule():
     for case in (case for case in CASES if case.has_image):
         broken = case.sequential(image=None), case.sequential(image_timestep=case.context_noise + 300)
         assert all(difference(one.numpy(), case.sequential().numpy()) > 100 * BAR for one in broken)
+    for case in (case for case in CASES if case.continued and not case.cached):
+        broken = case.sequential(given_clean=False), case.sequential(image_timestep=case.context_noise + 300), case.sequential(given=-case.given()[:, :, -2:])
+        assert all(difference(one.numpy(), case.sequential().numpy()) > 100 * BAR for one in broken)
     noisy = NOISY_CONTEXT
     other_noise = noisy.context_noise, lambda block, step: noisy.noise_of_context(block, step + 1)
     broken = [noisy.sequential(context_noise=other) for other in ((0, None), (50, noisy.noise_of_context), other_noise)]
@@ -110,6 +116,9 @@ CLIPS = DFCase("clips", num_frames=53, num_steps=STEPS, block=4, context=2, stag
 NOISY = replace(CLIPS, context_noise=20)
 SHORT_END = replace(CLIPS, num_frames=45, context=1)  # of 5, 4 and 3
 OF_IMAGE = replace(ONE_BLOCK, name="one block of an image", has_picture=True)
+ON = replace(CLIPS, name="goes on", num_frames=16, has_video=True)  # of 2 given latent frames and 4
+NOISY_ON = replace(ON, name="goes on, noisy", context_noise=30)
+CLIPS_ON = replace(NOISY_ON, name="goes on in clips", num_frames=48)  # of 6, 4 and 4, of which 2 are given
 NOISY_IMAGE = replace(OF_IMAGE, name="one block of a noisy image", context_noise=30)
 IMAGE_CLIPS = replace(NOISY, name="clips of a noisy image", has_picture=True)
 
@@ -123,7 +132,7 @@ def ours(rank, cases):
 @pytest.fixture(scope="module")
 def own():
     """Our latents, by the case's name."""
-    cases = [ONE_BLOCK, OF_DPM, CAUSAL, CLIPS, replace(SHORT_END, name="short end"), replace(NOISY, name="noisy"), OF_IMAGE, NOISY_IMAGE, IMAGE_CLIPS]
+    cases = [ONE_BLOCK, OF_DPM, CAUSAL, CLIPS, replace(SHORT_END, name="short end"), replace(NOISY, name="noisy"), OF_IMAGE, NOISY_IMAGE, IMAGE_CLIPS, ON, NOISY_ON, CLIPS_ON]
     [found] = run_ranks(ours, 1, cases)
     return {case.name: latents for case, latents in zip(cases, found)}
 
@@ -140,7 +149,8 @@ class RememberingUniPC(UniPCMultistepScheduler):
 def diffusers_pipeline(case):
     """A small pipeline of diffusers for ``case``; its UniPC remembers right."""
     scheduler = case.scheduler
-    pipeline = small_df_pipeline(scheduler, SkyReelsV2DiffusionForcingImageToVideoPipeline if case.has_picture else SkyReelsV2DiffusionForcingPipeline)
+    of_text, of_image = SkyReelsV2DiffusionForcingPipeline, SkyReelsV2DiffusionForcingImageToVideoPipeline
+    pipeline = small_df_pipeline(scheduler, SkyReelsV2DiffusionForcingVideoToVideoPipeline if case.has_video else of_image if case.has_picture else of_text)
     if scheduler == "unipc":
         pipeline.scheduler = RememberingUniPC.from_config(pipeline.scheduler.config)
     return pipeline
@@ -156,7 +166,7 @@ def test_one_block_is_diffusers_pipeline(own, monkeypatch, case):
 
 def draw_as_ours(monkeypatch, case, blocks):
     """diffusers draws the noise of ``addnoise_condition`` from no generator of the caller's."""
-    given = {block: case.context for block in range(1, blocks)} | ({0: 1} if case.has_picture else {})
+    given = {block: case.context for block in range(1, blocks)} | ({0: 1} if case.has_picture else {0: case.context} if case.has_video else {})
     drawn = (case.noise_of_context(block, step, count) for block, count in sorted(given.items()) for step in range(case.num_steps))
     monkeypatch.setattr(torch, "randn_like", lambda latents: next(drawn))
 
@@ -221,3 +231,18 @@ def test_a_stagger_of_all_steps_is_diffusers_long_video(own, monkeypatch, case, 
     expected = from_noise(case, noise)(**arguments).frames.numpy()
     assert expected.shape == own[name].shape == (1, 16, latent_frames, SIZE // 8, SIZE // 8)
     assert difference(own[name], expected) <= BAR
+
+
+@pytest.mark.parametrize("case", [ON, NOISY_ON, CLIPS_ON], ids=["one window", "with noise", "clips"])
+def test_going_on_from_a_video_is_diffusers_video_to_video(own, monkeypatch, case):
+    """Which encodes overlap_history frames, counts them in num_frames and, unlike ours, gives them back."""
+    latent_frames, overlap = case.context + case.num_frames // 4, 1 + 4 * (case.context - 1)
+    noise = blocks_noise(case, latent_frames, 3 if case is CLIPS_ON else 1)
+    arguments = case.ordinary_arguments() | dict(
+        num_frames=4 * latent_frames - 3, base_num_frames=1 + 4 * (case.block + case.context - 1), overlap_history=overlap,
+        addnoise_condition=case.context_noise,
+    )
+    draw_as_ours(monkeypatch, case, blocks=len(noise))
+    expected = from_noise(case, noise)(**arguments).frames.numpy()
+    assert own[case.name].shape == (1, 16, case.num_frames // 4, SIZE // 8, SIZE // 8)
+    assert difference(own[case.name], expected[:, :, case.context:]) <= BAR

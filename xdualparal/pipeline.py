@@ -136,7 +136,8 @@ class DualParalPipeline:
         ``continue_latents``: the last latent frames of another video, (1, channels, frames, height, width) before VAE scaling, as
         output_type "latent" gives them: this video goes on from there, and has the frames that follow, ``num_frames`` of them. The last
         ``context_latents`` are what its first block sees; earlier ones, if given, only make the first frames decode as in one video.
-        ``continue_noise``: the noise that those were made of (``initial_noise`` of that run), of as many last frames; else
+        They are seen as the frames of a block before would be: clean where ``context_timestep`` is true, as for SkyReels-V2-DF, else with the noise of each step;
+        ``continue_noise`` is for that one: the noise that those were made of (``initial_noise`` of that run), of as many last frames; else
         new noise is drawn.
         ``output_type`` is "np" (videos, frames, height, width, 3) in 0..1, "uint8" (the same in 0..255), "pt" (videos, frames, 3, height, width),
         "pil" (a list of images a video) or "latent" (videos, channels, latent frames, height, width) before VAE
@@ -269,14 +270,16 @@ class DualParalPipeline:
         continued = 0
         if request.continue_latents is not None:
             continued = self.strategy.continued_latents(self.config, request.continue_latents.shape[2])
-            if request.continue_noise is not None and request.continue_noise.shape[2] < continued:
-                raise ValueError(f"continue_noise has {request.continue_noise.shape[2]} latent frames and {continued} are seen: give the noise of as many")
         latent_frames = None if request.is_endless else self.family.facts.latent_frames(request.num_frames, continued)
         expert_starts = self.family.expert_starts(self.pipe, request.make_scheduler("cpu").timesteps)
         plan = self.strategy.plan(self.config, latent_frames, request.num_inference_steps, lanes, expert_starts)
         if request.image_latents is not None:
             return with_image(self.config, plan, self.family.facts)
-        return plan.continuing(continued) if continued else plan
+        if not continued:
+            return plan
+        plan = plan.continuing(continued)
+        _check_noise(plan, request.continue_noise)
+        return plan
 
     def _spec(self, request, file_spec=None):
         pipe = self.pipe
@@ -332,6 +335,16 @@ class DualParalPipeline:
         store = torch.distributed.distributed_c10d._get_default_store()  # torch has no public way to it
         name = f"dualparal {self.mesh.replica_name} run {next(_run_numbers)}"
         return StopSign(store, name, self.mesh.decides, waves_to_finish(plan.num_steps, plan.num_stages), self.mesh.has_rank_0)
+
+
+def _check_noise(plan, noise):
+    """Raises ValueError for the ``noise``, (1, channels, frames, height, width) or None, of another video's frames that ``plan`` does not suit."""
+    if noise is None:
+        return
+    if plan.clean_latents:
+        raise ValueError("continue_noise is given and the frames of continue_latents are seen clean, with their true timestep: leave it out")
+    if noise.shape[2] < plan.layout.continued_latents:
+        raise ValueError(f"continue_noise has {noise.shape[2]} latent frames and {plan.layout.continued_latents} are seen: give the noise of as many")
 
 
 def _check_offload(config, family):

@@ -68,7 +68,7 @@ def as_float8(x):
 @torch.no_grad()
 def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, guidance_scale, block, context, stagger=1,
                        next_context=True, previous_context_after=True, step_generator=None, boundary=None,
-                       crossing=False, true_timesteps=False, cached=False, of_step=0, in_float8=False, given=None, noised=True, context_noise=(0, None),
+                       crossing=False, true_timesteps=False, cached=False, of_step=0, in_float8=False, given=None, given_clean=None, noised=True, context_noise=(0, None),
                        image=None, image_timestep=None, its_noise=None, condition=None, image_embeds=None, anchors=0, anchors_moved=True):
     """All latents of the video, (1, channels, latent frames, height, width).
 
@@ -80,8 +80,8 @@ def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, gu
     float8 where ``in_float8``.
     ``given``: the clean latents of the first frames of block 0, another video's last ones; where they are not ``noised`` for each step a
     rule is broken; ``its_noise``: the noise that they were made of. ``context_noise``: (the timestep of a previous context that is finished, the noise, by block and step, that it then has so
-    much of); likewise what is given and clean. ``image``: the latents of the video's first frame, clean in every pass, with ``image_timestep``, by default as a
-    finished context's. ``condition``: channels beside the whole video's latents, (1, channels, frames, height, width), and
+    much of); likewise what is given and clean: ``given``, where it is ``given_clean``, by default with true timesteps, or ``image``: the latents of the video's first
+    frame; they are so in every pass, with ``image_timestep``, by default as a finished context's. ``condition``: channels beside the whole video's latents, (1, channels, frames, height, width), and
     ``image_embeds``: as the transformer's forward takes them. ``anchors``: so many of block 0's first latent frames are seen by all blocks as K/V
     of the same step, as if they stood just before the block's previous context; where they are not ``anchors_moved`` a rule is broken, in float8
     where ``in_float8``. ``step_generator(block, step)``: of the noise that a scheduler adds in a step.
@@ -91,6 +91,7 @@ def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, gu
         transformer.rope = AbsoluteRope(transformer.config.attention_head_dim)
         for layer, processor in zip(transformer.blocks, own):
             layer.attn1.processor = processor
+    given_clean = true_timesteps if given_clean is None else given_clean
     latents, schedulers = [n.clone() for n in noise], []
     history = [[n.clone()] for n in noise]
     for _ in noise:
@@ -107,15 +108,17 @@ def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, gu
         start = [x.clone() for x in latents]
         for i in reversed([n for n in range(count) if 0 <= wave - n * stagger < num_steps]):
             step = wave - i * stagger
-            if i == 0 and given is not None:
+            clean = image if image is not None else given if given_clean else None
+            count_clean = 0 if clean is None or i else clean.shape[2]
+            if i == 0 and given is not None and not count_clean:
                 count_given, level = given.shape[2], float(schedulers[0].sigmas[step]) if noised else 0.0
                 seen = (1 - level) * given + level * (noise[0][:, :, :count_given] if its_noise is None else its_noise)
                 start[i] = torch.cat([seen, start[i][:, :, count_given:]], dim=2)
-            if i == 0 and image is not None:
-                seen = image
+            if count_clean:
+                seen = clean
                 if context_noise[0]:
-                    seen = (1 - context_noise[0] / 1000) * image + context_noise[0] / 1000 * context_noise[1](0, step, 1)
-                start[i] = torch.cat([seen, start[i][:, :, 1:]], dim=2)
+                    seen = (1 - context_noise[0] / 1000) * clean + context_noise[0] / 1000 * context_noise[1](0, step, count_clean)
+                start[i] = torch.cat([seen, start[i][:, :, count_clean:]], dim=2)
             window = start[i]
             if i > 0 and context > 0 and not cached:
                 previous = start[i - 1] if previous_context_after else history[i - 1][step]
@@ -131,9 +134,9 @@ def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, gu
             if true_timesteps and window.shape[2] > start[i].shape[2]:
                 before = timesteps[step + stagger] if step + stagger < num_steps else torch.full_like(timesteps[0], context_noise[0])
                 at = torch.stack([before] * context + [timesteps[step]] * start[i].shape[2]).repeat_interleave(per_frame)[None]
-            if i == 0 and image is not None:
+            if count_clean:
                 finished = context_noise[0] if image_timestep is None else image_timestep
-                at = torch.stack([torch.full_like(timesteps[0], finished)] + [timesteps[step]] * (window.shape[2] - 1))
+                at = torch.stack([torch.full_like(timesteps[0], finished)] * count_clean + [timesteps[step]] * (window.shape[2] - count_clean))
                 at = at.repeat_interleave(per_frame)[None]
             predictions, keep = [], []
             for branch, text in enumerate(texts):

@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from diffusers import SkyReelsV2DiffusionForcingPipeline, SkyReelsV2Transformer3DModel
 from PIL import Image
+
+from xdualparal.models.wan_vae import encode
 
 from .runs import SIZE, Case
 from .small_wan import SCHEDULERS, TEXT_DIM, small_vae
@@ -61,11 +64,13 @@ class DiffusionForcing:
 @dataclass(frozen=True)
 class DFCase(Case):
     """A video for the executor and for the sequential program. ``has_rate``: see inject_sample_info. ``has_picture``: whether
-    the call, of ours or of diffusers, has an image instead of the sequential program's latents of one."""
+    the call, of ours or of diffusers, has an image instead of the sequential program's latents of one. ``has_video``: whether it goes
+    on from a video, as diffusers' video-to-video does: from its last frames, encoded as if they were a video of their own."""
 
     context_timestep: str = "model"
     has_rate: bool = True
     has_picture: bool = False
+    has_video: bool = False
 
     def pipeline(self):
         """A small pipeline for it."""
@@ -84,8 +89,14 @@ class DFCase(Case):
 
     def arguments(self):
         """The arguments of a pipeline call."""
-        return super().arguments() | (dict(image=picture()) if self.has_picture else {})
+        of_video = dict(continue_latents=encode(small_vae(), np.stack(self.video()[-1 - 4 * (self.context - 1):]))) if self.has_video else {}
+        return super().arguments() | (dict(image=picture()) if self.has_picture else {}) | of_video
+
+    def video(self):
+        """PIL images of a video that is continued."""
+        return [picture(seed) for seed in range(11)]
 
     def ordinary_arguments(self):
         """``arguments`` as diffusers' pipeline takes them."""
-        return {name: value for name, value in self.arguments().items() if name != "guidance_scale_2"} | dict(prompt=None)
+        arguments = {name: value for name, value in self.arguments().items() if name not in ("guidance_scale_2", "continue_latents")}
+        return arguments | dict(prompt=None) | (dict(video=self.video()) if self.has_video else {})

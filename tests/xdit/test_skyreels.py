@@ -31,11 +31,11 @@ RUNS = {
 }
 
 
-def sequential(pipeline, **other):
+def sequential(pipeline, latent_frames=15, **other):
     """The sequential program's latents of the command, with the model's own guidance of 6. ``other``: arguments of it."""
     with torch.no_grad():
         texts = pipeline.encode_prompt(PROMPT, NEGATIVE, True, max_sequence_length=512, device="cpu")
-    noise = initial_noise(4, BLOCK, CONTEXT, (16, 4, 4), torch.Generator().manual_seed(SEED), 15)
+    noise = initial_noise(4, BLOCK, CONTEXT, (16, 4, 4), torch.Generator().manual_seed(SEED), latent_frames)
     return sequential_latents(
         [DiffusionForcing(pipeline.transformer)], lambda: type(pipeline.scheduler).from_config(pipeline.scheduler.config), STEPS, noise,
         texts, 6.0, BLOCK, CONTEXT, true_timesteps=True, **other,
@@ -85,6 +85,20 @@ def test_of_an_image_the_launcher_is_the_sequential_program(tmp_path):
     made = launched(tmp_path, folder, model, "noisy", *flags, "--dualparal_degree", "2", "--ulysses_degree", "2", "--dualparal_context_noise", "20")
     is_near(made, sequential(pipeline, image=image, context_noise=(20, noise_of_context)))
     is_near(made[:, :, :1], image)
+
+
+@pytest.mark.processes
+def test_going_on_the_launcher_is_the_sequential_program(tmp_path):
+    """From latents, clean or with noise: not with the noise that they were made of, as Wan's."""
+    model = "SkyReels-V2-DF-14B"
+    folder = write_checkpoint(tmp_path / "model", model)
+    pipeline = SkyReelsV2DiffusionForcingPipeline.from_pretrained(folder)
+    before = launched(tmp_path, folder, model, "before", "--dualparal_degree", "1")
+    flags = ["--num_frames", 56, "--dualparal_continue", tmp_path / "before.latents", "--dualparal_degree", "2"]
+    for noise in (0, 20):
+        made = launched(tmp_path, folder, model, f"on {noise}", *flags, "--dualparal_context_noise", noise)
+        given = before[:, :, -CONTEXT:]
+        is_near(made, sequential(pipeline, 16, given=given, context_noise=(noise, noise_of_context)))
 
 
 def args_of(model, *flags):

@@ -9,7 +9,7 @@ from ..models.schedulers import TRAINED_STEPS
 
 
 class ContextNoise:
-    """Brings finished frames to the noise level of ``timestep``, of 1000, with new noise in each pass.
+    """Brings finished frames, and those that are given and clean, to the noise level of ``timestep``, of 1000, with new noise in each pass.
 
     ``num_steps``: the step that stands for a finished frame in PassSpec.steps. ``step_noise``: a noise.StepNoise, which gives the same
     noise on every rank and in a resumed run. ``latent_shape``: (channels, height, width) of a whole latent frame, of which ``shard``

@@ -18,7 +18,8 @@ class GivenFrames:
         self._sigmas = [*sigmas, 0.0]  # behind the last step they are clean
 
     def at(self, step):
-        """As a flow model is trained to see them at ``step``: between clean ones and noise by its noise level; clean behind the last."""
+        """As a flow model is trained to see them at ``step``: between clean ones and noise by its noise level; clean behind the last, at which those stand that are
+        to be seen clean in every pass."""
         sigma = self._sigmas[step]
         return (1 - sigma) * self._latents + sigma * self._noise
 

@@ -1,8 +1,8 @@
-"""SkyReels-V2 with diffusion forcing (DF): a video of text, or of text and its first image.
+"""SkyReels-V2 with diffusion forcing (DF): a video of text, of text and its first image, or one that goes on from another.
 
 Knows: diffusers' SkyReelsV2Transformer3DModel where it differs from Wan's. Must not know: stages' processes, schedules, files.
 Facts are from diffusers 0.42.1, models/transformers/transformer_skyreels_v2.py and
-pipelines/skyreels_v2/pipeline_skyreels_v2_diffusion_forcing.py and the same _i2v.py, and its docs/source/en/api/pipelines/skyreels_v2.md.
+pipelines/skyreels_v2/pipeline_skyreels_v2_diffusion_forcing.py the same _i2v.py and _v2v.py, and its docs/source/en/api/pipelines/skyreels_v2.md.
 
 The model is Wan2.1's with other weights: trained on clips whose latent frames have noise levels, and timesteps, of their own. So a
 window whose previous context is cleaner than its own frames is what it was trained on, and the context gets its true timestep.
@@ -22,6 +22,13 @@ What diffusers' pipeline calls by other names (tests/test_skyreels.py and tests/
   timestep, which is higher (the last of 30 steps with shift 8 is 216, and 20 is recommended).
 - ``image`` is the first latent frame of the first block in both, clean in every pass, with timestep 0, or with ``addnoise_condition`` and as much
   noise in each step, and the VAE's own in the finished video.
+- Its video-to-video pipeline, whose first clip begins with the last ``overlap_history`` frames of ``video``, is ``continue_latents``, of which block 0 sees the last
+  context_latents: clean, with timestep 0 or ``addnoise_condition`` and as much noise, as it sees them of a block before (with a context_timestep of "own", or
+  cached context, they have the noise and the timestep of each step, as Wan's). Not alike: there ``num_frames`` counts the given frames, here the new ones; what
+  comes out there is the whole old video, then the given frames again, decoded as a video's first ones, and the new ones, here the new ones alone, decoded with
+  the latents before them (--dualparal_append_to puts them behind the old ones); of an mp4 the launcher encodes as many frames as the
+  VAE looks back to, not overlap_history, so that the first of the seen latents is 4 frames, as in the old video, and not 1; from latents
+  (--dualparal_latents_out) nothing is encoded. Blocks behind the first are as in any long video.
 - ``last_image`` is not there: diffusers puts it behind the last clip as one more latent frame, which it drops when it has decoded it.
 - ``fps`` is 24, or rather not 16: the models that embed it (``inject_sample_info``) know no third value.
 - ``causal_block_size`` as the model's configuration has it (``num_frame_per_block``) must be 1: no causal mask.

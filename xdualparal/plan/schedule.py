@@ -37,7 +37,7 @@ class PipelinePlan:
     expert_starts = (0,)
     fresh_noise = 1.0
     stagger = 1
-    image_latents = 0  # the first so many latent frames are an image, see strategies/dualparal.py
+    image_latents = clean_latents = 0  # the first so many latent frames are an image, or given and clean, see strategies/dualparal.py
     anchor_latents = 0  # of the video's first latent frames, whose K/V of each step wait until its last block
     most_kept = 0  # passes of a video whose K/V wait for a later wave, at most at a time
 

@@ -74,6 +74,12 @@ class DualParalPlan(PipelinePlan):
             )
 
     @property
+    def clean_latents(self):
+        """The first so many latent frames of the videos are given and clean in every pass: an image, or another video's last ones, which a window shows as it
+        shows those of the block before: with their true timestep, or as they were at its own step."""
+        return self.image_latents or (self.layout.continued_latents if self.context_timestep == TRUE else 0)
+
+    @property
     def most_kept(self):
         """Passes of a video whose cached context waits, at most at a time: those of D waves."""
         if self.context != CACHED or not self.layout.context_latents:
@@ -146,9 +152,9 @@ class DualParalPlan(PipelinePlan):
         )
 
     def _steps(self, one, previous, own):
-        """One for all, or the previous context's own: as many as there are steps for a finished block's, and an image's."""
-        if self.image_latents and not one.block:
-            return (self.num_steps,) * self.image_latents + (one.step,) * (own - self.image_latents)
+        """One for all, or the previous context's own: as many as there are steps for a finished block's, and what is given and clean."""
+        if self.clean_latents and not one.block:
+            return (self.num_steps,) * self.clean_latents + (one.step,) * (own - self.clean_latents)
         if self.context_timestep != TRUE or not previous:
             return (one.step,)
         return (min(one.step + self.stagger, self.num_steps),) * previous + (one.step,) * own

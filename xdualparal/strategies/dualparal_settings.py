@@ -37,8 +37,8 @@ class DualParalSettings(Settings):
         "and else the window's", "WHICH"
     )
     context_noise: int = setting(
-        0, "noise in the previous block's latent frames once it is finished, as the timestep, of 1000, that they then have: "
-        "addnoise_condition of SkyReels-V2's own pipeline, where 20 is recommended; 0: none. Only with their true timestep"
+        0, "noise in the previous block's latent frames once it is finished, and in an image's or a continued video's, as the timestep, of 1000, that they then "
+        "have: addnoise_condition of SkyReels-V2's own pipeline, where 20 is recommended; 0: none. Only with their true timestep"
     )
     context: str = setting(
         MODEL, "how a block sees the previous one's last latent frames: 'recomputed' in its window, stagger steps cleaner, as in the "
