@@ -181,6 +181,8 @@ def test_decoding_and_experts():
     assert durations().seconds(decode) == pytest.approx(8 * 480 * 832 * 1000 / 4e12)
     assert durations(model=numbers(vae_dtype=torch.bfloat16)).seconds(decode) == pytest.approx(8 * 480 * 832 * 1000 / 8e12)
     assert durations(parallel_vae=True, ulysses=2).seconds(decode) == pytest.approx(8 * 480 * 832 * 1000 / 4e12 / 4)
+    tiles = 256 + 256 + 96, 4 * 256 + 64  # rows from 0, 192 and 384; columns from 0, 192, 384, 576 and 768
+    assert durations(tile=(256, 256), tile_stride=(192, 192)).seconds(decode) == pytest.approx(8 * tiles[0] * tiles[1] * 1000 / 4e12)
     assert durations().seconds(Action(0, LOAD, Pass(0, 1, 1))) == pytest.approx(15 * numbers().layer_bytes / 2e10)
     assert plan.layout.own_latents(0) == 12
     assert decode_place("thread", GPUS["h100"]) == "inline" and decode_place("end", GPUS["h100"]) == "end"

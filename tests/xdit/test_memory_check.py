@@ -5,7 +5,7 @@ import shlex
 import pytest
 import torch
 
-from xdualparal.xdit import memory_check
+from xdualparal.xdit import memory_check, savings
 from xdualparal.xdit.degrees import num_processes
 from xdualparal.xdit.flags import make_parser
 from xdualparal.xdit.memory import memory_line, predicted
@@ -223,8 +223,9 @@ def test_on_a_machine_without_accelerator_cached_context_gets_smaller_or_recompu
     """Its host is where it computes."""
     args = parsed(CACHED + "--num_inference_steps 50", degree=1, model="Wan2.1-T2V")
     card(10**15, is_host=True, ranks=(0,), world=1)
-    changes = {change.text: change for change in memory_check._flags(args, model_class("Wan2.1-T2V", 1))}
-    assert "--dualparal_context_store host" not in changes
+    model = model_class("Wan2.1-T2V", 1)
+    assert not [*savings.context_on_host(args, model)]
+    changes = {change.text: change for change in savings.less_context(args, model)}
     needs = {text: predicted(args | change.values, model_class("Wan2.1-T2V", 1))[0].context for text, change in changes.items()}
     before = predicted(args, model_class("Wan2.1-T2V", 1))[0].context
     half = [needs[f"--dualparal_context_{text}"] for text in ("dtype float8", "latents 2")]

@@ -124,6 +124,23 @@ def test_memory_is_that_of_the_early_check(tmp_path, monkeypatch):
         assert way["memory"]["bytes"] == memory + RESERVE <= GPUS["rtx4090"].memory_bytes
 
 
+def test_where_nothing_fits_flags_that_save_memory_are_added(tmp_path, monkeypatch, capsys):
+    """14B at its own size, 720 x 1280: the VAE is what is too much for 24 GB."""
+    flags = "--model Wan2.1-T2V --num_frames 321 --num_inference_steps 8 --prompt x"
+    plan = planned(tmp_path, flags, num_gpus=8)
+    said = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"as the command is, nothing runs on 8 x RTX 4090; nearest is .*; so with --dualparal_decode inline --dualparal_vae_precision bfloat16:", said[0])
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert plan["ways"]
+    for way in plan["ways"]:
+        args = args_of(way["command"])
+        assert (args["dualparal_decode"], args["dualparal_vae_precision"], args["enable_tiling"]) == ("inline", "bfloat16", False)
+        assert max(one.total for one in predicted(args, model_class(args["model"], 1))) + RESERVE <= GPUS["rtx4090"].memory_bytes
+    for part in ("--dualparal_decode inline", "--dualparal_vae_precision bfloat16"):  # each alone is not enough: it is the smallest change
+        planned(tmp_path, f"{flags} {part}", num_gpus=8)
+        assert capsys.readouterr().out.startswith("as the command is, nothing runs")
+
+
 def test_a_degree_that_is_given_stays(tmp_path):
     ways = planned(tmp_path, f"{DEMO} --prompt x --dualparal_degree 2 --dualparal_context_latents 0")["ways"]
     assert {(way["flags"]["dualparal_degree"], way["flags"].get("dualparal_context")) for way in ways} == {(2, None)}

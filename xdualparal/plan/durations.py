@@ -111,7 +111,7 @@ class Durations(Traffic):
 
     def _decode_seconds(self, block):
         """Of one block; where all ranks decode, their share of it, and the exchange at the tiles' rims is not counted."""
-        operations = self._plan.layout.given_latents(block) * self._run.height * self._run.width * self._decode_operations
+        operations = self._plan.layout.given_latents(block) * self._run.decoded_pixels * self._decode_operations
         is_half = self._model.vae_number_bytes < FLOAT_BYTES
         ranks = self._run.shards * self._plan.num_stages * self._run.guidance_ranks if self._run.parallel_vae else 1
         return operations / (self._device.decode_half_per_s if is_half else self._device.decode_per_s) / ranks

@@ -83,7 +83,7 @@ def memory_of_ranks(model, run):
 def _of_rank(model, run, stage, encodes, gives):
     is_first, is_last = stage == 0, stage == len(run.stage_layers) - 1
     decodes = run.decode != NO_DECODE and (gives or run.parallel_vae)
-    pixels = _remembered_pixels(run) if decodes else 0
+    pixels = run.decoded_pixels if decodes else 0  # the VAE remembers something of each tile
     return RankMemory(
         text_encoder=model.text_encoder_bytes if encodes and run.encoder_on_device else 0,
         weights=_weights(model, run, stage), loading=model.largest_bytes, vae=model.vae_bytes if is_last or run.parallel_vae else 0,
@@ -243,18 +243,6 @@ def _condition(model, run, frame):
     kept = model.condition_latents if run.layout.latent_frames is None else min(model.condition_latents, run.layout.latent_frames)
     beside = frame * run.window_latents * model.condition_channels // model.channels
     return run.videos * frame * kept + 2 * beside + frame * run.window_latents  # what is joined, and joined
-
-
-def _remembered_pixels(run):
-    """Pixels of a frame that the VAE remembers: its own memory for each tile, and tiles overlap."""
-    return _tiled(run.height, run, 0) * _tiled(run.width, run, 1)
-
-
-def _tiled(length, run, side):
-    """The sum of the lengths of the tiles that ``length`` is cut into (diffusers, AutoencoderKLWan.tiled_decode)."""
-    if run.tile is None or max(run.height - run.tile[0], run.width - run.tile[1]) <= 0:
-        return length
-    return sum(min(run.tile[side], length - start) for start in range(0, length, run.tile_stride[side]))
 
 
 def _decoding(model, run):

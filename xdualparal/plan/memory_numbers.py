@@ -97,6 +97,15 @@ class RunNumbers:
         return self.ulysses * self.ring
 
     @property
+    def decoded_pixels(self):
+        """Of a frame as the VAE has them: tiles overlap (diffusers, AutoencoderKLWan.tiled_decode)."""
+        if self.tile is None or max(self.height - self.tile[0], self.width - self.tile[1]) <= 0:
+            return self.height * self.width
+        sides = zip((self.height, self.width), self.tile, self.tile_stride)
+        rows, columns = (sum(min(tile, length - start) for start in range(0, length, stride)) for length, tile, stride in sides)
+        return rows * columns
+
+    @property
     def own_branches(self):
         """Guidance branches that a rank computes."""
         return self.branches // self.guidance_ranks

@@ -1,6 +1,6 @@
 """Refuses a command whose ranks do not fit in the memory that is free, and says what would fit.
 
-Knows: how much is free on this rank's device or machine, and flags that need less. Must not know: how much a rank needs (memory.py).
+Knows: how much is free on this rank's device or machine. Must not know: how much a rank needs (memory.py), which flags need less (savings.py).
 
 An estimate may be wrong: what is refused can be run with --dualparal_memory_check warn. What is not counted, an accelerator's
 libraries and what its allocator cannot use again, is in RESERVE; of that nothing was measured on a GPU yet.
@@ -14,14 +14,11 @@ from typing import NamedTuple
 import torch
 
 from ..engine.sharding import check_even_split, check_heads
-from ..plan.schedule import INLINE, THREAD
-from ..plan.waiting import DEVICE as ON_DEVICE, FLOAT8, HOST, MODEL
-from ..strategies.dualparal_settings import CACHED, RECOMPUTED
-from ..text_settings import CPU, DEVICE
+from ..plan.waiting import FLOAT8
 from .degrees import num_processes
-from .flags import dualparal_config, value_of
+from .flags import value_of
 from .memory import in_words, is_predicted, predicted, readable
-from .quantization import quantization_of
+from .savings import Change, coarser_vae, context_on_host, less_context, merged, other_places
 from .settings import REFUSE
 
 RESERVE = 500_000_000  # bytes for each rank on an accelerator: NCCL's buffers, cuBLAS's and cuDNN's workspaces, fragments
@@ -129,24 +126,17 @@ def free_on_device(index):
 # What would fit.
 
 
-class Change(NamedTuple):
-    """Other values of flags, as one would type them, and {flag: value}."""
-
-    text: str
-    values: dict
-
-
 def _proposal(args, model, place):
     """In words, the smallest change with which all fits: of the fewest processes, and of these of the fewest other flags."""
     def needs(change):
         changed = args | change.values
         return _needs(place, predicted(changed, model), num_processes(changed) / num_processes(args))
 
-    flags = list(_flags(args, model))
+    flags = [*other_places(args, model), *context_on_host(args, model), *coarser_vae(args), *less_context(args, model)]
     for degrees in [Change("", {}), *_degrees(args, model)]:
-        if needs(_merged([degrees, *flags])) > place.free_bytes:
+        if needs(merged([degrees, *flags])) > place.free_bytes:
             continue
-        choices = [_merged([degrees, *chosen]) for number in range(len(flags) + 1) for chosen in combinations(flags, number)]
+        choices = [merged([degrees, *chosen]) for number in range(len(flags) + 1) for chosen in combinations(flags, number)]
         enough = next(change for change in choices if needs(change) <= place.free_bytes)
         return f"{enough.text} would fit, with {readable(needs(enough))}"
     return "no flag and no degree would be enough: give a smaller --height and --width, or --dualparal_block_latents"
@@ -157,37 +147,6 @@ def _needs(place, memories, growth):
     if place.is_host:
         return round(sum(memory.total + memory.host for memory in memories) * len(place.ranks) * growth / len(memories))
     return len(place.ranks) * (max(memory.total for memory in memories) + RESERVE)
-
-
-def _flags(args, model):
-    """What changes no video comes first."""
-    if args["dualparal_decode"] == THREAD and not args["use_parallel_vae"]:
-        yield Change(f"--dualparal_decode {INLINE}", dict(dualparal_decode=INLINE))
-    if args["dualparal_text_encoder"] == DEVICE:
-        yield Change(f"--dualparal_text_encoder {CPU}", dict(dualparal_text_encoder=CPU))
-    if len(model.family.facts.experts) > 1 and not args["dualparal_expert_offload"] and not quantization_of(args):
-        yield Change("--dualparal_expert_offload", dict(dualparal_expert_offload=True))
-    is_cached = dualparal_config(args, model).context == CACHED
-    if is_cached and args["dualparal_context_store"] == ON_DEVICE and torch.accelerator.is_available():
-        yield Change(f"--dualparal_context_store {HOST}", dict(dualparal_context_store=HOST))
-    if not args["enable_tiling"]:
-        yield Change("--enable_tiling", dict(enable_tiling=True))
-    if args["dualparal_vae_precision"] in (None, "float32"):
-        yield Change("--dualparal_vae_precision bfloat16", dict(dualparal_vae_precision="bfloat16"))
-    if is_cached:
-        yield from _less_context(args)
-
-
-def _less_context(args):
-    if args["dualparal_context_dtype"] != FLOAT8:
-        yield Change(f"--dualparal_context_dtype {FLOAT8}", dict(dualparal_context_dtype=FLOAT8))
-    if args["dualparal_context_latents"] > 1:
-        half = args["dualparal_context_latents"] // 2
-        yield Change(f"--dualparal_context_latents {half}", dict(dualparal_context_latents=half))
-    yield Change(
-        f"--dualparal_context {RECOMPUTED}",
-        dict(dualparal_context=RECOMPUTED, dualparal_context_dtype=MODEL, dualparal_context_store=ON_DEVICE),
-    )
 
 
 def _degrees(args, model):
@@ -220,8 +179,3 @@ def _can_share(args, model, ulysses_degree):
     except ValueError:
         return False
     return True
-
-
-def _merged(changes):
-    text = " ".join(change.text for change in changes if change.text)
-    return Change(text, {name: value for change in changes for name, value in change.values.items()})

@@ -4,7 +4,7 @@ Knows: the flags of degrees and of context, the checks, and the memory of a GPU.
 """
 
 from dataclasses import dataclass
-from itertools import product
+from itertools import combinations, product
 from typing import NamedTuple
 
 from ..plan.device import DeviceProfile
@@ -21,6 +21,7 @@ from .flags import dualparal_config, value_of
 from .memory import in_words, is_predicted, plan_of, predicted, readable
 from .memory_check import RESERVE
 from .prompts import prompts_of
+from .savings import coarser_vae, merged, other_places
 
 DEGREE_FLAGS = ("dualparal_degree", "ulysses_degree", "ring_degree", "data_parallel_degree")
 _CONTEXTS = {  # {the context of the command as it is: others, each only where those before it do not fit}
@@ -87,6 +88,20 @@ def mixes_of(args, model, gpus):
         others = _other_contexts(args, model, degrees, gpus) if mix.memory else []
         found += [mix, *(other for other in others if not (mix.why_not and other.why_not))]
     return found
+
+
+def enough_savings(args, model, gpus):
+    """The smallest Change (savings.py) with which some degrees fit, context apart, of which a Mix has its own; None where all of them are not enough.
+    ``args``, ``model``, ``gpus``: see ``mixes_of``."""
+    flags = [*other_places(args, model), *coarser_vae(args)]
+    changes = (merged(chosen) for number in range(1, len(flags) + 1) for chosen in combinations(flags, number))
+    if not _some_fit(args | merged(flags).values, model, gpus):
+        return None
+    return next(change for change in changes if _some_fit(args | change.values, model, gpus))
+
+
+def _some_fit(args, model, gpus):
+    return any(not mix.why_not for mix in mixes_of(args, model, gpus))
 
 
 def _degrees(args, model, num_gpus):

@@ -19,7 +19,7 @@ from .images import with_image_size
 from .loras import check_loras
 from .memory import in_words, readable
 from .memory_check import RESERVE
-from .mixes import Gpus
+from .mixes import Gpus, enough_savings
 from .plan_flags import parse_plan
 from .planning import simulated, ways_of
 from .prompts import prompts_of
@@ -45,7 +45,9 @@ def main(argv):
         gpus = _gpus(flags)
         ways, others = ways_of(args, model, gpus, launch)
         if not ways:
-            raise ValueError(_nothing_works(flags, gpus, others))
+            saved = _savings(flags, args, model, gpus, others)
+            args, launch = args | saved.values, [*launch, *saved.text.split()]
+            ways, others = ways_of(args, model, gpus, launch)
         timeline = _timeline(flags, args, model, gpus, ways[0], recorded)
         print(_text(flags, args, model, gpus, ways, others))
         if flags.json:
@@ -97,6 +99,15 @@ def _model(args):
     return model
 
 
+def _savings(flags, args, model, gpus, others):
+    """The Change of flags with which it fits on some degrees, which is said; ``others``: the Mixes as it is, none of which works."""
+    saved, nothing = enough_savings(args, model, gpus), _nothing_works(flags, gpus, others)
+    if saved is None:
+        raise ValueError(nothing)
+    print(f"as the command is, {nothing}; so with {saved.text}:")
+    return saved
+
+
 def _nothing_works(flags, gpus, others):
     reasons = {mix.why_not: mix for mix in others}
     if len(reasons) == 1 and not others[0].memory:
@@ -131,9 +142,13 @@ def _row(way):
     price, memory = way.price, way.mix.memory_bytes
     sent = max(price.link_bytes.values(), default=0)
     return (
-        str(way.mix), f"{price.seconds:.4g}", f"{price.first_frames_s:.4g}", f"{price.bubble:.1%}", readable(memory) if memory else "not known",
+        str(way.mix), _seconds(price.seconds), _seconds(price.first_frames_s), f"{price.bubble:.1%}", readable(memory) if memory else "not known",
         readable(sent), readable(price.exchanged_bytes), _or_nothing(price.network_bytes), _or_nothing(price.host_bytes),
     )
+
+
+def _seconds(seconds):
+    return f"{seconds:.0f}" if seconds >= 1000 else f"{seconds:.4g}"
 
 
 def _or_nothing(size):
