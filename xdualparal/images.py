@@ -36,6 +36,8 @@ def _check(pipe, family, prompt, images, options):
         raise ValueError("last_image is given and image is not: give both")
     if "last_image" in images and not family.facts.conditioned:
         raise ValueError(f"last_image is given and {family.facts.name} takes none: leave it out, or take Wan2.2-I2V")
+    if "last_image" in images and family.facts.sees_images and pipe.transformer.config.pos_embed_seq_len is None:
+        raise ValueError("last_image is given and the model's cross-attention knows one image alone: leave it out, or take Wan2.1-FLF2V or Wan2.2-I2V")
     embeds = options.get("prompt_embeds")
     count = len(prompt) if isinstance(prompt, list) else 1 if embeds is None else len(embeds)
     for name, value in images.items():

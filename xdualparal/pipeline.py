@@ -37,8 +37,8 @@ _run_numbers = count()  # of this process: all pipelines' stop signs are in one 
 class DualParalPipeline:
     """Long videos from a diffusers ``WanPipeline``, one stage of its transformer on each pipeline rank.
 
-    ``wan_pipeline``: of Wan2.1, or of Wan2.2 with two transformers, or diffusers' WanImageToVideoPipeline, or its diffusion forcing pipeline of SkyReels-V2, on every rank, with the same weights; the layers of other
-    stages are dropped from it, and the text encoder on all ranks but the first of a replica: it is of no other use afterwards.
+    ``wan_pipeline``: of Wan2.1, or of Wan2.2 with two transformers, or diffusers' WanImageToVideoPipeline, or of SkyReels-V2 its
+    SkyReelsV2DiffusionForcingPipeline, also for a video of an image or one that goes on from another, or SkyReelsV2ImageToVideoPipeline, on every rank, with the same weights; the layers of other stages are dropped from it, and the text encoder on all ranks but the first of a replica: it is of no other use afterwards.
     ``engine_config``: xDiT's EngineConfig; its ``parallel_config.pp_degree`` is the number of stages. ``config``: a
     DualParalConfig. ``texts``: what encodes prompts (see texts.py), by default the pipeline's text encoder. ``check_weights``:
     whether to look for NaNs and infinities in the weights.
@@ -130,7 +130,7 @@ class DualParalPipeline:
         Arguments are those of diffusers' WanPipeline: ``prompt`` and ``negative_prompt`` (str or list of str),
         ``num_frames``, ``height``, ``width`` (pixels), ``num_inference_steps``, ``guidance_scale``, ``guidance_scale_2``
         (of a second transformer), ``generator`` (on the CPU), ``prompt_embeds`` and ``negative_prompt_embeds`` (videos, length, dim), ``max_sequence_length``;
-        ``image`` (a PIL image, or a list of one for each prompt; Wan2.2-TI2V, SkyReels-V2-DF, Wan2.1-I2V, Wan2.2-I2V), the video's first frame, scaled to height x width,
+        ``image`` (a PIL image, or a list of one for each prompt; Wan2.2-TI2V, SkyReels-V2-DF, SkyReels-V2-I2V, Wan2.1-I2V, Wan2.2-I2V), the video's first frame, scaled to height x width,
         and for I2V ``last_image``, its last one, or what the model sees of them (images.encode_images): ``image_latents``, ``last_image_latents`` and
         ``image_embeds``;
         ``continue_latents``: the last latent frames of another video, (1, channels, frames, height, width) before VAE scaling, as

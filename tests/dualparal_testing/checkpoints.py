@@ -4,7 +4,8 @@ As on the hub: model_index.json, sharded safetensors with an index, config.json 
 The configurations are those of huggingface.co/Wan-AI/Wan2.1-T2V-1.3B-Diffusers, Wan2.1-T2V-14B-Diffusers,
 Wan2.2-T2V-A14B-Diffusers and Wan2.2-TI2V-5B-Diffusers (but the latter's means and deviations of latents), of Wan2.1-I2V-14B-720P-Diffusers,
 Wan2.1-FLF2V-14B-720P-diffusers and Wan2.2-I2V-A14B-Diffusers (diffusers' scripts/convert_wan_to_diffusers.py makes them), and of
-Skywork/SkyReels-V2-DF-1.3B-540P-Diffusers and -14B- (diffusers' scripts/convert_skyreelsv2_to_diffusers.py makes them). The
+Skywork/SkyReels-V2-DF-1.3B-540P-Diffusers and -14B- (diffusers' scripts/convert_skyreelsv2_to_diffusers.py makes them; SkyReels-V2-I2V's are Wan2.1-I2V's of
+these sizes, and its CLIP is of another class). The
 tokenizer and the text encoder (UMT5) are the demo model's.
 """
 
@@ -15,7 +16,7 @@ from pathlib import Path
 import diffusers
 import torch
 from diffusers import AutoencoderKLWan
-from transformers import CLIPImageProcessor
+from transformers import CLIPImageProcessor, CLIPProcessor, CLIPTokenizer, CLIPVisionModel, CLIPVisionModelWithProjection
 
 import xdualparal
 
@@ -49,6 +50,11 @@ SKYREELS = {
     "SkyReels-V2-DF-1.3B": dict(transformer=_SKYREELS | dict(ffn_dim=8960, num_attention_heads=12, num_layers=30, inject_sample_info=True)),
     "SkyReels-V2-DF-14B": dict(transformer=_SKYREELS | dict(inject_sample_info=False)),
 }
+SKYREELS_IMAGES = {
+    "SkyReels-V2-I2V-1.3B": dict(transformer=_SKYREELS | dict(ffn_dim=8960, num_attention_heads=12, num_layers=30, inject_sample_info=False) | _OF_IMAGES
+                                 | dict(added_kv_proj_dim=1536)),
+    "SkyReels-V2-I2V-14B": dict(transformer=_SKYREELS | dict(inject_sample_info=False) | _OF_IMAGES),
+}
 _PIPELINES = {"WanTransformer3DModel": "WanPipeline", "SkyReelsV2Transformer3DModel": "SkyReelsV2DiffusionForcingPipeline"}
 VAE = {
     "_class_name": "AutoencoderKLWan", "_diffusers_version": "0.33.0.dev0", "attn_scales": [], "base_dim": 96, "dim_mult": [1, 2, 4, 4],
@@ -79,14 +85,14 @@ _SMALL_VAE_OF_TI2V = dict(base_dim=8, decoder_base_dim=8, num_res_blocks=1)
 
 
 def write_checkpoint(folder, model, scheduler=SCHEDULER, shard_size="100KB", first_seed=0, **smaller):
-    """Writes a small checkpoint of ``model``, a name of TRANSFORMERS, IMAGE_TO_VIDEO or SKYREELS, to ``folder``; returns the folder. Every transformer has
+    """Writes a small checkpoint of ``model``, a name of TRANSFORMERS, IMAGE_TO_VIDEO, SKYREELS or SKYREELS_IMAGES, to ``folder``; returns the folder. Every transformer has
     weights of its own.
 
     ``scheduler``: its configuration. ``first_seed``: of the first transformer's weights. ``smaller``: settings of the transformers
     beside _SMALL.
     """
     folder = Path(folder)
-    configs = {part: _small(config) | smaller for part, config in (TRANSFORMERS | IMAGE_TO_VIDEO | SKYREELS)[model].items()}
+    configs = {part: _small(config) | smaller for part, config in (TRANSFORMERS | IMAGE_TO_VIDEO | SKYREELS | SKYREELS_IMAGES)[model].items()}
     for seed, (part, config) in enumerate(configs.items(), first_seed):
         small_transformer(config, seed).save_pretrained(folder / part, max_shard_size=shard_size)
     vae = VAE_OF_TI2V | _SMALL_VAE_OF_TI2V if model == "Wan2.2-TI2V" else VAE | _SMALL_VAE
@@ -96,7 +102,7 @@ def write_checkpoint(folder, model, scheduler=SCHEDULER, shard_size="100KB", fir
         shutil.copytree(DEMO / part, folder / part)
     sees_images = configs["transformer"]["image_dim"] is not None
     if sees_images:
-        _write_image_encoder(folder)
+        _write_image_encoder(folder, model)
     for part, config in (configs | dict(vae=vae)).items():
         _write(folder / part / "config.json", config)
     _write(folder / "scheduler" / "scheduler_config.json", scheduler)
@@ -111,10 +117,19 @@ def _small(config):
     return config | _SMALL | of_images | pair
 
 
-def _write_image_encoder(folder):
+def _clip(model):
+    """The classes of its CLIP and of what prepares images for it."""
+    return (CLIPVisionModelWithProjection, CLIPProcessor) if model in SKYREELS_IMAGES else (CLIPVisionModel, CLIPImageProcessor)
+
+
+def _write_image_encoder(folder, model):
     """CLIP's, with random weights, and its image processor."""
-    small_image_encoder().save_pretrained(folder / "image_encoder")
-    CLIPImageProcessor(size=dict(shortest_edge=28), crop_size=dict(height=28, width=28)).save_pretrained(folder / "image_processor")
+    kind, processor_kind = _clip(model)
+    small_image_encoder(kind).save_pretrained(folder / "image_encoder")
+    processor = CLIPImageProcessor(size=dict(shortest_edge=28), crop_size=dict(height=28, width=28))
+    if processor_kind is CLIPProcessor:  # which has a tokenizer besides
+        processor = CLIPProcessor(processor, CLIPTokenizer(vocab={"<|startoftext|>": 0, "<|endoftext|>": 1}, merges=[]))
+    processor.save_pretrained(folder / "image_processor")
 
 
 def small_transformer(config, seed):
@@ -136,11 +151,11 @@ def _index(model, parts, scheduler):
         "text_encoder": ["transformers", "UMT5EncoderModel"], "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
         "vae": ["diffusers", "AutoencoderKLWan"], **{part: ["diffusers", kind] for part in parts},
     }
-    if model in IMAGE_TO_VIDEO:
+    if model in IMAGE_TO_VIDEO | SKYREELS_IMAGES:
         sees_images = parts["transformer"]["image_dim"] is not None
         index |= dict(
-            _class_name="WanImageToVideoPipeline", image_encoder=["transformers", "CLIPVisionModel"] if sees_images else [None, None],
-            image_processor=["transformers", "CLIPImageProcessor"] if sees_images else [None, None],
+            _class_name="SkyReelsV2ImageToVideoPipeline" if model in SKYREELS_IMAGES else "WanImageToVideoPipeline",
+            **{part: ["transformers", kind.__name__] if sees_images else [None, None] for part, kind in zip(("image_encoder", "image_processor"), _clip(model))},
         )
         return index | (dict(boundary_ratio=0.9) if "transformer_2" in parts else {})
     if model == "Wan2.2-TI2V":

@@ -84,11 +84,11 @@ def small_image_pipeline(scheduler="unipc", boundary_ratio=None, sees_images=Fal
     )
 
 
-def small_image_encoder():
-    """CLIP's, of images of 28 x 28 pixels: IMAGE_TOKENS tokens."""
+def small_image_encoder(kind=CLIPVisionModel):
+    """CLIP's, of the class ``kind``, of images of 28 x 28 pixels: IMAGE_TOKENS tokens."""
     torch.manual_seed(4)
     config = dict(hidden_size=IMAGE_DIM, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14)
-    return CLIPVisionModel(CLIPVisionConfig(**config)).eval()
+    return kind(CLIPVisionConfig(**config)).eval()
 
 
 def texts(length=8):

@@ -5,10 +5,10 @@ from collections import Counter
 
 import pytest
 from accelerate import init_empty_weights
-from dualparal_testing.checkpoints import IMAGE_TO_VIDEO, SKYREELS
+from dualparal_testing.checkpoints import IMAGE_TO_VIDEO, SKYREELS, SKYREELS_IMAGES
 
 from xdualparal.config import DualParalConfig
-from xdualparal.models import SkyReelsDFFamily, Wan21I2VFamily, Wan22Family, Wan22I2VFamily, WanFamily
+from xdualparal.models import SkyReelsDFFamily, SkyReelsI2VFamily, Wan21I2VFamily, Wan22Family, Wan22I2VFamily, WanFamily
 from xdualparal.models.weights import stage_without_weights
 from xdualparal.plan.partition import layer_ranges
 
@@ -23,6 +23,7 @@ LARGE = COMMON | dict(ffn_dim=13824, num_attention_heads=40, num_layers=40)
 MODELS = {"Wan2.1-T2V-1.3B": (WanFamily(), SMALL), "Wan2.1-T2V-14B": (WanFamily(), LARGE), "Wan2.2-T2V-A14B": (Wan22Family(), LARGE)}
 MODELS |= {name: (Wan22I2VFamily() if len(parts) > 1 else Wan21I2VFamily(), parts["transformer"]) for name, parts in IMAGE_TO_VIDEO.items()}
 MODELS |= {name: (SkyReelsDFFamily(), parts["transformer"]) for name, parts in SKYREELS.items()}
+MODELS |= {name: (SkyReelsI2VFamily(), parts["transformer"]) for name, parts in SKYREELS_IMAGES.items()}
 SHARED = ("condition_embedder.", "scale_shift_table", "fps_")  # what every stage needs, see weights.stage_without_weights
 
 

@@ -1,14 +1,16 @@
 """What the SkyReels-V2-DF family answers, against diffusers' own modules and its own schedule."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
-from diffusers import SkyReelsV2DiffusionForcingPipeline, SkyReelsV2Pipeline
+from diffusers import SkyReelsV2DiffusionForcingPipeline, SkyReelsV2ImageToVideoPipeline, SkyReelsV2Pipeline
 from dualparal_testing.checkpoints import SKYREELS, write_checkpoint
 from dualparal_testing.processes import run_ranks
 from dualparal_testing.runs import engine_config
 from dualparal_testing.small_skyreels import small_df_pipeline, small_df_transformer
-from dualparal_testing.small_wan import texts
+from dualparal_testing.small_wan import SEES_IMAGES, texts
 
 from xdualparal import DualParalPipeline
 from xdualparal.models import SkyReelsDFFamily, family_of, family_of_folder
@@ -26,10 +28,15 @@ def test_family_of():
     assert type(family_of(small_df_pipeline())) is SkyReelsDFFamily
 
 
+OF_IMAGES = partial(SkyReelsV2ImageToVideoPipeline, image_encoder=None, image_processor=None)
+
+
 @pytest.mark.parametrize("cls, settings, named", [
     (SkyReelsV2DiffusionForcingPipeline, dict(num_frame_per_block=5), "num_frame_per_block is 5, not 1"),
     (SkyReelsV2DiffusionForcingPipeline, dict(image_dim=8), "image_dim is 8, not None"),
-    (SkyReelsV2Pipeline, {}, "SkyReelsV2Pipeline has no DualParal support: give one of SkyReelsV2DiffusionForcingPipeline, WanImageToVideoPipeline, WanPipeline"),
+    (OF_IMAGES, SEES_IMAGES | dict(in_channels=36, inject_sample_info=True), "SkyReels-V2 image-to-video model .inject_sample_info is True, not False"),
+    (OF_IMAGES, dict(in_channels=36), "image_dim is None, not a number"),
+    (SkyReelsV2Pipeline, {}, "SkyReelsV2Pipeline has no DualParal support: give one of SkyReelsV2DiffusionForcingPipeline, SkyReelsV2ImageToVideoPipeline, WanImageToVideoPipeline, WanPipeline"),
 ])
 def test_what_it_would_compute_wrongly_is_refused(cls, settings, named):
     with pytest.raises(ValueError, match=named) as error:

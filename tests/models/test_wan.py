@@ -14,7 +14,7 @@ from xdualparal.models.wan_vae import memory_latents
 
 def test_family_of():
     assert isinstance(family_of(small_pipeline()), WanFamily)
-    with pytest.raises(ValueError, match="has no DualParal support: give one of SkyReelsV2DiffusionForcingPipeline, WanImageToVideoPipeline, WanPipeline"):
+    with pytest.raises(ValueError, match="has no DualParal support: give one of SkyReelsV2DiffusionForcingPipeline, SkyReelsV2ImageToVideoPipeline, WanImageToVideoPipeline, WanPipeline"):
         family_of(object())
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
-from dualparal_testing.checkpoints import IMAGE_TO_VIDEO, SCHEDULER, TRANSFORMERS, VAE_OF_TI2V, write_checkpoint
+from dualparal_testing.checkpoints import IMAGE_TO_VIDEO, SCHEDULER, SKYREELS_IMAGES, TRANSFORMERS, VAE_OF_TI2V, write_checkpoint
 from safetensors.torch import save_file
 from xfuser import xFuserArgs
 from xfuser.model_executor.models.runner_models import wan
@@ -87,9 +87,9 @@ def test_few_step_models_cache_their_context_by_default(tmp_path, name, flags, c
             dualparal_config(parsed(tmp_path, name, *flags, *dtype), DUALPARAL_MODELS[name])
 
 
-@pytest.mark.parametrize("name", [*TRANSFORMERS, *IMAGE_TO_VIDEO])
+@pytest.mark.parametrize("name", [*TRANSFORMERS, *IMAGE_TO_VIDEO, *SKYREELS_IMAGES])
 def test_a_models_sizes_are_those_of_its_published_configuration(name):
-    parts, model = (TRANSFORMERS | IMAGE_TO_VIDEO)[name], DUALPARAL_MODELS[name]
+    parts, model = (TRANSFORMERS | IMAGE_TO_VIDEO | SKYREELS_IMAGES)[name], DUALPARAL_MODELS[name]
     config = parts["transformer"]
     vae = VAE_OF_TI2V if name == "Wan2.2-TI2V" else {}
     assert model.family.sizes(config, vae) == (model.num_layers, model.num_heads, model.pixels_per_token)

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from diffusers import SkyReelsV2DiffusionForcingPipeline, SkyReelsV2Transformer3DModel
-from dualparal_testing.checkpoints import SCHEDULER, SKYREELS, write_checkpoint
+from dualparal_testing.checkpoints import SCHEDULER, SKYREELS, SKYREELS_IMAGES, write_checkpoint
 from dualparal_testing.commands import run
 from dualparal_testing.pictures import encoded, picture
 from dualparal_testing.sequential import sequential_latents
@@ -127,7 +127,9 @@ def test_the_models_defaults(model):
     kind = DUALPARAL_MODELS[model]
     values, is_720 = kind.default_input_values, "720P" in model
     assert (values.height, values.width, values.num_frames) == ((720, 1280, 121) if is_720 else (544, 960, 97))
-    assert (values.num_inference_steps, values.guidance_scale, values.flow_shift, kind.settings.fps) == (30, 6.0, 8, 24)
+    assert (values.guidance_scale, values.flow_shift) == ((5.0, 5) if "I2V" in model else (6.0, 8))
+    assert (values.num_inference_steps, kind.settings.fps) == (30, 24)
+    assert [one in kind.settings.model_name for one in ("DF", "I2V")] == [one in model for one in ("DF", "I2V")]
     assert ("14B" in model) == ("14B" in kind.settings.model_name) and is_720 == ("720P" in kind.settings.model_name)
 
 
@@ -152,10 +154,10 @@ def test_a_pass_that_is_longer_than_its_clips_is_warned_of(tmp_path, model, trai
         assert (f"a pass sees {seen} latent frames and the model was trained on {trained}" in output) == is_warned
 
 
-@pytest.mark.parametrize("model", SKYREELS)
+@pytest.mark.parametrize("model", [*SKYREELS, *SKYREELS_IMAGES])
 def test_full_sizes_in_memory_are_those_of_the_published_configuration(model):
     """Of a transformer that is whole on the meta device, in bfloat16 but for what diffusers keeps in float32."""
-    [config] = SKYREELS[model].values()
+    [config] = (SKYREELS | SKYREELS_IMAGES)[model].values()
     with torch.device("meta"):
         whole = SkyReelsV2Transformer3DModel.from_config(config)
     in_float32 = set(whole._keep_in_fp32_modules)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from .skyreels import SkyReelsDFFamily
+from .skyreels_i2v import SkyReelsI2VFamily
 from .tensors import read_json
 from .wan import WanFamily
 from .wan22 import Wan22Family
@@ -10,7 +11,7 @@ from .wan_configs import has_clean_frames, has_two_experts, index_of, sees_image
 from .wan_i2v import Wan21I2VFamily, Wan22I2VFamily, WanI2VFamily
 from .wan_ti2v import WanTI2VFamily
 
-FAMILIES = (WanFamily, Wan22Family, WanTI2VFamily, WanI2VFamily, Wan21I2VFamily, Wan22I2VFamily, SkyReelsDFFamily)
+FAMILIES = (WanFamily, Wan22Family, WanTI2VFamily, WanI2VFamily, Wan21I2VFamily, Wan22I2VFamily, SkyReelsDFFamily, SkyReelsI2VFamily)
 
 
 def family_of(pipeline):
@@ -34,8 +35,9 @@ def family_of_folder(folder):
 
 
 def _family_of_index(index):
-    if index.get("_class_name") == SkyReelsDFFamily.facts.pipeline:
-        return SkyReelsDFFamily
+    for family in (SkyReelsDFFamily, SkyReelsI2VFamily):
+        if index.get("_class_name") == family.facts.pipeline:
+            return family
     if index.get("_class_name") == WanI2VFamily.facts.pipeline:
         return Wan21I2VFamily if sees_images(index) else Wan22I2VFamily if has_two_experts(index) else WanI2VFamily
     if has_clean_frames(index):

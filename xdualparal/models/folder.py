@@ -183,7 +183,8 @@ def _check_image_encoder(folder, transformer):
     """Its files, and that it says what the transformer sees; its tensors are compared when it is loaded (weights.load_image_encoder): transformers 5
     knows several names for them."""
     config = read_json(folder / "image_encoder" / "config.json")
-    read_json(folder / "image_processor" / "preprocessor_config.json")
+    of_clip = folder / "image_processor" / "processor_config.json"  # of a CLIPProcessor, where transformers 5 wrote it
+    read_json(of_clip if of_clip.exists() else of_clip.with_name("preprocessor_config.json"))
     if not any((folder / "image_encoder").glob("*.safetensors")):
         raise ValueError("image_encoder has no .safetensors file")
     dim = config.get("hidden_size", 768)  # transformers 5, CLIPVisionConfig

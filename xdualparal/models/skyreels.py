@@ -48,7 +48,31 @@ from .wan import WanFamily
 _NOT_16_FRAMES_A_SECOND = 1  # the row of fps_embedding; row 0 is of 16
 
 
-class SkyReelsDFFamily(WanFamily):
+class SkyReelsTransformer:
+    """What the families of SkyReels-V2 answer otherwise than Wan's, whose transformer theirs is but for a few lines. For one more base class, before Wan's."""
+
+    @classmethod
+    def classes(cls):
+        """Returns diffusers' pipeline of the family and the classes of its parts."""
+        return super().classes()._replace(transformer=diffusers.SkyReelsV2Transformer3DModel)
+
+    def by_frame(self, conditionings, frame_tokens):
+        """As the model's forward has it: (1, tokens, dim) for the head and (1, 6, tokens, dim) for the blocks."""
+        head, blocks = (torch.stack(parts, dim=-2).repeat_interleave(frame_tokens, dim=-2) for parts in zip(*conditionings))
+        return Conditioning(head, blocks)
+
+    def part(self, conditioning, tokens):
+        """Cuts the embeddings of tokens."""
+        if conditioning.head.dim() == 2:
+            return conditioning
+        return Conditioning(conditioning.head[:, tokens], conditioning.blocks[:, :, tokens])
+
+    def layer(self, block, hidden, text, conditioning, rotary):
+        """Calls ``block``, a SkyReelsV2TransformerBlock, without its causal mask."""
+        return block(hidden, text, conditioning.blocks, rotary, None)
+
+
+class SkyReelsDFFamily(SkyReelsTransformer, WanFamily):
     """SkyReels-V2-DF: see ``base.Family`` for what each function answers."""
 
     facts = replace(
@@ -57,11 +81,6 @@ class SkyReelsDFFamily(WanFamily):
         trained_latents=25,  # 97 frames, base_num_frames at 540P
         clean_frames=True, frame_timesteps=True,
     )
-
-    @classmethod
-    def classes(cls):
-        """Returns diffusers' diffusion forcing pipeline of SkyReels-V2 and the classes of its parts."""
-        return super().classes()._replace(transformer=diffusers.SkyReelsV2Transformer3DModel)
 
     @staticmethod
     def check_inputs(pipeline, prompt, negative_prompt, height, width, prompt_embeds, negative_prompt_embeds):
@@ -79,23 +98,8 @@ class SkyReelsDFFamily(WanFamily):
             steps = [Conditioning(step.head, step.blocks + added) for step in steps]
         return steps, text
 
-    def by_frame(self, conditionings, frame_tokens):
-        """As the model's forward has it: (1, tokens, dim) for the head and (1, 6, tokens, dim) for the blocks."""
-        head, blocks = (torch.stack(parts, dim=-2).repeat_interleave(frame_tokens, dim=-2) for parts in zip(*conditionings))
-        return Conditioning(head, blocks)
-
-    def part(self, conditioning, tokens):
-        """Cuts the embeddings of tokens."""
-        if conditioning.head.dim() == 2:
-            return conditioning
-        return Conditioning(conditioning.head[:, tokens], conditioning.blocks[:, :, tokens])
-
     def used_once(self, transformer):
         """The condition embedder and, where it is there, what embeds the frames a second."""
         return super().used_once(transformer) + [
             getattr(transformer, name) for name in ("fps_embedding", "fps_projection") if hasattr(transformer, name)
         ]
-
-    def layer(self, block, hidden, text, conditioning, rotary):
-        """Calls ``block``, a SkyReelsV2TransformerBlock, without its causal mask."""
-        return block(hidden, text, conditioning.blocks, rotary, None)

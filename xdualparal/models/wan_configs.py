@@ -3,6 +3,8 @@
 Knows: what diffusers' configurations of Wan models say. Must not know: weights, files, how anything is computed.
 """
 
+_IMAGE_ENCODERS = "CLIPVisionModel", "CLIPVisionModelWithProjection"  # transformers': what is used of them is the same
+
 
 def check(family, index, configs):
     """Raises ValueError, one line, for what ``family`` would compute wrongly.
@@ -93,7 +95,8 @@ def _compared(family, index, configs):
     # SkyReels-V2 has no such setting: frames of its own timesteps are what its class computes.
     yield "expand_timesteps", index.get("expand_timesteps", False), facts.clean_frames and not facts.frame_timesteps
     if facts.conditioned and "image_encoder" in index:
-        yield "image_encoder", (index.get("image_encoder") or (None, None))[1], "CLIPVisionModel" if facts.sees_images else None
+        encoder = (index.get("image_encoder") or (None, None))[1]
+        yield "image_encoder", encoder, (encoder if encoder in _IMAGE_ENCODERS else _IMAGE_ENCODERS[0]) if facts.sees_images else None
     for name in facts.experts:
         yield from _compared_in_expert(name, configs.get(name, {}), configs.get("transformer", {}), facts)
     if index.get("vae", (None, None))[1] is not None:
@@ -112,6 +115,8 @@ def _compared_in_expert(name, config, first, facts):
     prefix = "" if config is first else f"{name}'s "
     yield from _compared_on_images(prefix, config, facts.sees_images)
     yield prefix + "num_frame_per_block", config.get("num_frame_per_block", 1), 1  # SkyReels-V2's: more are causal
+    rate = config.get("inject_sample_info", False)
+    yield prefix + "inject_sample_info", rate, rate if facts.frame_timesteps else False  # SkyReels-V2's, of frames a second
     channels = config.get("in_channels", 16)
     made = config.get("out_channels") or channels
     yield prefix + ("in_channels" if facts.conditioned else "out_channels"), *((channels, 2 * made + facts.frames_per_latent) if facts.conditioned else (made, channels))

@@ -83,6 +83,8 @@ def _check_last_images(args, model, is_planned):
         return
     if not model.family.facts.conditioned:
         raise ValueError(f"--dualparal_last_image is given and {args['model']} takes no last image: give --model Wan2.2-I2V, or leave it out")
+    if model.family.facts.sees_images and not model.needs_last_image:  # diffusers' pipeline cannot take it either
+        raise ValueError(f"--dualparal_last_image is given and {args['model']} sees a first image alone: give --model Wan2.1-FLF2V or Wan2.2-I2V, or leave it out")
     if not args["input_images"]:
         raise ValueError("--dualparal_last_image is given and no first image is: give --input_images too")
     _check_count(paths, args, "last images")

@@ -14,7 +14,9 @@ from ..models.checkpoint_files import Weights
 from ..models.folder import check_folder
 from ..models.weights import read_configs
 from .demo_model import TinyWan2Model, TinyWanI2VModel, TinyWanModel
-from .skyreels_models import SkyReelsDFLargeModel, SkyReelsDFLarge720Model, SkyReelsDFModel
+from .skyreels_models import (
+    SkyReelsDFLarge720Model, SkyReelsDFLargeModel, SkyReelsDFModel, SkyReelsI2VLarge720Model, SkyReelsI2VLargeModel, SkyReelsI2VModel,
+)
 from .wan_image_models import Wan21I2V480Model, Wan21I2VModel, Wan21PairModel, Wan22DistilledI2VModel, Wan22I2VModel
 from .wan_models import FastWan22TI2VModel, Wan21T2VModel, Wan21T2VSmallModel, Wan22DistilledT2VModel, Wan22T2VModel, Wan22TI2VModel
 
@@ -48,6 +50,12 @@ DUALPARAL_MODELS = {
     "Skywork/SkyReels-V2-DF-14B-540P-Diffusers": SkyReelsDFLargeModel,
     "SkyReels-V2-DF-14B-720P": SkyReelsDFLarge720Model,
     "Skywork/SkyReels-V2-DF-14B-720P-Diffusers": SkyReelsDFLarge720Model,
+    "SkyReels-V2-I2V-1.3B": SkyReelsI2VModel,
+    "Skywork/SkyReels-V2-I2V-1.3B-540P-Diffusers": SkyReelsI2VModel,
+    "SkyReels-V2-I2V-14B": SkyReelsI2VLargeModel,
+    "Skywork/SkyReels-V2-I2V-14B-540P-Diffusers": SkyReelsI2VLargeModel,
+    "SkyReels-V2-I2V-14B-720P": SkyReelsI2VLarge720Model,
+    "Skywork/SkyReels-V2-I2V-14B-720P-Diffusers": SkyReelsI2VLarge720Model,
 }
 
 

@@ -6,6 +6,7 @@ Knows: what a model's own card and code say of it. Must not know: how a model is
 from dataclasses import replace
 
 from ..models.skyreels import SkyReelsDFFamily
+from ..models.skyreels_i2v import SkyReelsI2VFamily
 from .models import DualParalWanModel
 
 
@@ -40,3 +41,29 @@ class SkyReelsDFLarge720Model(SkyReelsDFLargeModel):
         SkyReelsDFModel.settings, model_name="Skywork/SkyReels-V2-DF-14B-720P-Diffusers", output_name="skyreels_v2_df_14b_720p"
     )
     default_input_values = replace(SkyReelsDFModel.default_input_values, height=720, width=1280, num_frames=121)
+
+
+class SkyReelsI2VModel(SkyReelsDFModel):
+    """SkyReels-V2-I2V-1.3B-540P."""
+
+    family = SkyReelsI2VFamily()
+    transformer_config = dict(ffn_dim=8960, in_channels=36, out_channels=16, image_dim=1280, added_kv_proj_dim=1536)
+    settings = replace(SkyReelsDFModel.settings, model_name="Skywork/SkyReels-V2-I2V-1.3B-540P-Diffusers", output_name="skyreels_v2_i2v_1.3b")
+    # Steps: SkyworkAI/SkyReels-V2, generate_video.py. Guidance and shift for images: the table of its README, and diffusers' page on SkyReels-V2.
+    default_input_values = replace(SkyReelsDFModel.default_input_values, guidance_scale=5.0, flow_shift=5)
+
+
+class SkyReelsI2VLargeModel(SkyReelsI2VModel):
+    """SkyReels-V2-I2V-14B-540P."""
+
+    num_layers, num_heads = 40, 40
+    transformer_config = dict(SkyReelsI2VModel.transformer_config, ffn_dim=13824, added_kv_proj_dim=5120)
+    settings = replace(SkyReelsI2VModel.settings, model_name="Skywork/SkyReels-V2-I2V-14B-540P-Diffusers", output_name="skyreels_v2_i2v_14b")
+
+
+class SkyReelsI2VLarge720Model(SkyReelsI2VLargeModel):
+    """SkyReels-V2-I2V-14B-720P: clips of 121 frames, as SkyReels-V2-DF-14B-720P."""
+
+    trained_latents = SkyReelsDFLarge720Model.trained_latents
+    settings = replace(SkyReelsI2VModel.settings, model_name="Skywork/SkyReels-V2-I2V-14B-720P-Diffusers", output_name="skyreels_v2_i2v_14b_720p")
+    default_input_values = replace(SkyReelsI2VModel.default_input_values, height=720, width=1280, num_frames=121)
