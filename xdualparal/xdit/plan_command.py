@@ -13,13 +13,13 @@ from ..plan.device import device_named
 from ..plan.recorded import compare, read_trace
 from ..plan.timeline import draw_timeline
 from .checks import check_texts
-from .experts import check_weights, files_of_experts
+from .experts import PATHS, check_given_weights, files_of_experts
 from .flags import command_settings, make_parser, value_of
 from .images import with_image_size
 from .loras import check_loras
 from .memory import in_words, readable
 from .memory_check import RESERVE
-from .mixes import Gpus, enough_savings
+from .mixes import Gpus
 from .plan_flags import parse_plan
 from .planning import simulated, ways_of
 from .prompts import prompts_of
@@ -35,7 +35,7 @@ def main(argv):
     try:
         args, launch = _launch_flags(launch)
         model = _model(args)
-        launch = [*launch, *_images(args, model)]
+        launch = [*launch, *_files_to_give(args, model)]
         if flags.calibrate:
             from .calibration import calibrate
 
@@ -45,9 +45,7 @@ def main(argv):
         gpus = _gpus(flags)
         ways, others = ways_of(args, model, gpus, launch)
         if not ways:
-            saved = _savings(flags, args, model, gpus, others)
-            args, launch = args | saved.values, [*launch, *saved.text.split()]
-            ways, others = ways_of(args, model, gpus, launch)
+            raise ValueError(_nothing_works(flags, gpus, others))
         timeline = _timeline(flags, args, model, gpus, ways[0], recorded)
         print(_text(flags, args, model, gpus, ways, others))
         if flags.json:
@@ -76,11 +74,12 @@ def _launch_flags(launch):
     return args | dict(prompt=["..."]), [*launch, "--prompt", "..."]
 
 
-def _images(args, model):
-    """Flags of the images that a run needs, with a place for each: its time does not depend on what they show."""
-    if not model.family.facts.conditioned or args["input_images"]:
-        return []
-    return ["--input_images", "IMAGE", *(["--dualparal_last_image", "IMAGE"] if model.needs_last_image and not args["dualparal_last_image"] else [])]
+def _files_to_give(args, model):
+    """Flags of the files that a run needs, images and distilled weights, with a place for each: its time does not depend on what is in them."""
+    wanted = {"input_images": "IMAGE"} if model.family.facts.conditioned else {}
+    wanted |= {"dualparal_last_image": "IMAGE"} if model.needs_last_image else {}
+    wanted |= dict.fromkeys(PATHS.values(), "FILE") if model.needs_distilled else {}
+    return [word for name, place in wanted.items() if not args[name] for word in (f"--{name}", place)]
 
 
 def _model(args):
@@ -88,7 +87,7 @@ def _model(args):
     video without end."""
     check_texts(args)
     model = model_class(args["model"], args["dualparal_degree"] or 1)
-    check_weights(args, model)
+    check_given_weights(args, model)
     files = files_of_experts(args)
     if args["model_path"] is not None:
         model = at_path(args["model"], model, args["model_path"], files)
@@ -97,15 +96,6 @@ def _model(args):
     if value_of(args, model, "num_frames") == 0:
         raise ValueError("--num_frames is 0, for a video without end, which takes for ever: give a number of frames")
     return model
-
-
-def _savings(flags, args, model, gpus, others):
-    """The Change of flags with which it fits on some degrees, which is said; ``others``: the Mixes as it is, none of which works."""
-    saved, nothing = enough_savings(args, model, gpus), _nothing_works(flags, gpus, others)
-    if saved is None:
-        raise ValueError(nothing)
-    print(f"as the command is, {nothing}; so with {saved.text}:")
-    return saved
 
 
 def _nothing_works(flags, gpus, others):
