@@ -200,7 +200,9 @@ def test_a_recorded_trace_beside_it_in_a_picture(tmp_path, capsys):
     picture = tmp_path / "timeline"
     flags = f"--num_gpus 2 --gpu rtx4090 --dualparal_degree 2 --gantt {picture} --compare {trace}"
     main(["plan", *shlex.split(f"{DEMO} --prompt x {flags}")])
-    assert "stage 1 pass" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "stage 1 pass" in out and "stages 2 cached" in out
+    assert "simulated, stages 2:" in picture.with_suffix(".svg").read_text()  # the fastest is cached, the recorded run was not
     assert {path.suffix for path in tmp_path.glob("timeline.*")} == {".svg", ".png"}
 
 
@@ -225,7 +227,7 @@ def test_float8_is_planned_where_this_machine_has_none(tmp_path):
     ("--model tiny-wan --num_gpus 2 --gpu rtx4090 --json there.json", "--json there.json exists: .* --overwrite"),
     ("--model tiny-wan --num_gpus 2 --gpu rtx4090 --gantt x.jpg", "ends in .jpg: give .svg, .png"),
     ("--model tiny-wan --num_gpus 2 --gpu rtx4090 --compare there.json", "is not a recorded trace"),
-    ("--model tiny-wan --num_gpus 2 --gpu rtx4090 --num_frames 129 --dualparal_degree 1 --ring_degree 2 --compare two.json", "two.json is of 2 stages and the fastest is stages 1 ring 2.*: add"),
+    ("--model tiny-wan --num_gpus 2 --gpu rtx4090 --num_frames 129 --dualparal_degree 1 --ring_degree 2 --compare two.json", "two.json is of 2 stages and compared with stages 1 ring 2.*: add"),
     ("--model tiny-wan --num_gpus 2 --gpu rtx4090 --num_frames 33 --dualparal_degree 2 --compare two.json", "two.json has 16 passes, and .* are planned"),
     ("--model tiny-wan --num_gpus 2 --gpu a100 --gemm_quantization fp8", "profile of A100 80 GB SXM has no rate in float8"),
     ("--model tiny-wan --num_gpus 2 --gpu rtx4090 --lora nowhere.safetensors", "nowhere.safetensors is missing: give a safetensors file"),

@@ -78,6 +78,11 @@ class Mix:
         """That a rank needs, with what the libraries take; None where it is not known."""
         return self.memory and self.memory.total + RESERVE
 
+    @property
+    def adds_degrees_only(self):
+        """Whether all else is as the command has it."""
+        return self.flags.keys() <= {*DEGREE_FLAGS, "use_cfg_parallel", "dualparal_videos_in_flight"}
+
     def __str__(self):
         words = [f"{short} {self.flags[name]}" for name, short in _SHORT.items() if self.flags.get(name, 1) > 1 or name == "dualparal_degree"]
         words += ["cfg 2"] if self.flags.get("use_cfg_parallel") else []

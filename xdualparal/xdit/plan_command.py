@@ -46,11 +46,12 @@ def main(argv):
         ways, others = ways_of(args, model, gpus, launch)
         if not ways:
             raise ValueError(_nothing_works(flags, gpus, others))
-        timeline = _timeline(flags, args, model, gpus, ways[0], recorded)
+        shown = _drawn(ways, recorded)
+        timeline = _timeline(flags, args, model, gpus, shown, recorded)
         print(_text(flags, args, model, gpus, ways, others))
         if flags.json:
             _write_json(flags, gpus, ways, others)
-        _show_fastest(flags, ways[0], timeline, recorded)
+        _show_timeline(flags, shown, timeline, recorded)
     except OSError as error:
         refuse(f"{error.filename}: {reason_of(error)}" if error.filename else reason_of(error))
     except (ValueError, RuntimeError) as error:  # of torch and gloo: what --calibrate cannot measure
@@ -162,6 +163,12 @@ def _write_json(flags, gpus, ways, others):
     write_whole(flags.json, json.dumps(content, indent=1).encode() + b"\n")
 
 
+def _drawn(ways, recorded):
+    """The fastest; beside a recorded run of those with nothing but degrees added: it had what the command says."""
+    as_it_is = [way for way in ways if way.mix.adds_degrees_only]
+    return as_it_is[0] if recorded and as_it_is else ways[0]
+
+
 def _timeline(flags, args, model, gpus, way, recorded):
     """The simulated Trace of ``way``, None where nobody asks for it. Raises ValueError where ``recorded`` is of another run."""
     if not (flags.gantt or recorded):
@@ -171,7 +178,7 @@ def _timeline(flags, args, model, gpus, way, recorded):
         return trace
     stages, passes = len(recorded.stages), [_passes(one) for one in (recorded, trace)]
     if stages != len(trace.stages):
-        raise ValueError(f"--compare {flags.compare} is of {stages} stages and the fastest is {way.mix}: add the degrees of the recorded run, --dualparal_degree {stages} say")
+        raise ValueError(f"--compare {flags.compare} is of {stages} stages and compared with {way.mix}, the fastest: add the degrees of the recorded run, --dualparal_degree {stages} say")
     if passes[0] != passes[1]:
         raise ValueError(
             f"--compare {flags.compare} has {len(passes[0])} passes, and {len(passes[1])} are planned, or others: give the frames, steps and prompts of the recorded run"
@@ -183,8 +190,8 @@ def _passes(trace):
     return {span.action.one for row in trace.stages for span in row if span.action.kind == FORWARD}
 
 
-def _show_fastest(flags, way, timeline, recorded):
-    """Its timeline in a picture, and a recorded trace beside it, where that is asked for."""
+def _show_timeline(flags, way, timeline, recorded):
+    """Of ``way`` in a picture, and a recorded trace beside it, where that is asked for."""
     if recorded:
         print(compare(recorded, timeline).as_text())
     if flags.gantt:
