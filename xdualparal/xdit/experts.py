@@ -23,26 +23,35 @@ def files_of_experts(args):
 
 
 def check_weights(args, model):
-    """Raises ValueError for experts' weights that are missing, are given to a model that has its own, or cannot be read."""
+    """Raises ValueError for experts' weights that are missing, or as ``check_given_weights``."""
+    check_given_weights(args, model)
+    missing = [(part, name) for part, name in PATHS.items() if model.needs_distilled and not args[name]]
+    for part, name in missing:
+        raise ValueError(f"{args['model']} needs --{name}: {_wanted(part)}")
+
+
+def check_given_weights(args, model):
+    """Raises ValueError for experts' weights that are given to a model that has its own, or cannot be read."""
     for part, name in PATHS.items():
         if args[name] and not model.needs_distilled:
             raise ValueError(
                 f"--{name} is {args[name]} and {args['model']} has weights of its own: give --model Wan2.2-Distilled-{'I2V' if model.family.facts.conditioned else 'T2V'}, or leave it out"
             )
-        if model.needs_distilled:
-            _check_file(args, part, name)
+        if args[name]:
+            _check_file(args[name], part, name)
 
 
-def _check_file(args, part, name):
-    wanted = f"give the safetensors file with the distilled expert for the {'noisy' if part == 'transformer' else 'last'} steps"
-    if not args[name]:
-        raise ValueError(f"{args['model']} needs --{name}: {wanted}")
-    if not Path(args[name]).exists():
-        raise ValueError(f"--{name} is {args[name]}, which is not there: {wanted}")
+def _check_file(path, part, name):
+    if not Path(path).exists():
+        raise ValueError(f"--{name} is {path}, which is not there: {_wanted(part)}")
     try:
-        tensors_of(Weights.of(Weights("", {part: args[name]})), part)
+        tensors_of(Weights.of(Weights("", {part: path})), part)
     except ValueError as error:
-        raise ValueError(f"--{name} {args[name]} cannot be used ({error}): {wanted}") from None
+        raise ValueError(f"--{name} {path} cannot be used ({error}): {_wanted(part)}") from None
+
+
+def _wanted(part):
+    return f"give the safetensors file with the distilled expert for the {'noisy' if part == 'transformer' else 'last'} steps"
 
 
 def check_guidance(args, model):

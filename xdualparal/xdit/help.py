@@ -10,7 +10,7 @@ from pathlib import Path
 
 FILE = Path(__file__).with_name("help.txt")
 _HEAD = """Examples:
-  xdit-dualparal --model tiny-wan --dualparal_degree 2 --num_frames 129 --prompt "a red circle"
+  xdit-dualparal --model tiny-wan --dualparal_degree 2 --num_frames 129 --prompt "a red circle on a dark background"
   xdit-dualparal --model Wan2.1-T2V-1.3B --dualparal_degree 4 --num_frames 801 --prompt "a ship in a storm"
   xdit-dualparal --model Wan2.1-T2V --dualparal_degree 4 --ulysses_degree 2 --num_frames 401 --prompt "a ship in a storm"
   xdit-dualparal --model Wan2.2-T2V --dualparal_degree 4 --lora high_noise.safetensors --lora_2 low_noise.safetensors \\

@@ -7,7 +7,6 @@ libraries and what its allocator cannot use again, is in RESERVE; of that nothin
 """
 
 import os
-from itertools import combinations
 from math import prod
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from ..plan.waiting import FLOAT8
 from .degrees import num_processes
 from .flags import value_of
 from .memory import in_words, is_predicted, predicted, readable
-from .savings import Change, coarser_vae, context_on_host, less_context, merged, other_places
+from .savings import Change, coarser_vae, context_on_host, fewest, less_context, merged, other_places
 from .settings import REFUSE
 
 RESERVE = 500_000_000  # bytes for each rank on an accelerator: NCCL's buffers, cuBLAS's and cuDNN's workspaces, fragments
@@ -134,11 +133,10 @@ def _proposal(args, model, place):
 
     flags = [*other_places(args, model), *context_on_host(args, model), *coarser_vae(args), *less_context(args, model)]
     for degrees in [Change("", {}), *_degrees(args, model)]:
-        if needs(merged([degrees, *flags])) > place.free_bytes:
-            continue
-        choices = [merged([degrees, *chosen]) for number in range(len(flags) + 1) for chosen in combinations(flags, number)]
-        enough = next(change for change in choices if needs(change) <= place.free_bytes)
-        return f"{enough.text} would fit, with {readable(needs(enough))}"
+        enough = fewest(flags, lambda change: needs(merged([degrees, change])) <= place.free_bytes)
+        if enough is not None:
+            change = merged([degrees, enough])
+            return f"{change.text} would fit, with {readable(needs(change))}"
     return "no flag and no degree would be enough: give a smaller --height and --width, or --dualparal_block_latents"
 
 

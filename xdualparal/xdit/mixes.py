@@ -4,7 +4,7 @@ Knows: the flags of degrees and of context, the checks, and the memory of a GPU.
 """
 
 from dataclasses import dataclass
-from itertools import combinations, product
+from itertools import product
 from typing import NamedTuple
 
 from ..plan.device import DeviceProfile
@@ -21,7 +21,7 @@ from .flags import dualparal_config, value_of
 from .memory import in_words, is_predicted, plan_of, predicted, readable
 from .memory_check import RESERVE
 from .prompts import prompts_of
-from .savings import coarser_vae, merged, other_places
+from .savings import coarser_vae, fewest, other_places
 
 DEGREE_FLAGS = ("dualparal_degree", "ulysses_degree", "ring_degree", "data_parallel_degree")
 _CONTEXTS = {  # {the context of the command as it is: others, each only where those before it do not fit}
@@ -29,7 +29,9 @@ _CONTEXTS = {  # {the context of the command as it is: others, each only where t
         dict(dualparal_context=CACHED), dict(dualparal_context=CACHED, dualparal_context_dtype=FLOAT8),
         dict(dualparal_context=CACHED, dualparal_context_dtype=FLOAT8, dualparal_context_store=HOST),
     ),
-    CACHED: (dict(dualparal_context_dtype=FLOAT8), dict(dualparal_context=RECOMPUTED)),
+    CACHED: (
+        dict(dualparal_context_dtype=FLOAT8), dict(dualparal_context_dtype=FLOAT8, dualparal_context_store=HOST), dict(dualparal_context=RECOMPUTED),
+    ),
 }
 _SHORT = {
     "dualparal_degree": "stages", "ulysses_degree": "ulysses", "ring_degree": "ring", "data_parallel_degree": "replicas",
@@ -37,6 +39,10 @@ _SHORT = {
 }
 
 
+_SAVINGS = {  # {a flag that saves memory, see savings.py: what a Mix with it is called}
+    "dualparal_decode": "decoding inline", "dualparal_text_encoder": "encoder on the CPU", "dualparal_expert_offload": "an expert at a time",
+    "enable_tiling": "tiles", "dualparal_vae_precision": "VAE in bfloat16",
+}
 _GROUPS = {ULYSSES: "Ulysses", RING: "ring", GUIDANCE: "guidance"}
 
 
@@ -72,12 +78,19 @@ class Mix:
         """That a rank needs, with what the libraries take; None where it is not known."""
         return self.memory and self.memory.total + RESERVE
 
+    @property
+    def adds_degrees_only(self):
+        """Whether all else is as the command has it."""
+        return self.flags.keys() <= {*DEGREE_FLAGS, "use_cfg_parallel", "dualparal_videos_in_flight"}
+
     def __str__(self):
         words = [f"{short} {self.flags[name]}" for name, short in _SHORT.items() if self.flags.get(name, 1) > 1 or name == "dualparal_degree"]
         words += ["cfg 2"] if self.flags.get("use_cfg_parallel") else []
         words += [self.flags["dualparal_context"]] if "dualparal_context" in self.flags else []
         words += ["float8"] if self.flags.get("dualparal_context_dtype") == FLOAT8 else []
-        return " ".join(words + (["on the host"] if self.flags.get("dualparal_context_store") == HOST else []))
+        words += ["on the host"] if self.flags.get("dualparal_context_store") == HOST else []
+        saved = [word for name, word in _SAVINGS.items() if name in self.flags]
+        return " ".join(words) + (f", {', '.join(saved)}" if saved else "")
 
 
 def mixes_of(args, model, gpus):
@@ -87,21 +100,9 @@ def mixes_of(args, model, gpus):
         mix = _judged(args, model, degrees, gpus)
         others = _other_contexts(args, model, degrees, gpus) if mix.memory else []
         found += [mix, *(other for other in others if not (mix.why_not and other.why_not))]
+        if mix.memory and all(one.why_not for one in [mix, *others]):
+            found += _with_savings(args, model, degrees, gpus)
     return found
-
-
-def enough_savings(args, model, gpus):
-    """The smallest Change (savings.py) with which some degrees fit, context apart, of which a Mix has its own; None where all of them are not enough.
-    ``args``, ``model``, ``gpus``: see ``mixes_of``."""
-    flags = [*other_places(args, model), *coarser_vae(args)]
-    changes = (merged(chosen) for number in range(1, len(flags) + 1) for chosen in combinations(flags, number))
-    if not _some_fit(args | merged(flags).values, model, gpus):
-        return None
-    return next(change for change in changes if _some_fit(args | change.values, model, gpus))
-
-
-def _some_fit(args, model, gpus):
-    return any(not mix.why_not for mix in mixes_of(args, model, gpus))
 
 
 def _degrees(args, model, num_gpus):
@@ -131,18 +132,30 @@ def _divisors(number):
     return [n for n in range(1, number + 1) if number % n == 0]
 
 
-def _other_contexts(args, model, degrees, gpus):
-    """Of the Mixes with another context the first that fits, or else the last; none where one is given, or there is none."""
+def _other_contexts(args, model, flags, gpus):
+    """Of the Mixes with ``flags`` and another context the first that fits, or else the last; none where one is given, or there is none."""
     if args["dualparal_strategy"] != DualParal.name or args["dualparal_context"] != MODEL or not args["dualparal_context_latents"]:
         return []
-    if plan_of(args | degrees, model, Lanes(degrees["dualparal_degree"], NO_DECODE, split_guidance=False)).num_blocks == 1:
+    if plan_of(args | flags, model, Lanes(flags["dualparal_degree"], NO_DECODE, split_guidance=False)).num_blocks == 1:
         return []
-    judged = (_judged(args, model, degrees | context, gpus) for context in _CONTEXTS[dualparal_config(args | degrees, model).context])
     last = None
-    for last in judged:
+    for last in (_judged(args, model, flags | context, gpus) for context in _CONTEXTS[dualparal_config(args | flags, model).context]):
         if not last.why_not:
             break
     return [last]
+
+
+def _with_savings(args, model, degrees, gpus):
+    """Of degrees that fit with no context the Mixes with the fewest flags that save memory, and of as few those that cost the least time."""
+    flags = sorted([*other_places(args, model), *coarser_vae(args)], key=lambda change: "dualparal_expert_offload" in change.values)
+
+    def fitting(change):
+        saved = degrees | change.values
+        mixes = _judged(args, model, saved, gpus), *_other_contexts(args, model, saved, gpus)
+        return [mix for mix in mixes if not mix.why_not]
+
+    enough = fewest(flags, fitting)
+    return fitting(enough) if enough else []
 
 
 def _judged(args, model, flags, gpus):

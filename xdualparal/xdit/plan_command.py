@@ -13,13 +13,13 @@ from ..plan.device import device_named
 from ..plan.recorded import compare, read_trace
 from ..plan.timeline import draw_timeline
 from .checks import check_texts
-from .experts import check_weights, files_of_experts
+from .experts import PATHS, check_given_weights, files_of_experts
 from .flags import command_settings, make_parser, value_of
 from .images import with_image_size
 from .loras import check_loras
 from .memory import in_words, readable
 from .memory_check import RESERVE
-from .mixes import Gpus, enough_savings
+from .mixes import Gpus
 from .plan_flags import parse_plan
 from .planning import simulated, ways_of
 from .prompts import prompts_of
@@ -35,7 +35,7 @@ def main(argv):
     try:
         args, launch = _launch_flags(launch)
         model = _model(args)
-        launch = [*launch, *_images(args, model)]
+        launch = [*launch, *_files_to_give(args, model)]
         if flags.calibrate:
             from .calibration import calibrate
 
@@ -45,14 +45,13 @@ def main(argv):
         gpus = _gpus(flags)
         ways, others = ways_of(args, model, gpus, launch)
         if not ways:
-            saved = _savings(flags, args, model, gpus, others)
-            args, launch = args | saved.values, [*launch, *saved.text.split()]
-            ways, others = ways_of(args, model, gpus, launch)
-        timeline = _timeline(flags, args, model, gpus, ways[0], recorded)
+            raise ValueError(_nothing_works(flags, gpus, others))
+        shown = _drawn(ways, recorded)
+        timeline = _timeline(flags, args, model, gpus, shown, recorded)
         print(_text(flags, args, model, gpus, ways, others))
         if flags.json:
             _write_json(flags, gpus, ways, others)
-        _show_fastest(flags, ways[0], timeline, recorded)
+        _show_timeline(flags, shown, timeline, recorded)
     except OSError as error:
         refuse(f"{error.filename}: {reason_of(error)}" if error.filename else reason_of(error))
     except (ValueError, RuntimeError) as error:  # of torch and gloo: what --calibrate cannot measure
@@ -76,11 +75,12 @@ def _launch_flags(launch):
     return args | dict(prompt=["..."]), [*launch, "--prompt", "..."]
 
 
-def _images(args, model):
-    """Flags of the images that a run needs, with a place for each: its time does not depend on what they show."""
-    if not model.family.facts.conditioned or args["input_images"]:
-        return []
-    return ["--input_images", "IMAGE", *(["--dualparal_last_image", "IMAGE"] if model.needs_last_image and not args["dualparal_last_image"] else [])]
+def _files_to_give(args, model):
+    """Flags of the files that a run needs, images and distilled weights, with a place for each: its time does not depend on what is in them."""
+    wanted = {"input_images": "IMAGE"} if model.family.facts.conditioned else {}
+    wanted |= {"dualparal_last_image": "IMAGE"} if model.needs_last_image else {}
+    wanted |= dict.fromkeys(PATHS.values(), "FILE") if model.needs_distilled else {}
+    return [word for name, place in wanted.items() if not args[name] for word in (f"--{name}", place)]
 
 
 def _model(args):
@@ -88,7 +88,7 @@ def _model(args):
     video without end."""
     check_texts(args)
     model = model_class(args["model"], args["dualparal_degree"] or 1)
-    check_weights(args, model)
+    check_given_weights(args, model)
     files = files_of_experts(args)
     if args["model_path"] is not None:
         model = at_path(args["model"], model, args["model_path"], files)
@@ -97,15 +97,6 @@ def _model(args):
     if value_of(args, model, "num_frames") == 0:
         raise ValueError("--num_frames is 0, for a video without end, which takes for ever: give a number of frames")
     return model
-
-
-def _savings(flags, args, model, gpus, others):
-    """The Change of flags with which it fits on some degrees, which is said; ``others``: the Mixes as it is, none of which works."""
-    saved, nothing = enough_savings(args, model, gpus), _nothing_works(flags, gpus, others)
-    if saved is None:
-        raise ValueError(nothing)
-    print(f"as the command is, {nothing}; so with {saved.text}:")
-    return saved
 
 
 def _nothing_works(flags, gpus, others):
@@ -172,6 +163,12 @@ def _write_json(flags, gpus, ways, others):
     write_whole(flags.json, json.dumps(content, indent=1).encode() + b"\n")
 
 
+def _drawn(ways, recorded):
+    """The fastest; beside a recorded run of those with nothing but degrees added: it had what the command says."""
+    as_it_is = [way for way in ways if way.mix.adds_degrees_only]
+    return as_it_is[0] if recorded and as_it_is else ways[0]
+
+
 def _timeline(flags, args, model, gpus, way, recorded):
     """The simulated Trace of ``way``, None where nobody asks for it. Raises ValueError where ``recorded`` is of another run."""
     if not (flags.gantt or recorded):
@@ -181,7 +178,7 @@ def _timeline(flags, args, model, gpus, way, recorded):
         return trace
     stages, passes = len(recorded.stages), [_passes(one) for one in (recorded, trace)]
     if stages != len(trace.stages):
-        raise ValueError(f"--compare {flags.compare} is of {stages} stages and the fastest is {way.mix}: add the degrees of the recorded run, --dualparal_degree {stages} say")
+        raise ValueError(f"--compare {flags.compare} is of {stages} stages and compared with {way.mix}, the fastest: add the degrees of the recorded run, --dualparal_degree {stages} say")
     if passes[0] != passes[1]:
         raise ValueError(
             f"--compare {flags.compare} has {len(passes[0])} passes, and {len(passes[1])} are planned, or others: give the frames, steps and prompts of the recorded run"
@@ -193,8 +190,8 @@ def _passes(trace):
     return {span.action.one for row in trace.stages for span in row if span.action.kind == FORWARD}
 
 
-def _show_fastest(flags, way, timeline, recorded):
-    """Its timeline in a picture, and a recorded trace beside it, where that is asked for."""
+def _show_timeline(flags, way, timeline, recorded):
+    """Of ``way`` in a picture, and a recorded trace beside it, where that is asked for."""
     if recorded:
         print(compare(recorded, timeline).as_text())
     if flags.gantt:

@@ -38,7 +38,7 @@ def plan_parser():
     add("--show", type=int, default=10, metavar="N", help="how many are listed (default: 10); --json has all")
     add("--json", type=Path, metavar="FILE", help="write all that was computed to this file")
     add("--gantt", type=Path, metavar="FILE", help="draw the timeline of the fastest: a .svg or .png, or both without such an ending")
-    add("--compare", type=Path, metavar="TRACE", help="a recorded trace of a run (--dualparal_trace) beside the simulated one of the fastest: in figures, and in the picture of --gantt")
+    add("--compare", type=Path, metavar="TRACE", help="a recorded trace of a run (--dualparal_trace) beside the simulated one of the fastest whose context and other settings are the command's: in figures, and in the picture of --gantt")
     add("--calibrate", type=Path, metavar="FILE", help="measure this machine's rates with layers of --model, and write them to FILE, a profile for --gpu")
     add("--overwrite", action="store_true", help="replace the files of --json, --gantt and --calibrate")
     return parser

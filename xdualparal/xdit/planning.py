@@ -20,8 +20,6 @@ from .mixes import Mix, mixes_of
 from .prompts import prompts_of
 from .quantization import quantization_of
 
-# The share of the trained timesteps from which Wan2.2's first expert works: model_index.json of Wan-AI/Wan2.2-T2V-A14B-Diffusers.
-_BOUNDARY = 0.875
 FIRST_NODE = "ADDRESS_OF_NODE_0"  # in a command, for people to fill in
 
 
@@ -120,7 +118,7 @@ def _expert_starts(args, model):
 
 def _boundary(model):
     index = Path(model.settings.model_name, "model_index.json")
-    return (index.is_file() and json.loads(index.read_text()).get("boundary_ratio")) or _BOUNDARY
+    return (index.is_file() and json.loads(index.read_text()).get("boundary_ratio")) or model.boundary_ratio
 
 
 def _command(launch, args, mix, gpus):

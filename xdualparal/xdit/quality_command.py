@@ -15,7 +15,7 @@ from ..plan.timeline import check_matplotlib
 from ..quality.pictures import ContactSheet, save_plot
 from ..quality.results import read_results
 from ..quality.statistics import paired, table
-from ..quality.worlds import parse_prompt, scene_of
+from ..quality.worlds import WORLDS, parse_prompt, scene_of
 from .quality_flags import parse_quality
 from .quality_runs import measure_model
 
@@ -87,7 +87,7 @@ def _told(facts, scene):
     elif facts.rate_factor != 0:
         yield "  compressed: key frames at seams may add some hundredths to their ratios (--dualparal_quality 0 makes videos without loss)"
     if scene is None:
-        yield "  no objects: this is no video of a demo world"
+        yield f"  no objects: those are measured in a demo world's videos, of a prompt that says all of one, as {WORLDS[0].example!r} does (--prompt)"
 
 
 def _figure(value):

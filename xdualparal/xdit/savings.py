@@ -3,6 +3,7 @@
 Knows: the flags, and which of them change a video. Must not know: how much memory there is, or is needed.
 """
 
+from itertools import combinations
 from typing import NamedTuple
 
 import torch
@@ -26,6 +27,16 @@ def merged(changes):
     """All of ``changes`` as one Change."""
     text = " ".join(change.text for change in changes if change.text)
     return Change(text, {name: value for change in changes for name, value in change.values.items()})
+
+
+def fewest(changes, is_enough):
+    """The first Change of as few of ``changes`` as can be for which ``is_enough`` answers yes, or None. Tiles make decoding's work smaller and what the VAE
+    remembers larger, so all of them may need more memory than all but those."""
+    without_tiles = [change for change in changes if "enable_tiling" not in change.values]
+    if not any(is_enough(merged(most)) for most in (changes, without_tiles)):
+        return None
+    chosen = (merged(chosen) for number in range(len(changes) + 1) for chosen in combinations(changes, number))
+    return next(change for change in chosen if is_enough(change))
 
 
 def other_places(args, model):

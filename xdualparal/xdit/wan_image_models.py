@@ -48,6 +48,7 @@ class Wan22I2VModel(Wan22T2VModel):
 
     family = Wan22I2VFamily()
     transformer_config = dict(Wan22T2VModel.transformer_config, in_channels=36, out_channels=16)
+    boundary_ratio = 0.9  # DESIGN section 3
     settings = replace(Wan22T2VModel.settings, model_name="Wan-AI/Wan2.2-I2V-A14B-Diffusers", output_name="wan2.2_i2v")
     # Steps, guidance of both experts, shift: Wan2.2's own code, wan/configs/wan_i2v_A14B.py.
     default_input_values = replace(

@@ -45,6 +45,7 @@ class Wan22T2VModel(DualParalWanModel):
 
     family = Wan22Family()
     num_layers, num_heads, transformer_config = 40, 40, dict(ffn_dim=13824)  # DESIGN section 3, each expert
+    boundary_ratio = 0.875  # of the hub's model, as DESIGN section 3: the noise level from which the first expert works
     settings = replace(
         DualParalWanModel.settings, model_name="Wan-AI/Wan2.2-T2V-A14B-Diffusers", output_name="wan2.2_t2v",
         fp8_gemm_module_list=["transformer.blocks", "transformer_2.blocks"],
