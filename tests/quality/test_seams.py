@@ -1,5 +1,8 @@
 """Seams in videos whose jumps are known."""
 
+import json
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 from dualparal_testing.drawn import SCENE, at, drawn
@@ -7,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xdualparal.plan.layout import Layout
-from xdualparal.quality.facts import VideoFacts
+from xdualparal.quality.facts import VideoFacts, facts_of
 from xdualparal.quality.measure import measure_video
+from xdualparal.run_spec import RunSpec
+from xdualparal.strategies.clips import ClipLayout
 
 
 def with_jumps(frames, size=60):
@@ -34,6 +39,32 @@ def test_seams_are_where_the_layout_cuts(block, context, per_latent, num_frames)
     layout = Layout(block, context, 1 - (1 - num_frames) // per_latent)
     cuts = [layout.frames_of(count, num_frames, per_latent) for count in range(1, layout.num_blocks)]
     assert VideoFacts(block, context, per_latent).seams(num_frames).tolist() == cuts
+
+
+@given(clips=st.integers(1, 9), per_latent=st.integers(1, 5), num_frames=st.integers(1, 200))
+@settings(max_examples=200, deadline=None)
+def test_seams_of_clips_are_where_the_layout_cuts(clips, per_latent, num_frames):
+    latents = 1 - (1 - num_frames) // per_latent
+    clips = min(clips, latents)
+    layout = ClipLayout(1, 0, latents, clips=clips)
+    cuts = [layout.frames_of(count, num_frames, per_latent) for count in range(1, clips)]
+    assert VideoFacts(frames_per_latent=per_latent, clips=clips).seams(num_frames).tolist() == cuts
+
+
+def test_a_jump_between_clips_is_found(scene):
+    facts = VideoFacts(clips=3)
+    found, smooth = (measure_video(with_jumps(jumps), facts) for jumps in (facts.seams(129), []))
+    assert found["seams"] == 2 and "seam_first_rank" not in found
+    assert found["seam_first_ratio"] > 1.5 > 1.2 > smooth["seam_first_ratio"]
+
+
+@pytest.mark.parametrize("strategy, sizes, seams", [
+    ("chunks", dict(chunk_latents=6, chunk_overlap_latents=2), [1 + 4 * 3, 1 + 4 * 7, 1 + 4 * 11]), ("chunks", dict(chunk_latents=6), [21, 45]),
+    ("video_infinity", dict(clips=2), [25]), ("full", {}, []),
+])
+def test_each_strategys_seams_are_read(tmp_path, strategy, sizes, seams):
+    (tmp_path / "video.json").write_text(json.dumps(dict(spec=asdict(RunSpec(model="tiny-wan", strategy=strategy, **sizes)))))
+    assert facts_of(tmp_path / "video.mp4").seams(53).tolist() == seams
 
 
 @pytest.mark.parametrize("continues_at, num_frames, cuts", [(0, 97, [32, 64, 96]), (77, 141, [77, 109]), (80, 141, [80, 112]), (5, 60, [5, 37])])

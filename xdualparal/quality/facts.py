@@ -20,6 +20,7 @@ class VideoFacts:
     ``frames_per_latent``: video frames of a latent frame (the first one is 1; Wan's VAE: 4). ``rate_factor``: H.264's, 0 is without loss.
     ``continues_at``: the frame with which a run began that continued another video, whose frames are before it; seams are those from there on,
     this one among them. None: it continued none.
+    ``clips``: of Video-Infinity, which cuts a video into so many that differ by one latent frame at most; then there are no sizes of blocks.
     Raises ValueError for other sizes.
     """
 
@@ -29,6 +30,7 @@ class VideoFacts:
     prompt: str | None = None
     rate_factor: int | None = None
     continues_at: int | None = None
+    clips: int | None = None
 
     def __post_init__(self):
         block, context = self.block_latents, self.context_latents
@@ -63,6 +65,8 @@ class VideoFacts:
     def is_seam(self, num_frames):
         """Whether each of ``boundaries`` is one between blocks, a bool array."""
         latents, _ = self.boundaries(num_frames)
+        if self.clips is not None:
+            return np.isin(latents, np.arange(1, self.clips) * (1 + len(latents)) // self.clips)  # strategies/clips.ClipLayout
         return np.zeros(len(latents), bool) if self.block_latents is None else latents % self.block_latents == self.seam_phase
 
     def seams(self, num_frames):
@@ -93,6 +97,10 @@ def facts_of(path, **given):
 
 
 def _sizes(spec):
-    """The sizes of a run's blocks as VideoFacts has them, or {}: independent chunks have no context, full attention no blocks."""
-    block, context = (spec.chunk_latents, 0) if spec.strategy == "chunks" else (spec.block_latents, spec.context_latents)
+    """The sizes of a run's blocks, or clips, as VideoFacts has them, or {}: full attention has none. A chunk begins where it begins to be blended into the
+    one before."""
+    if spec.strategy == "video_infinity":
+        return dict(clips=spec.clips)
+    chunks = spec.strategy == "chunks"
+    block, context = (spec.chunk_latents - (spec.chunk_overlap_latents or 0), 0) if chunks else (spec.block_latents, spec.context_latents)
     return dict(block_latents=block, context_latents=context) if isinstance(block, int) and isinstance(context, int) else {}

@@ -13,7 +13,7 @@ def seam_metrics(series, facts):
     because the VAE's decoder spreads a jump between latent frames over them: with no context the largest step is at the second or
     third one. ``seam_<which>_ratio``: the mean first (second) difference there over that at the others; 1: no difference, None:
     the others do not move. ``seam_<which>_rank``: of the B phases that seams could have (latent frame modulo B) the place of the true
-    one by this ratio, 1 (the most visible) to B, ties shared; by chance (B + 1) / 2.
+    one by this ratio, 1 (the most visible) to B, ties shared; by chance (B + 1) / 2. Clips, of which there are few, have no ranks.
 
     Our mp4s begin each block with a key frame, which compression shows: 24 drawn videos of 257 frames, B = 8, C = 4, have a second ratio
     of 1.008 and a mean rank of 3.8 as arrays, 1.005 and 4.0 at rate factor 0 (lossless), 1.034 and 3.0 at 18.
@@ -22,12 +22,13 @@ def seam_metrics(series, facts):
     seams = facts.seams(len(series))
     if not len(seams) or facts.block_latents == 1:
         return {}
-    result = dict(seams=len(seams), phases=facts.block_latents)
+    is_seam, result = facts.is_seam(len(series)), dict(seams=len(seams))
     for which in ("first", "second"):
-        rows = facts.by_latent(series.of(f"{which}_difference"))
-        means = np.array([_mean(row) for row in rows])
-        ratios = phase_ratios(means, latents % facts.block_latents, facts.block_latents)
-        result |= {f"seam_{which}_ratio": _known(ratios[facts.seam_phase]), f"seam_{which}_rank": _rank(ratios, facts.seam_phase)}
+        means = np.array([_mean(row) for row in facts.by_latent(series.of(f"{which}_difference"))])
+        result[f"seam_{which}_ratio"] = _known(phase_ratios(means, is_seam.astype(int), 2)[1])
+        if facts.block_latents is not None:
+            ratios = phase_ratios(means, latents % facts.block_latents, facts.block_latents)
+            result |= {"phases": facts.block_latents, f"seam_{which}_rank": _rank(ratios, facts.seam_phase)}
     return result
 
 

@@ -82,7 +82,7 @@ def _scene_that_fits(path, prompt):
 
 def _told(facts, scene):
     """What was not measured, or not well, and why."""
-    if facts.block_latents is None:
+    if facts.block_latents is None and facts.clips is None:
         yield "  no seams: the file does not say how its blocks are cut (--block_latents, --context_latents)"
     elif facts.rate_factor != 0:
         yield "  compressed: key frames at seams may add some hundredths to their ratios (--dualparal_quality 0 makes videos without loss)"
