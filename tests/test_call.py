@@ -4,7 +4,10 @@ import inspect
 
 import pytest
 import torch
-from diffusers import SkyReelsV2DiffusionForcingPipeline, WanImageToVideoPipeline, WanPipeline
+from diffusers import (
+    SkyReelsV2DiffusionForcingImageToVideoPipeline, SkyReelsV2DiffusionForcingPipeline, SkyReelsV2DiffusionForcingVideoToVideoPipeline,
+    SkyReelsV2ImageToVideoPipeline, WanImageToVideoPipeline, WanPipeline,
+)
 from dualparal_testing.small_wan import small_pipeline, texts
 
 from xdualparal.call import ONLY_AS, OWN, TAKEN, check_stream_options, known_options
@@ -13,7 +16,7 @@ from xdualparal.request import Request
 
 POSITIVE, NEGATIVE = texts()
 PARAMETERS = {
-    name: one for kind in (SkyReelsV2DiffusionForcingPipeline, WanPipeline) for name, one in inspect.signature(kind.__call__).parameters.items()
+    name: one for kind in (SkyReelsV2DiffusionForcingVideoToVideoPipeline, SkyReelsV2DiffusionForcingPipeline, WanPipeline) for name, one in inspect.signature(kind.__call__).parameters.items()
 }
 
 
@@ -32,8 +35,9 @@ def test_every_argument_of_diffusers_is_known_once():
     assert names == set(TAKEN) | set(ONLY_AS) and not set(TAKEN) & set(ONLY_AS)
 
 
-def test_every_argument_of_image_to_video_is_known():
-    names = set(inspect.signature(WanImageToVideoPipeline.__call__).parameters) - {"self"}
+@pytest.mark.parametrize("kind", [WanImageToVideoPipeline, SkyReelsV2ImageToVideoPipeline, SkyReelsV2DiffusionForcingImageToVideoPipeline])
+def test_every_argument_of_image_to_video_is_known(kind):
+    names = set(inspect.signature(kind.__call__).parameters) - {"self"}
     assert names - set(TAKEN) - set(ONLY_AS) == {"image", "last_image", "image_embeds"} and names <= {*TAKEN, *OWN, *ONLY_AS}
 
 
@@ -45,6 +49,7 @@ def test_what_is_taken_is_what_a_request_takes():
 @pytest.mark.parametrize("name", ONLY_AS)
 def test_diffusers_own_default_is_accepted(name):
     default = PARAMETERS[name].default
+    default = None if default is inspect.Parameter.empty else default  # the video of video-to-video
     assert known_options({name: default, "height": 32}) == {"height": 32}
 
 

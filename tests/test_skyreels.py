@@ -5,10 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from diffusers import (
-    SkyReelsV2DiffusionForcingImageToVideoPipeline, SkyReelsV2DiffusionForcingPipeline, SkyReelsV2DiffusionForcingVideoToVideoPipeline,
-    UniPCMultistepScheduler,
-)
+from diffusers import UniPCMultistepScheduler
 from dualparal_testing.processes import run_ranks
 from dualparal_testing.runs import SEED, SIZE, engine_config, latents_of_cases, left_after_one
 from dualparal_testing.small_skyreels import DFCase, small_df_pipeline
@@ -148,9 +145,7 @@ class RememberingUniPC(UniPCMultistepScheduler):
 
 def diffusers_pipeline(case):
     """A small pipeline of diffusers for ``case``; its UniPC remembers right."""
-    scheduler = case.scheduler
-    of_text, of_image = SkyReelsV2DiffusionForcingPipeline, SkyReelsV2DiffusionForcingImageToVideoPipeline
-    pipeline = small_df_pipeline(scheduler, SkyReelsV2DiffusionForcingVideoToVideoPipeline if case.has_video else of_image if case.has_picture else of_text)
+    pipeline, scheduler = case.pipeline(), case.scheduler
     if scheduler == "unipc":
         pipeline.scheduler = RememberingUniPC.from_config(pipeline.scheduler.config)
     return pipeline

@@ -22,6 +22,7 @@ ONLY_AS = {
     "callback_on_step_end": ((None,), "blocks are at different steps, on several ranks: iterate over stream() to see blocks as they come"),
     "callback_on_step_end_tensor_inputs": ((None, ["latents"]), "it is for callback_on_step_end, which is not supported"),
     # SkyReels-V2's
+    "video": ((None,), "give its last latent frames as continue_latents; the command has --dualparal_continue_from FILE"),
     "overlap_history": ((None,), "a block sees context_latents of the one before: set them in the DualParalConfig"),
     "addnoise_condition": ((0,), "it is context_noise of the DualParalConfig"),
     "base_num_frames": ((None, 97), "a pass sees block_latents and context_latents: set them in the DualParalConfig"),

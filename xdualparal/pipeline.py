@@ -37,10 +37,9 @@ _run_numbers = count()  # of this process: all pipelines' stop signs are in one 
 class DualParalPipeline:
     """Long videos from a diffusers ``WanPipeline``, one stage of its transformer on each pipeline rank.
 
-    ``wan_pipeline``: of Wan2.1, or of Wan2.2 with two transformers, or diffusers' WanImageToVideoPipeline, or of SkyReels-V2 its
-    SkyReelsV2DiffusionForcingPipeline, which here also makes a video of an image or goes on from one, or its SkyReelsV2ImageToVideoPipeline; on every rank,
-    with the same weights; the layers of other stages are dropped from it, and the text encoder on all ranks but the first of a replica: it is of no other use
-    afterwards.
+    ``wan_pipeline``: of Wan2.1, or of Wan2.2 with two transformers, or diffusers' WanImageToVideoPipeline, or of SkyReels-V2 one of its three diffusion
+    forcing pipelines, which are one here, or its SkyReelsV2ImageToVideoPipeline; on every rank, with the same weights; the layers of other stages are dropped
+    from it, and the text encoder on all ranks but the first of a replica: it is of no other use afterwards.
     ``engine_config``: xDiT's EngineConfig; its ``parallel_config.pp_degree`` is the number of stages. ``config``: a
     DualParalConfig. ``texts``: what encodes prompts (see texts.py), by default the pipeline's text encoder. ``check_weights``:
     whether to look for NaNs and infinities in the weights.

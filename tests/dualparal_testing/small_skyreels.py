@@ -4,7 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from diffusers import SkyReelsV2DiffusionForcingPipeline, SkyReelsV2Transformer3DModel
+from diffusers import (
+    SkyReelsV2DiffusionForcingImageToVideoPipeline, SkyReelsV2DiffusionForcingPipeline, SkyReelsV2DiffusionForcingVideoToVideoPipeline,
+    SkyReelsV2Transformer3DModel,
+)
 from PIL import Image
 
 from xdualparal.models.wan_vae import encode
@@ -74,7 +77,9 @@ class DFCase(Case):
 
     def pipeline(self):
         """A small pipeline for it."""
-        pipeline = small_df_pipeline(self.scheduler, inject_sample_info=self.has_rate)
+        of_text, of_image = SkyReelsV2DiffusionForcingPipeline, SkyReelsV2DiffusionForcingImageToVideoPipeline
+        kind = SkyReelsV2DiffusionForcingVideoToVideoPipeline if self.has_video else of_image if self.has_picture else of_text
+        pipeline = small_df_pipeline(self.scheduler, kind, inject_sample_info=self.has_rate)
         pipeline.transformer.to(self.dtype)
         return pipeline
 

@@ -1,11 +1,15 @@
 """What the SkyReels-V2-DF family answers, against diffusers' own modules and its own schedule."""
 
+import json
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from diffusers import SkyReelsV2DiffusionForcingPipeline, SkyReelsV2ImageToVideoPipeline, SkyReelsV2Pipeline
+from diffusers import (
+    SkyReelsV2DiffusionForcingImageToVideoPipeline, SkyReelsV2DiffusionForcingPipeline, SkyReelsV2DiffusionForcingVideoToVideoPipeline,
+    SkyReelsV2ImageToVideoPipeline, SkyReelsV2Pipeline,
+)
 from dualparal_testing.checkpoints import SKYREELS, write_checkpoint
 from dualparal_testing.processes import run_ranks
 from dualparal_testing.runs import engine_config
@@ -24,8 +28,24 @@ SETTINGS = {"with the frames a second": {}, "without": dict(inject_sample_info=F
 TIMESTEPS = {"one": [700] * 5, "one a frame": [0, 0, 700, 700, 999]}
 
 
-def test_family_of():
-    assert type(family_of(small_df_pipeline())) is SkyReelsDFFamily
+@pytest.mark.parametrize("cls", [SkyReelsV2DiffusionForcingPipeline, SkyReelsV2DiffusionForcingImageToVideoPipeline, SkyReelsV2DiffusionForcingVideoToVideoPipeline])
+def test_family_of(tmp_path, cls):
+    """Of all three, which have the same parts, and of a folder that any of them wrote."""
+    assert type(family_of(small_df_pipeline(cls=cls))) is SkyReelsDFFamily
+    folder = write_checkpoint(tmp_path / "model", "SkyReels-V2-DF-1.3B")
+    index = json.loads((folder / "model_index.json").read_text()) | dict(_class_name=cls.__name__)
+    (folder / "model_index.json").write_text(json.dumps(index))
+    family = family_of_folder(folder)
+    check_folder(family, folder)
+    assert type(family) is SkyReelsDFFamily
+    assert type(load_stage(family, folder, 0, 1, range(5), torch.float32, with_vae=False)) is SkyReelsV2DiffusionForcingPipeline
+
+
+class WithOwnCall(SkyReelsV2DiffusionForcingImageToVideoPipeline):
+    """Does something else."""
+
+    def __call__(self):
+        """Does something else."""
 
 
 OF_IMAGES = partial(SkyReelsV2ImageToVideoPipeline, image_encoder=None, image_processor=None)
@@ -36,6 +56,7 @@ OF_IMAGES = partial(SkyReelsV2ImageToVideoPipeline, image_encoder=None, image_pr
     (SkyReelsV2DiffusionForcingPipeline, dict(image_dim=8), "image_dim is 8, not None"),
     (OF_IMAGES, SEES_IMAGES | dict(in_channels=36, inject_sample_info=True), "SkyReels-V2 image-to-video model .inject_sample_info is True, not False"),
     (OF_IMAGES, dict(in_channels=36), "image_dim is None, not a number"),
+    (WithOwnCall, {}, "the pipeline is WithOwnCall, not SkyReelsV2DiffusionForcingPipeline"),
     (SkyReelsV2Pipeline, {}, "SkyReelsV2Pipeline has no DualParal support: give one of SkyReelsV2DiffusionForcingPipeline, SkyReelsV2ImageToVideoPipeline, WanImageToVideoPipeline, WanPipeline"),
 ])
 def test_what_it_would_compute_wrongly_is_refused(cls, settings, named):

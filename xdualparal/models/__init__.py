@@ -7,7 +7,7 @@ from .skyreels_i2v import SkyReelsI2VFamily
 from .tensors import read_json
 from .wan import WanFamily
 from .wan22 import Wan22Family
-from .wan_configs import has_clean_frames, has_two_experts, index_of, sees_images
+from .wan_configs import class_among, has_clean_frames, has_two_experts, index_of, sees_images
 from .wan_i2v import Wan21I2VFamily, Wan22I2VFamily, WanI2VFamily
 from .wan_ti2v import WanTI2VFamily
 
@@ -19,11 +19,12 @@ def family_of(pipeline):
 
     Raises ValueError when there is none, or when the family would compute this pipeline wrongly.
     """
-    known = {family.facts.pipeline for family in FAMILIES}  # by name: importing all of them takes time, and some warn
-    kind = next((base.__name__ for base in type(pipeline).__mro__ if base.__module__.startswith("diffusers.") and base.__name__ in known), None)
+    # By name: importing all of them takes time, and some warn.
+    kind = class_among(pipeline, {name for family in FAMILIES for name in (family.facts.pipeline, *family.facts.same_pipelines)})
     if kind is None:
-        raise ValueError(f"{type(pipeline).__name__} has no DualParal support: give one of {', '.join(sorted(known))}")
-    family = _family_of_index(dict(index_of(pipeline), _class_name=kind))
+        known = sorted({family.facts.pipeline for family in FAMILIES})
+        raise ValueError(f"{type(pipeline).__name__} has no DualParal support: give one of {', '.join(known)}")
+    family = _family_of_index(dict(index_of(pipeline), _class_name=kind.__name__))
     family.check_pipeline(pipeline)
     return family()
 
@@ -36,7 +37,7 @@ def family_of_folder(folder):
 
 def _family_of_index(index):
     for family in (SkyReelsDFFamily, SkyReelsI2VFamily):
-        if index.get("_class_name") == family.facts.pipeline:
+        if index.get("_class_name") in (family.facts.pipeline, *family.facts.same_pipelines):
             return family
     if index.get("_class_name") == WanI2VFamily.facts.pipeline:
         return Wan21I2VFamily if sees_images(index) else Wan22I2VFamily if has_two_experts(index) else WanI2VFamily

@@ -26,6 +26,7 @@ class Facts:
     conditioned: bool = False  # whether an image must be given, which enters each pass as channels beside the latents, see Family.image_condition
     sees_images: bool = False  # whether cross-attention sees the image too, as CLIP describes it
     few_steps: bool = False  # whether the weights are distilled for a few steps
+    same_pipelines: tuple[str, ...] = ()  # names of other classes of diffusers' with the same parts, which are taken too
     frame_timesteps: bool = False  # whether they were trained on clips whose frames have noise levels and timesteps of their own
 
     @property

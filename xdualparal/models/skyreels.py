@@ -29,7 +29,8 @@ What diffusers' pipeline calls by other names (tests/test_skyreels.py and tests/
   the latents before them (--dualparal_append_to puts them behind the old ones); of an mp4 the launcher encodes as many frames as the
   VAE looks back to, not overlap_history, so that the first of the seen latents is 4 frames, as in the old video, and not 1; from latents
   (--dualparal_latents_out) nothing is encoded. Blocks behind the first are as in any long video.
-- ``last_image`` is not there: diffusers puts it behind the last clip as one more latent frame, which it drops when it has decoded it.
+- ``last_image`` is not there: diffusers puts it behind the last clip as one more latent frame, clean with timestep 0 whatever ``addnoise_condition`` is, and drops it
+  when it has decoded it. Here it would be one more frame of the last block's windows, which no block owns.
 - ``fps`` is 24, or rather not 16: the models that embed it (``inject_sample_info``) know no third value.
 - ``causal_block_size`` as the model's configuration has it (``num_frame_per_block``) must be 1: no causal mask.
 
@@ -80,13 +81,14 @@ class SkyReelsDFFamily(SkyReelsTransformer, WanFamily):
         example="Skywork/SkyReels-V2-DF-1.3B-540P-Diffusers",
         trained_latents=25,  # 97 frames, base_num_frames at 540P
         clean_frames=True, frame_timesteps=True,
+        same_pipelines=("SkyReelsV2DiffusionForcingImageToVideoPipeline", "SkyReelsV2DiffusionForcingVideoToVideoPipeline"),
     )
 
     @staticmethod
     def check_inputs(pipeline, prompt, negative_prompt, height, width, prompt_embeds, negative_prompt_embeds):
         """Refuses what the pipeline refuses, but for lengths: clips longer than trained are what blocks are for."""
-        pipeline.check_inputs(
-            prompt, negative_prompt, height, width, prompt_embeds, negative_prompt_embeds, num_frames=1, base_num_frames=1
+        SkyReelsDFFamily.classes().pipeline.check_inputs(  # of an image or a video call.py knows more
+            pipeline, prompt, negative_prompt, height, width, prompt_embeds, negative_prompt_embeds, num_frames=1, base_num_frames=1
         )
 
     def condition(self, transformer, timesteps, text, images=None):

@@ -23,7 +23,7 @@ def check_pipeline(family, pipeline):
     """As ``check``, for a diffusers pipeline. Also refuses an own ``__call__`` or ``forward``, and a step cache."""
     classes, experts = family.classes(), _experts_of(pipeline)
     index = dict(
-        _class_name=_class_name(pipeline, classes.pipeline, "__call__"), vae=(None, _class_name(pipeline.vae, classes.vae)),
+        _class_name=_class_name(pipeline, class_among(pipeline, family.facts.same_pipelines) or classes.pipeline, "__call__"), vae=(None, _class_name(pipeline.vae, classes.vae)),
         boundary_ratio=pipeline.config.get("boundary_ratio"), expand_timesteps=pipeline.config.get("expand_timesteps", False),
         **{name: (None, _class_name(one, classes.transformer, "forward")) for name, one in experts.items()},
     )
@@ -31,6 +31,11 @@ def check_pipeline(family, pipeline):
     check(family, index, {name: getattr(part, "config", {}) for name, part in parts.items()})
     for name in family.facts.experts:
         _check_calls(name, experts[name], classes.transformer)
+
+
+def class_among(pipeline, names):
+    """The class of diffusers that ``pipeline`` is of and that has one of ``names``; None without."""
+    return next((base for base in type(pipeline).__mro__ if base.__module__.startswith("diffusers.") and base.__name__ in names), None)
 
 
 def has_clean_frames(index):
@@ -87,7 +92,8 @@ def _compared(family, index, configs):
     Defaults are those of diffusers' classes. A pipeline without VAE makes latents only: nothing of it is compared.
     """
     facts, classes = family.facts, family.classes()
-    yield "the pipeline", index.get("_class_name"), facts.pipeline
+    pipeline = index.get("_class_name")
+    yield "the pipeline", pipeline, pipeline if pipeline in facts.same_pipelines else facts.pipeline
     for name in ("transformer", "transformer_2"):
         allowed = classes.transformer.__name__ if name in facts.experts else None
         yield name, (index.get(name) or (None, None))[1], allowed
