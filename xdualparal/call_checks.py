@@ -67,13 +67,16 @@ def check_image_latents(name, latents, latent_shape, num_videos, at_least=None):
     ))
 
 
-def check_last_image(num_frames, frames_per_latent):
-    """Raises ValueError unless a last image can be the last frame of a video of ``num_frames``: of a whole latent frame, and not the first."""
+def check_last_image(num_frames, frames_per_latent, is_continued):
+    """Raises ValueError unless a last image can be the last frame of a video of ``num_frames``: of a whole latent frame, and not the first. The first
+    latent frame is one frame, but for a video that ``is_continued``, from another one."""
     if num_frames == 0:
         raise ValueError("a last image is given and num_frames is 0, for a video without end: give a number of frames")
-    if num_frames == 1 or num_frames % frames_per_latent != 1:
-        fitting = max(1, num_frames // frames_per_latent) * frames_per_latent + 1
-        raise ValueError(f"a last image is given and num_frames is {num_frames}: give {fitting}, or another multiple of {frames_per_latent} and 1")
+    alone = 0 if is_continued else 1
+    if num_frames == alone or num_frames % frames_per_latent != alone % frames_per_latent:
+        fitting = max(1, num_frames // frames_per_latent) * frames_per_latent + alone
+        others = f"another multiple of {frames_per_latent}{'' if is_continued else ' and 1'}"
+        raise ValueError(f"a last image is given and num_frames is {num_frames}: give {fitting}, or {others}")
 
 
 def check_image_embeds(embeds, config, num_videos):

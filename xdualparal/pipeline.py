@@ -133,7 +133,7 @@ class DualParalPipeline:
         (of a second transformer), ``generator`` (on the CPU), ``prompt_embeds`` and ``negative_prompt_embeds`` (videos, length, dim), ``max_sequence_length``;
         ``image`` (a PIL image, or a list of one for each prompt; Wan2.2-TI2V, SkyReels-V2-DF, SkyReels-V2-I2V, Wan2.1-I2V, Wan2.2-I2V), the video's first frame, scaled to height x width,
         and for I2V ``last_image``, its last one, or what the model sees of them (images.encode_images): ``image_latents``, ``last_image_latents`` and
-        ``image_embeds``;
+        ``image_embeds``; with ``continue_latents`` I2V takes no ``image``, but for what CLIP says of it, where the model asks for that;
         ``continue_latents``: the last latent frames of another video, (1, channels, frames, height, width) before VAE scaling, as
         output_type "latent" gives them: this video goes on from there, and has the frames that follow, ``num_frames`` of them. The last
         ``context_latents`` are what its first block sees; earlier ones, if given, only make the first frames decode as in one video.
@@ -274,7 +274,7 @@ class DualParalPipeline:
         latent_frames = None if request.is_endless else self.family.facts.latent_frames(request.num_frames, continued)
         expert_starts = self.family.expert_starts(self.pipe, request.make_scheduler("cpu").timesteps)
         plan = self.strategy.plan(self.config, latent_frames, request.num_inference_steps, lanes, expert_starts)
-        if request.image_latents is not None:
+        if request.image_latents is not None and not continued:
             return with_image(self.config, plan, self.family.facts)
         if not continued:
             return plan

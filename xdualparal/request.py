@@ -73,13 +73,14 @@ class Request:
         self._check_image_is_wanted(facts)
         if self.image_latents is None:
             return
-        if self.continue_latents is not None:
+        is_continued = self.continue_latents is not None
+        if is_continued and not facts.conditioned:
             raise ValueError("an image and continue_latents are given and both are the video's first frames: leave one out")
         latent_frames = None if self.is_endless else facts.latent_frames(self.num_frames)
-        frames = condition_frames(self.pipe, family, latent_frames) if facts.conditioned else None
+        frames = condition_frames(self.pipe, family, latent_frames, is_continued) if facts.conditioned else None
         check_image_latents("image_latents", self.image_latents, self.latent_shape, self.num_videos, frames)
         if self.last_image_latents is not None:
-            check_last_image(self.num_frames, facts.frames_per_latent)
+            check_last_image(self.num_frames, facts.frames_per_latent, is_continued)
             check_image_latents("last_image_latents", self.last_image_latents, self.latent_shape, self.num_videos)
         if facts.sees_images:
             check_image_embeds(self.image_embeds, self.pipe.transformer.config, self.num_videos)
@@ -216,10 +217,10 @@ class Request:
             yield one
 
 
-def condition_frames(pipe, family, latent_frames):
+def condition_frames(pipe, family, latent_frames, is_continued=False):
     """How many latent frames the image of a ``conditioned`` family is given as. ``latent_frames``: of the video, None: endless. Without a VAE
-    that says so, as for a short video."""
-    return 1 if pipe.vae is None else family.condition_latents(pipe.vae, latent_frames)
+    that says so, as for a short video; one of empty frames where it ``is_continued``, from another one."""
+    return 1 if pipe.vae is None or is_continued else family.condition_latents(pipe.vae, latent_frames)
 
 
 def _digest_of(*tensors):

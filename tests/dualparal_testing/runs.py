@@ -170,8 +170,8 @@ class ImageCase(Case):
         return self.pipeline().transformer_2
 
     def image_latents(self):
-        """Of the image and the 21 latent frames behind it, which are what the small VAE remembers."""
-        return torch.randn(1, 16, 22, SIZE // 8, SIZE // 8, generator=torch.Generator().manual_seed(14))
+        """Of the image and the 21 latent frames behind it, which are what the small VAE remembers; of a video that continues another one empty latent frame."""
+        return torch.randn(1, 16, 1 if self.continued else 22, SIZE // 8, SIZE // 8, generator=torch.Generator().manual_seed(14))
 
     def last_image_latents(self):
         """Of the last image."""
@@ -192,7 +192,7 @@ class ImageCase(Case):
         """The 20 channels beside the latents, and what CLIP says."""
         latents, mask = self.image_latents()[:, :, :latent_frames], torch.zeros(1, 4, latent_frames, SIZE // 8, SIZE // 8)
         empty = latents[:, :, -1:].repeat(1, 1, latent_frames - latents.shape[2], 1, 1)
-        latents, mask[:, :, 0] = torch.cat([latents, empty], dim=2), 1
+        latents, mask[:, :, 0] = torch.cat([latents, empty], dim=2), 0 if self.continued else 1
         if self.has_last:
             latents[:, :, -1:], mask[:, 3, -1] = self.last_image_latents(), 1
         return dict(condition=torch.cat([mask, latents], dim=1), image_embeds=self.image_embeds() if self.sees_images else None)
@@ -239,6 +239,8 @@ CONDITIONED = [
     ImageCase("image-to-video, first and last, cached context, stagger 2", num_frames=61, num_steps=6, context=3, stagger=2, cached=True, has_last=True),
     ImageCase("image-to-video, two experts", num_frames=77, num_steps=4, boundary_ratio=0.9, guidance_scale_2=3.0, scheduler="euler"),
     ImageCase("image-to-video with CLIP", num_frames=77, num_steps=4, sees_images=True),
+    ImageCase("image-to-video with CLIP goes on from a video", num_frames=60, num_steps=4, continued=5, sees_images=True),
+    ImageCase("image-to-video goes on to a last image, two experts", num_frames=76, num_steps=4, boundary_ratio=0.9, guidance_scale_2=3.0, continued=3, has_last=True),
     ImageCase("image-to-video with CLIP, one block, no guidance", num_frames=13, num_steps=4, sees_images=True, guidance_scale=1.0, has_last=True),
 ]
 ANCHORED = [

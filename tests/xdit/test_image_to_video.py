@@ -97,21 +97,29 @@ def whole_condition(pipeline, images, num_frames, last):
     return condition
 
 
-def expected_latents(folder, images, num_frames, last):
-    """By the sequential program."""
-    pipeline, latent_frames = DiffusionPipeline.from_pretrained(folder), (num_frames + 2) // 4 + 1
+def video_noise(latent_frames):
+    """The blocks' noise of a command."""
+    blocks = 1 + max(0, -(-(latent_frames - BLOCK - CONTEXT) // BLOCK))
+    return initial_noise(blocks, BLOCK, CONTEXT, (16, SIZE // 8, SIZE // 8), torch.Generator().manual_seed(7), latent_frames)
+
+
+def expected_latents(folder, images, num_frames, last, before=None):
+    """By the sequential program. ``before``: the latents of a video that is continued, whose image is ``images[0]``."""
+    pipeline, latent_frames = DiffusionPipeline.from_pretrained(folder), CONTEXT + num_frames // 4 if before is not None else (num_frames + 2) // 4 + 1
     sees_images = pipeline.image_encoder is not None
     with torch.no_grad():
         texts = pipeline.encode_prompt(PROMPT, "", True, max_sequence_length=512, device="cpu")
         condition = whole_condition(pipeline, images, 4 * latent_frames - 3, last)
+        if before is not None:  # all is as it is long behind an image
+            condition = whole_condition(pipeline, images, 129, None)[:, :, -1:].repeat(1, 1, latent_frames, 1, 1)
+            assert condition[:, :4].abs().max() == 0
         embeds = pipeline.encode_image([Image.open(one) for one in (images[0], last) if one], "cpu") if sees_images else None
-    blocks = 1 + max(0, -(-(latent_frames - BLOCK - CONTEXT) // BLOCK))
-    noise = initial_noise(blocks, BLOCK, CONTEXT, (16, SIZE // 8, SIZE // 8), torch.Generator().manual_seed(7), latent_frames)
     transformers = [one for one in (pipeline.transformer, getattr(pipeline, "transformer_2", None)) if one is not None]
     boundary = None if len(transformers) == 1 else 900
     make_scheduler = lambda: type(pipeline.scheduler).from_config(pipeline.scheduler.config)  # noqa: E731
-    return sequential_latents(transformers, make_scheduler, STEPS, noise, texts, 3.0 if boundary is None else (3.0, 3.0), BLOCK, CONTEXT, boundary=boundary,
-                              condition=condition, image_embeds=embeds)
+    given = {} if before is None else dict(given=before[:, :, -CONTEXT:], its_noise=torch.cat(video_noise(before.shape[2]), dim=2)[:, :, -CONTEXT:])
+    return sequential_latents(transformers, make_scheduler, STEPS, video_noise(latent_frames), texts, 3.0 if boundary is None else (3.0, 3.0), BLOCK, CONTEXT,
+                              boundary=boundary, condition=condition, image_embeds=embeds, **given)
 
 
 @pytest.mark.processes
@@ -127,6 +135,18 @@ def test_many_blocks_are_the_sequential_programs(tmp_path, folders, images, mode
     for latents in made:
         is_near(latents, expected)
     assert torch.equal(made[0], made[1])
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("model, needed", [("Wan2.2-I2V", 0), ("Wan2.1-I2V", 1)])
+def test_a_video_goes_on(tmp_path, folders, images, model, needed):
+    """Its image is not given again but for what CLIP says of it."""
+    before, kept = launched(tmp_path, folders, model, 41, *given(model, images, 1), "--dualparal_degree", 1), tmp_path / "first.latents"
+    (tmp_path / "made.latents").rename(kept)
+    made = [launched(tmp_path, folders, model, 40, *["--input_images", images[0]][:2 * needed], "--dualparal_continue_from", kept, "--dualparal_degree", degree)
+            for degree in (1, 2)]
+    is_near(made[0], expected_latents(folders[model], images, 40, None, before))
+    assert torch.equal(*made)
 
 
 @pytest.mark.processes
@@ -152,6 +172,8 @@ def test_the_image_matters_and_each_prompt_has_its_own(tmp_path, folders, images
     ("Wan2.2-I2V", ["--input_images", "A", "--dualparal_last_image", "A", "--num_frames", "0"], "a last image is given and num_frames is 0, for a video without end"),
     ("Wan2.2-I2V", ["--input_images", "A", "--dualparal_strategy", "chunks"], "an image is given and strategy is chunks, which takes none"),
     ("Wan2.2-I2V", ["--input_images", "A", "--task", "t2v"], "--task is t2v and an image is given"),
+    ("Wan2.2-I2V", ["--input_images", "A", "--dualparal_continue_from", "A"], "--input_images and --dualparal_continue_from are given and both are the video's first"),
+    ("Wan2.1-I2V", ["--dualparal_continue_from", "A"], "--input_images is missing: Wan2.1-I2V sees its image in all passes, add the one that the video began with"),
     ("SkyReels-V2-I2V-1.3B", [], "--input_images is missing: SkyReels-V2-I2V-1.3B makes a video of an image, add --input_images FILE"),
     ("SkyReels-V2-I2V-1.3B", ["--input_images", "A", "--dualparal_last_image", "A"], "SkyReels-V2-I2V-1.3B sees a first image alone: give --model Wan2.1-FLF2V or Wan2.2-I2V, or"),
     ("Wan2.1-I2V", ["--input_images", "A", "--max_sequence_length", "256"], "max_sequence_length is 256 and the model's attention tells text from image by a length of 512: give 512"),
@@ -219,11 +241,16 @@ def from_python(rank, folder, files, how):
     return [one and one.frames.numpy() for one in made], messages
 
 
+GIVEN = torch.zeros(1, 16, 2, 4, 4)
 REFUSED = {  # {words of the message: what is given}
     "the image is missing": {}, "image is not: give both": dict(last_image="FIRST"), "one thing: leave one out": dict(image="FIRST", image_latents="ENCODED"),
     "image is str": dict(image="not one"), "give (1 or 1, 16, 11 or more, 4, 4)": dict(image_latents=torch.zeros(1, 16, 2, 4, 4)),
     "num_frames is -1": dict(image="FIRST", num_frames=-1), "num_frames is 30: give 29, or another": dict(image="FIRST", last_image="FIRST", num_frames=30),
     "height is 40": dict(image="FIRST", height=40),
+}
+CONTINUED = {
+    "Wan2.2-I2V": {"both are the video's first frames": dict(image="FIRST", continue_latents=GIVEN)},
+    "Wan2.1-FLF2V": {"continue_latents are given and image is not": dict(continue_latents=GIVEN)}, "SkyReels-V2-I2V-1.3B": {},
 }
 ONE_IMAGE = {"last_image is given and the model's cross-attention knows one image alone: leave it out": dict(image="FIRST", last_image="FIRST")}
 
@@ -231,6 +258,7 @@ ONE_IMAGE = {"last_image is given and the model's cross-attention knows one imag
 @pytest.mark.processes
 @pytest.mark.parametrize("model, count, refused", [("Wan2.1-FLF2V", 2, REFUSED), ("Wan2.2-I2V", 2, REFUSED), ("SkyReels-V2-I2V-1.3B", 1, ONE_IMAGE)])
 def test_from_python(folders, images, model, count, refused):
+    refused = refused | CONTINUED[model]
     *_, (made, messages) = run_ranks(from_python, 2, folders[model], images[:count], [*refused.values()])
     expected = expected_latents(folders[model], images, 41, images[1] if count == 2 else None)
     for latents in made:

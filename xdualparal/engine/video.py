@@ -102,7 +102,7 @@ class Video:
         if not self._family.facts.conditioned:
             return None
         first, last = (given if given is None else self.shard.take(given).to(self.device) for given in (self.request.image_latents, self.request.last_image_latents))
-        return self._family.image_condition(first, last, self.plan.layout.latent_frames)
+        return self._family.image_condition(first, last, self.plan.layout.latent_frames, is_continued=self.request.continue_latents is not None)
 
     def given_frames(self):
         """GivenFrames where block 0 begins with another video's last latent frames or with an image, else None."""

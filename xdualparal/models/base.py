@@ -164,11 +164,12 @@ class Family(Protocol):
         """Returns how many latent frames of a video of ``latent_frames`` (None: endless) that begins with an image and is empty behind it
         say all about it: the VAE makes the same of each later one."""
 
-    def image_condition(self, latents, last_latents, num_latents):
+    def image_condition(self, latents, last_latents, num_latents, is_continued=False):
         """Returns an object whose ``of(first, count)`` are the channels that stand beside the latent frames ``first`` to ``first + count`` of a video.
 
         ``latents``: what the VAE makes of the image with empty frames behind it, (1, channels, frames, height, width). ``last_latents``:
-        (1, channels, 1, height, width), of empty frames and the last image, None without one. ``num_latents``: of the video, None: endless.
+        (1, channels, 1, height, width), of empty frames and the last image, None without one. ``num_latents``: of the video, None: endless. Where it
+        ``is_continued``, from another video, ``latents`` is one latent frame, of empty frames that long ones are before.
         """
 
     # The VAE.

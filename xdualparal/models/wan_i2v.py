@@ -7,7 +7,7 @@ Beside the 16 channels of latents the transformer gets 20 more: 4 of a mask that
 16 of the latents of a video that has the given frames and is grey elsewhere. They are a function of the frame's place in the video:
 the first latent frame has the image, those behind it what the VAE still remembers of it, and further ones are all the same, "no frame
 given". So the video's first block, and one that is the whole video, get what diffusers' pipeline gives them. A last image is the
-video's last frame.
+video's last frame. A video that continues another one gets "no frame given" everywhere, as the other's later blocks did.
 """
 
 from dataclasses import replace
@@ -37,9 +37,9 @@ class WanI2VFamily(WanFamily):
         needed = encoder_memory_latents(vae) + 2
         return needed if latent_frames is None else min(needed, latent_frames)
 
-    def image_condition(self, latents, last_latents, num_latents):
+    def image_condition(self, latents, last_latents, num_latents, is_continued=False):
         """Returns an ImageCondition."""
-        return ImageCondition(latents, last_latents, num_latents, self.facts.frames_per_latent)
+        return ImageCondition(latents, last_latents, num_latents, self.facts.frames_per_latent, is_continued)
 
 
 class Wan22I2VFamily(WanI2VFamily):
@@ -75,9 +75,9 @@ class ImageCondition:
     """The channels beside a video's latents: see the module's head. The arguments are ``base.Family.image_condition``'s; ``frames_per_latent``:
     channels of the mask."""
 
-    def __init__(self, latents, last_latents, num_latents, frames_per_latent):
+    def __init__(self, latents, last_latents, num_latents, frames_per_latent, is_continued):
         mask = latents.new_zeros(1, frames_per_latent, *latents.shape[2:])
-        mask[:, :, 0] = 1  # the first latent frame is one frame, which stands for all four
+        mask[:, :, 0] = not is_continued  # the first latent frame is one frame, which stands for all four
         self._first, self._last, self._num_latents = torch.cat([mask, latents], dim=1), None, num_latents
         if last_latents is not None:
             mask = latents.new_zeros(1, frames_per_latent, *last_latents.shape[2:])

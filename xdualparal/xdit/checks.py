@@ -121,10 +121,10 @@ def _check_dualparal(args, model):
 
 def _check_images(args, model):
     facts = model.family.facts
-    if args["input_images"] and command_settings(args).continue_from:
+    if args["input_images"] and command_settings(args).continue_from and not facts.sees_images:
         raise ValueError("--input_images and --dualparal_continue_from are given and both are the video's first frames: leave one out")
     if args["dualparal_last_image"]:
-        check_last_image(value_of(args, model, "num_frames"), facts.frames_per_latent)
+        check_last_image(value_of(args, model, "num_frames"), facts.frames_per_latent, bool(args["dualparal_continue_from"]))
     if facts.sees_images:
         check_text_length(args["max_sequence_length"] or MAX_SEQUENCE_LENGTH, None, TEXT_LENGTH)
 

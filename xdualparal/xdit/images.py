@@ -30,7 +30,7 @@ def with_image_size(args, model, is_planned=False):
     _check_last_images(args, model, is_planned)
     if not paths:
         if facts.conditioned and not is_planned:
-            raise ValueError(f"--input_images is missing: {args['model']} makes a video of an image, add --input_images FILE")
+            _check_no_first(args, facts)
         if args["resize_input_images"]:
             raise ValueError("--resize_input_images is given and there is no image: give --input_images, or leave it out")
         return model
@@ -48,17 +48,24 @@ def with_image_size(args, model, is_planned=False):
     return type(model.__name__, (model,), dict(image_size=size))
 
 
+def _check_no_first(args, facts):
+    """Raises ValueError for a video of an image without one, unless it continues another and nothing sees the image."""
+    if not args["dualparal_continue_from"]:
+        raise ValueError(f"--input_images is missing: {args['model']} makes a video of an image, add --input_images FILE")
+    if facts.sees_images:
+        raise ValueError(f"--input_images is missing: {args['model']} sees its image in all passes, add the one that the video began with")
+
+
 def images_of(args, model, numbers, paths=None):
-    """{number of the prompt: its PIL image, of the size of the frames}, of the prompts ``numbers``. ``paths``: of the images, by default those that videos
-    begin with."""
+    """{number of the prompt: its PIL image, of the size of the frames}, of the prompts ``numbers``; {} without. ``paths``: of the images, by default those
+    that videos begin with."""
     paths = args["input_images"] if paths is None else paths
-    return {number: _image(paths[number if len(paths) > 1 else 0], args, model) for number in numbers}
+    return {} if not paths else {number: _image(paths[number if len(paths) > 1 else 0], args, model) for number in numbers}
 
 
 def last_images_of(args, model, numbers):
     """As ``images_of``, of those that videos end with; {} without."""
-    paths = _last_images(args)
-    return images_of(args, model, numbers, paths) if paths else {}
+    return images_of(args, model, numbers, _last_images(args))
 
 
 def images_digests(args):
@@ -85,7 +92,7 @@ def _check_last_images(args, model, is_planned):
         raise ValueError(f"--dualparal_last_image is given and {args['model']} takes no last image: give --model Wan2.2-I2V, or leave it out")
     if model.family.facts.sees_images and not model.needs_last_image:  # diffusers' pipeline cannot take it either
         raise ValueError(f"--dualparal_last_image is given and {args['model']} sees a first image alone: give --model Wan2.1-FLF2V or Wan2.2-I2V, or leave it out")
-    if not args["input_images"]:
+    if not args["input_images"] and not args["dualparal_continue_from"]:
         raise ValueError("--dualparal_last_image is given and no first image is: give --input_images too")
     _check_count(paths, args, "last images")
     for path in paths:
@@ -138,7 +145,7 @@ def _image(path, args, model):
 
     Not by xDiT's resize_and_crop_image, which rounds some sizes down to a pixel less than the frame (49 pixels to 64, say) and fills it with black.
     """
-    image, (height, width) = _read(path), model.image_size
+    image, (height, width) = _read(path), (value_of(args, model, side) for side in ("height", "width"))
     if not args["resize_input_images"]:
         return image.resize((width, height))
     scale = max(width / image.width, height / image.height)

@@ -89,9 +89,10 @@ def plan_of(args, model, lanes, expert_starts=(0,)):
     continued = continued_latents(config, command_settings(args))
     latent_frames = model.family.facts.latent_frames(num_frames, continued) if num_frames else None
     plan = strategy_of(config).plan(config, latent_frames, value_of(args, model, "num_inference_steps"), lanes, expert_starts)
-    if args["input_images"] or model.family.facts.conditioned:
-        return with_image(config, plan, model.family.facts)
-    return plan.continuing(continued) if continued else plan
+    if continued:
+        return plan.continuing(continued)
+    is_of_image = args["input_images"] or model.family.facts.conditioned
+    return with_image(config, plan, model.family.facts) if is_of_image else plan
 
 
 def _image_tokens(model):

@@ -175,7 +175,8 @@ class DualParalWanModel(xFuserWan21T2VModel):
         # The adapter (patches/0008) has the degree as xDiT's own.
         flags = dict(self._flags, dualparal_degree=self.engine_config.parallel_config.pp_degree)
         self._memory = memory_report(flags, type(self), self.dualparal.mesh.gather_objects(self._bytes_before))
-        self._continued, self._images = self._last_latents(), self._encode_images()
+        self._continued = self._last_latents()
+        self._images = self._encode_images()
         self._made = set()  # the prompts whose videos this process has made
         if self.watchdog is not None:
             self.watchdog.observe(self.dualparal)
@@ -198,7 +199,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
 
     def _encode_images(self):
         """{number of a prompt of this replica: what the model sees of its images, as arguments of a call}, on every rank; empty without images."""
-        if self.image_size is None:
+        if self.image_size is None and not self.family.facts.conditioned:
             return {}
         self._begin_phase("encodes the images")
         mesh = self.dualparal.mesh
@@ -207,13 +208,15 @@ class DualParalWanModel(xFuserWan21T2VModel):
     def _encoded_images(self):
         numbers = [prompt.number for prompt in self._args["prompt"]][self._replica.number::self._replica.count]
         given = self._flags, type(self), numbers
-        last, describe, num_frames = last_images_of(*given), None, self._args["num_frames"]
+        first, last, describe, num_frames = images_of(*given), last_images_of(*given), None, self._args["num_frames"]
         if self.family.facts.sees_images:
             describe = partial(described, *load_image_encoder(self._weights))
         latent_frames = self.family.facts.latent_frames(num_frames) if num_frames else None
+        size, is_continued = (self._args["height"], self._args["width"]), bool(self._continued)
+        of = lambda images, number: [images[number]] if images else None  # noqa: E731
         return {
-            number: encode_images(self.pipe, self.family, [image], *self.image_size, latent_frames, [last[number]] if last else None, describe)
-            for number, image in images_of(*given).items()
+            number: encode_images(self.pipe, self.family, of(first, number), *size, latent_frames, of(last, number), describe, is_continued)
+            for number in numbers
         }
 
     @classmethod
