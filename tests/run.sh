@@ -7,4 +7,6 @@ set -euo pipefail
 cd "$root"
 marked=""
 if python tests/upstream_digest.py; then marked="not upstream"; fi
+# All tests run two files at a time: much of a test is one process that starts others, or waits for them.
+if [ $# -eq 0 ]; then set -- --numprocesses 2 --dist loadfile --no-loadscope-reorder; fi
 python -m pytest --quiet --durations=10 -m "$marked" "$@"
