@@ -1,6 +1,6 @@
 """Whether the places can be told where the demo model's videos go on from one that was finished.
 
-    python examples/measure_continuing.py FILE.json [--prompts 30] [--num_inference_steps 25]
+    python examples/measure_continuing.py FILE.json [--prompts 30] [--num_inference_steps 25] [--given_noise 0]
 
 Each prompt's video has 129 frames, and is continued twice by 64 from its latents. The metrics are those of `xdit-dualparal quality` with
 the two joins as its seams: first differences there over those at other latent frames, the rank of their place among the 16 that they could have, how far
@@ -25,10 +25,11 @@ def main():
     parser.add_argument("json", type=Path)
     parser.add_argument("--prompts", type=int, default=30, help="default: 30")
     parser.add_argument("--num_inference_steps", type=int, default=25, help="default: 25")
+    parser.add_argument("--given_noise", type=float, default=0.0, help="of the DualParalConfig (default: 0)")
     arguments = parser.parse_args()
     if arguments.json.exists():
         parser.error(f"{arguments.json} exists: give another name")
-    pipeline = demo_pipeline()
+    pipeline = demo_pipeline(arguments.given_noise)
 
     from xdualparal.quality.statistics import summary, table
     from xdualparal.quality.worlds import WORLDS
@@ -42,7 +43,7 @@ def main():
     print(table({name: estimate for name, estimate in summary(videos).items() if name in SHOWN}))
 
 
-def demo_pipeline():
+def demo_pipeline(given_noise):
     """A DualParalPipeline of the demo model on this process."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
@@ -54,27 +55,19 @@ def demo_pipeline():
     from xfuser import xFuserArgs
 
     engine, _ = xFuserArgs(model=str(DEMO)).create_config()
-    return DualParalPipeline(WanPipeline.from_pretrained(DEMO), engine, DualParalConfig(block_latents=BLOCK, context_latents=CONTEXT))
+    return DualParalPipeline(WanPipeline.from_pretrained(DEMO), engine, DualParalConfig(BLOCK, CONTEXT, given_noise=given_noise))
 
 
 def continued_twice(pipeline, prompt, steps, seed):
     """The frames of the three videos one behind the other, uint8 (frames, height, width, 3)."""
-    from xdualparal import initial_noise
-
-    latents, noise, shape = [], None, None
+    latents = []
     for number, frames in enumerate((FIRST, MORE, MORE)):
-        given = {} if not latents else dict(continue_latents=latents[-1], continue_noise=noise[:, :, -CONTEXT:])
-        generator = lambda: torch.Generator().manual_seed(3 * seed + number)  # noqa: B023, E731
-        made = pipeline(
-            prompt=prompt, num_frames=frames, height=32, width=32, num_inference_steps=steps, guidance_scale=1.5, generator=generator(),
-            output_type="latent", **given,
-        ).frames
-        latents.append(made)
-        count = made.shape[2] + (CONTEXT if given else 0)
-        blocks, shape = 1 + max(0, -(-(count - BLOCK - CONTEXT) // BLOCK)), (made.shape[1], *made.shape[3:])
-        noise = torch.cat(initial_noise(blocks, BLOCK, CONTEXT, shape, generator(), count), dim=2)
-    joined = torch.cat([latents[0], *latents[1:]], dim=2)
-    video = pipeline.family.decode_at_once(pipeline.pipe.vae, joined)
+        given = dict(continue_latents=latents[-1]) if latents else {}
+        latents.append(pipeline(
+            prompt=prompt, num_frames=frames, height=32, width=32, num_inference_steps=steps, guidance_scale=1.5,
+            generator=torch.Generator().manual_seed(3 * seed + number), output_type="latent", **given,
+        ).frames)
+    video = pipeline.family.decode_at_once(pipeline.pipe.vae, torch.cat(latents, dim=2))
     return ((video / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)[0].movedim(0, -1).numpy()
 
 

@@ -39,6 +39,8 @@ def test_the_sizes_come_first():
     (dict(context_noise=1000), "context_noise is 1000: give a whole number from 0 to 999"), (dict(context_noise=-1), "context_noise is -1: give"),
     (dict(context_noise=20, context="cached"), "context_noise is 20 and context is cached, .*: leave one of them out"),
     (dict(context_noise=20, context_timestep="own"), "context_noise is 20 and context_timestep is own, .*: leave one of them out"),
+    (dict(given_noise=1.5), "given_noise is 1.5: give a number from 0 to 1"),
+    (dict(given_noise=0.5, context_timestep="true"), "given_noise is 0.5 and context_timestep is true, .*: leave one of them out"),
     (dict(context_noise=20, context_latents=0), "context_noise is 20 and context_latents is 0, so there is no context"),
     (dict(context_latents=0, context_timestep="true"), "context_timestep is true and context_latents is 0"),
     (dict(strategy="video_infinity", global_latents=0, scope_bias=2.0), "scope_bias is 2.0 and global_latents is 0"),

@@ -66,7 +66,7 @@ def test_kept_context_that_waits_on_the_host_changes_no_bit(latents, stages):
 @pytest.mark.parametrize("case, broken", [
     (PLAIN, dict(next_context=False)), (PLAIN, dict(previous_context_after=False)), (EXPERTS[0], dict(crossing=True)), (TRUE_TIMESTEPS[0], dict(true_timesteps=False)),
     (CACHED[0], dict(of_step=1)), (CACHED[0], dict(next_context=False)), (CACHED[0], dict(cached=False)), (CACHED[-1], dict(in_float8=False)),
-    (CONTINUED[0], dict(given=-CONTINUED[0].given()[:, :, -2:])), (CONTINUED[0], dict(noised=False)), (CONTINUED[3], dict(its_noise=None)),
+    (CONTINUED[0], dict(given=-CONTINUED[0].given()[:, :, -2:])), (CONTINUED[0], dict(given_noise=1.0)), (CONTINUED[3], dict(its_noise=None)),
     (ANCHORED[0], dict(anchors=0)), (ANCHORED[0], dict(anchors_moved=False)), (ANCHORED[2], dict(in_float8=False)), (CONDITIONED[0], dict(condition=torch.zeros(1, 20, 31, 4, 4))),
     (CONDITIONED[3], dict(image_embeds=torch.zeros(1, 5, 24))), (WITH_IMAGE[0], dict(image=None)), (WITH_IMAGE[0], dict(image_timestep=500)),
     (replace(EXPERTS[0], guidance_scale_2=5.0), {}), (replace(EXPERTS[0], boundary_ratio=0.7), {}),

@@ -137,9 +137,9 @@ class DualParalPipeline:
         ``continue_latents``: the last latent frames of another video, (1, channels, frames, height, width) before VAE scaling, as
         output_type "latent" gives them: this video goes on from there, and has the frames that follow, ``num_frames`` of them. The last
         ``context_latents`` are what its first block sees; earlier ones, if given, only make the first frames decode as in one video.
-        They are seen as the frames of a block before would be: clean where ``context_timestep`` is true, as for SkyReels-V2-DF, else with the noise of each step;
-        ``continue_noise`` is for that one: the noise that those were made of (``initial_noise`` of that run), of as many last frames; else
-        new noise is drawn.
+        They are seen clean, where ``context_timestep`` is true, as for SkyReels-V2-DF, with their true timestep, or with a share of each step's noise,
+        ``given_noise`` of the DualParalConfig; ``continue_noise`` is for that one: the noise that those were made of (``initial_noise`` of that run), of as many last
+        frames; else new noise is drawn.
         ``output_type`` is "np" (videos, frames, height, width, 3) in 0..1, "uint8" (the same in 0..255), "pt" (videos, frames, 3, height, width),
         "pil" (a list of images a video) or "latent" (videos, channels, latent frames, height, width) before VAE
         scaling.
@@ -279,7 +279,7 @@ class DualParalPipeline:
         if not continued:
             return plan
         plan = plan.continuing(continued)
-        _check_noise(plan, request.continue_noise)
+        _check_noise(plan, request.continue_noise, self.config.given_noise)
         return plan
 
     def _spec(self, request, file_spec=None):
@@ -338,12 +338,13 @@ class DualParalPipeline:
         return StopSign(store, name, self.mesh.decides, waves_to_finish(plan.num_steps, plan.num_stages), self.mesh.has_rank_0)
 
 
-def _check_noise(plan, noise):
-    """Raises ValueError for the ``noise``, (1, channels, frames, height, width) or None, of another video's frames that ``plan`` does not suit."""
+def _check_noise(plan, noise, share):
+    """Raises ValueError for the ``noise``, (1, channels, frames, height, width) or None, of another video's frames that ``plan`` does not suit, and where they are seen
+    with none: a ``share`` of 0."""
     if noise is None:
         return
-    if plan.clean_latents:
-        raise ValueError("continue_noise is given and the frames of continue_latents are seen clean, with their true timestep: leave it out")
+    if plan.clean_latents or not share:
+        raise ValueError("continue_noise is given and the frames of continue_latents are seen clean: leave it out, or give given_noise")
     if noise.shape[2] < plan.layout.continued_latents:
         raise ValueError(f"continue_noise has {noise.shape[2]} latent frames and {plan.layout.continued_latents} are seen: give the noise of as many")
 

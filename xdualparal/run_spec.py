@@ -67,6 +67,7 @@ class RunSpec:
     fresh_noise: float | None = None
     context_timestep: str | None = None
     context_noise: int | None = None
+    given_noise: float | None = None
     anchor_latents: int | None = None
     context: str | None = None
     context_dtype: str | None = None

@@ -41,6 +41,7 @@ class Case:
     context_dtype: str = "model"
     context_store: str = "device"
     continued: int = 0  # latent frames of another video that are given
+    given_noise: float = 0.0  # share of each step's noise that they have
     has_image: bool = False
     anchors: int = 0
     has_its_noise: bool = False  # the given latent frames are those of the noise that they were made of
@@ -55,7 +56,7 @@ class Case:
         return DualParalConfig(
             self.block, self.context, stage_layers=self.stage_layers, stagger=self.stagger, expert_offload=self.expert_offload,
             context_timestep=self.context_timestep, context="cached" if self.cached else "recomputed",
-            context_dtype=self.context_dtype, context_store=self.context_store, context_noise=self.context_noise,
+            context_dtype=self.context_dtype, context_store=self.context_store, context_noise=self.context_noise, given_noise=self.given_noise,
             anchor_latents=self.anchors,
         )
 
@@ -118,7 +119,7 @@ class Case:
             transformers, (SCHEDULERS | FEW_STEPS | STOCHASTIC)[self.scheduler], self.num_steps, noise, branches, scales,
             self.block, self.context, self.stagger, step_generator=self._step_generator(), boundary=boundary,
             **dict(true_timesteps=self.has_true_timesteps, cached=self.cached, in_float8=self.context_dtype == "float8",
-                   context_noise=(self.context_noise, self.noise_of_context), given=self.given()[:, :, -seen:] if seen else None,
+                   context_noise=(self.context_noise, self.noise_of_context), given_noise=self.given_noise, given=self.given()[:, :, -seen:] if seen else None,
                    anchors=self.anchors, its_noise=self.its_noise()[:, :, -seen:] if self.has_its_noise else None,
                    image=self.image() if self.has_image else None, **self.of_condition(latent_frames))
             | broken,
@@ -223,7 +224,8 @@ CONTINUED = [
     Case("goes on from a video", num_frames=120, num_steps=3, continued=5),
     Case("goes on from a video, cached context, stagger 2", num_frames=60, num_steps=4, cached=True, stagger=2, continued=2),
     Case("goes on from a video of one latent frame, one block, no guidance", num_frames=12, num_steps=4, continued=1, guidance_scale=1.0),
-    Case("goes on from a video, with its noise", num_frames=60, num_steps=4, continued=5, has_its_noise=True),
+    Case("goes on from a video, with its noise", num_frames=60, num_steps=4, continued=5, has_its_noise=True, given_noise=1.0),
+    Case("goes on from a video, half of the noise", num_frames=60, num_steps=4, continued=4, given_noise=0.5, scheduler="dpm++"),
     Case("goes on from a video, two experts", num_frames=77, num_steps=4, boundary_ratio=0.875, continued=4, scheduler="dpm++"),
     Case("goes on from a video, context as long as a block", num_frames=77, num_steps=4, block=3, context=3, continued=3, scheduler="euler"),
 ]

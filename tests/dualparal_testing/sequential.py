@@ -68,7 +68,7 @@ def as_float8(x):
 @torch.no_grad()
 def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, guidance_scale, block, context, stagger=1,
                        next_context=True, previous_context_after=True, step_generator=None, boundary=None,
-                       crossing=False, true_timesteps=False, cached=False, of_step=0, in_float8=False, given=None, given_clean=None, noised=True, context_noise=(0, None),
+                       crossing=False, true_timesteps=False, cached=False, of_step=0, in_float8=False, given=None, given_clean=None, given_noise=0.0, context_noise=(0, None),
                        image=None, image_timestep=None, its_noise=None, condition=None, image_embeds=None, anchors=0, anchors_moved=True):
     """All latents of the video, (1, channels, latent frames, height, width).
 
@@ -78,8 +78,8 @@ def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, gu
     noisier; a next context of the other transformer. ``true_timesteps``: the previous context gets the timestep at which it stands.
     ``cached``: the previous context is the K/V of the block before at the same step (``of_step`` breaks that: so many steps earlier), in
     float8 where ``in_float8``.
-    ``given``: the clean latents of the first frames of block 0, another video's last ones; where they are not ``noised`` for each step a
-    rule is broken; ``its_noise``: the noise that they were made of. ``context_noise``: (the timestep of a previous context that is finished, the noise, by block and step, that it then has so
+    ``given``: the clean latents of the first frames of block 0, another video's last ones; they have the share ``given_noise`` of
+    each step's noise; ``its_noise``: the noise that they were made of. ``context_noise``: (the timestep of a previous context that is finished, the noise, by block and step, that it then has so
     much of); likewise what is given and clean: ``given``, where it is ``given_clean``, by default with true timesteps, or ``image``: the latents of the video's first
     frame; they are so in every pass, with ``image_timestep``, by default as a finished context's. ``condition``: channels beside the whole video's latents, (1, channels, frames, height, width), and
     ``image_embeds``: as the transformer's forward takes them. ``anchors``: so many of block 0's first latent frames are seen by all blocks as K/V
@@ -111,7 +111,7 @@ def sequential_latents(transformers, make_scheduler, num_steps, noise, texts, gu
             clean = image if image is not None else given if given_clean else None
             count_clean = 0 if clean is None or i else clean.shape[2]
             if i == 0 and given is not None and not count_clean:
-                count_given, level = given.shape[2], float(schedulers[0].sigmas[step]) if noised else 0.0
+                count_given, level = given.shape[2], given_noise * float(schedulers[0].sigmas[step])
                 seen = (1 - level) * given + level * (noise[0][:, :, :count_given] if its_noise is None else its_noise)
                 start[i] = torch.cat([seen, start[i][:, :, count_given:]], dim=2)
             if count_clean:

@@ -163,7 +163,7 @@ def test_the_strategy_makes_a_plan():
     assert plan == DualParalPlan(5, 5, 3, 2, True, "thread", layout=Layout(4, 2, 21))
     assert DualParal().plan(DualParalSettings(), None, 5, Lanes(1, "none", False)).num_blocks is None
     assert DualParal().identity(DualParalSettings(4, 2)) == dict(
-        strategy="dualparal", block_latents=4, context_latents=2, stagger=1, fresh_noise=0.0, context_timestep="own", context_noise=None, anchor_latents=None, context="recomputed", context_dtype="model",
+        strategy="dualparal", block_latents=4, context_latents=2, stagger=1, fresh_noise=0.0, context_timestep="own", context_noise=None, given_noise=None, anchor_latents=None, context="recomputed", context_dtype="model",
     )
 
 

@@ -10,16 +10,18 @@ class GivenFrames:
     """The first latent frames of block 0, in place of which nothing is made.
 
     ``latents``: clean ones, (1, channels, frames, height, width), float32. ``noise``: what they were made of, or what block 0 begins with in their place, of
-    that shape. ``sigmas``: the noise levels of the steps, 1 to 0. All are this rank's part, on its device.
+    that shape. ``sigmas``: the noise levels of the steps, 1 to 0, of which they have the ``share``, 0 to 1. All are this rank's part, on its device.
+
+    Of noise they have none by default: the first new block alone decides how it goes on, and sees from its first step on from where. With as much noise as its own
+    frames, as a flow model is trained to see them, the demo model's joins are seen: python examples/measure_continuing.py.
     """
 
-    def __init__(self, latents, noise, sigmas):
+    def __init__(self, latents, noise, sigmas, share):
         self._latents, self._noise = latents, noise
-        self._sigmas = [*sigmas, 0.0]  # behind the last step they are clean
+        self._sigmas = [*(share * sigma for sigma in sigmas), 0.0]  # behind the last step they are clean
 
     def at(self, step):
-        """As a flow model is trained to see them at ``step``: between clean ones and noise by its noise level; clean behind the last, at which those stand that are
-        to be seen clean in every pass."""
+        """At ``step``: between clean ones and noise; clean behind the last, at which those stand that are given with their true timestep."""
         sigma = self._sigmas[step]
         return (1 - sigma) * self._latents + sigma * self._noise
 

@@ -116,7 +116,7 @@ class Video:
         latents = self.shard.take(given[:, :, -count:]).float()
         scheduler = self.request.make_scheduler(self.device)
         sigmas = torch.as_tensor(scheduler.sigmas)[:self.plan.num_steps].tolist()
-        return GivenFrames(latents.to(self.device), noise.to(self.device), sigmas)
+        return GivenFrames(latents.to(self.device), noise.to(self.device), sigmas, self.config.given_noise)
 
     def _given(self):
         """(how many latent frames are given, the latents that end with them)."""

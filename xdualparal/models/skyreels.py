@@ -24,7 +24,7 @@ What diffusers' pipeline calls by other names (tests/test_skyreels.py and tests/
   noise in each step, and the VAE's own in the finished video.
 - Its video-to-video pipeline, whose first clip begins with the last ``overlap_history`` frames of ``video``, is ``continue_latents``, of which block 0 sees the last
   context_latents: clean, with timestep 0 or ``addnoise_condition`` and as much noise, as it sees them of a block before (with a context_timestep of "own", or
-  cached context, they have the noise and the timestep of each step, as Wan's). Not alike: there ``num_frames`` counts the given frames, here the new ones; what
+  cached context, they have the timestep of each step, as Wan's). Not alike: there ``num_frames`` counts the given frames, here the new ones; what
   comes out there is the whole old video, then the given frames again, decoded as a video's first ones, and the new ones, here the new ones alone, decoded with
   the latents before them (--dualparal_append_to puts them behind the old ones); of an mp4 the launcher encodes as many frames as the
   VAE looks back to, not overlap_history, so that the first of the seen latents is 4 frames, as in the old video, and not 1; from latents

@@ -75,8 +75,8 @@ class DualParalPlan(PipelinePlan):
 
     @property
     def clean_latents(self):
-        """The first so many latent frames of the videos are given and clean in every pass: an image, or another video's last ones, which a window shows as it
-        shows those of the block before: with their true timestep, or as they were at its own step."""
+        """The first so many latent frames of the videos are given and clean in every pass, with their true timestep: an image, or another video's last ones,
+        unless a window's timestep is that of its context too (then they have the share ``given_noise`` of the step's noise)."""
         return self.image_latents or (self.layout.continued_latents if self.context_timestep == TRUE else 0)
 
     @property
@@ -250,6 +250,10 @@ class DualParal(OnStages):
         if settings.context_timestep != MODEL:
             return settings
         is_true = facts.frame_timesteps and settings.context_latents and settings.context == RECOMPUTED
+        if settings.given_noise and is_true:
+            raise ValueError(
+                f"given_noise is {settings.given_noise:g} and {facts.name} sees given frames with their true timestep: leave it out, or give context_timestep {OWN}"
+            )
         if settings.context_noise and not is_true:
             raise ValueError(
                 f"context_noise is {settings.context_noise} and {facts.name} was not trained on frames with timesteps of their own: leave it "
@@ -267,7 +271,7 @@ class DualParal(OnStages):
     def identity(self, settings):
         """As every strategy's, with the context and its timestep that are used, and nothing of noise and anchors where there are none."""
         known = dict(context=known_context(settings), context_timestep=known_timestep(settings), context_noise=settings.context_noise or None,
-                     anchor_latents=settings.anchor_latents or None)
+                     given_noise=settings.given_noise or None, anchor_latents=settings.anchor_latents or None)
         return super().identity(settings) | known
 
     def plan(self, settings, latent_frames, num_steps, lanes, expert_starts=(0,)):

@@ -40,6 +40,10 @@ class DualParalSettings(Settings):
         0, "noise in the previous block's latent frames once it is finished, and in an image's or a continued video's, as the timestep, of 1000, that they then "
         "have: addnoise_condition of SkyReels-V2's own pipeline, where 20 is recommended; 0: none. Only with their true timestep"
     )
+    given_noise: float = setting(
+        0.0, "share, 0 to 1, of each step's noise with which a continued video's last latent frames are seen by the first new block, which gives them its own timestep: 0, "
+        "clean, where joins cannot be told from other places of the demo model's videos, or 1, as noisy as the block itself"
+    )
     context: str = setting(
         MODEL, "how a block sees the previous one's last latent frames: 'recomputed' in its window, stagger steps cleaner, as in the "
         "paper, 'cached', as keys and values kept from when they were at the block's own step: less work, for memory, or 'model', cached for "
@@ -79,7 +83,10 @@ class DualParalSettings(Settings):
             if self.context_latents == 0 and getattr(self, name) not in idle:
                 raise ValueError(f"{name} is {getattr(self, name)} and context_latents is 0, so there is no context: leave one of them out")
         STEPS.of("stagger", self.stagger)
-        SHARE.of("fresh_noise", self.fresh_noise)
+        for name in ("fresh_noise", "given_noise"):
+            SHARE.of(name, getattr(self, name))
+        if self.given_noise and self.context_timestep == TRUE:
+            raise ValueError(f"given_noise is {self.given_noise:g} and context_timestep is {TRUE}, with which given frames have context_noise: leave one of them out")
         if self.context_latents > self.block_latents:
             raise ValueError(
                 f"context_latents is {self.context_latents} and block_latents is {self.block_latents}: "

@@ -28,7 +28,6 @@ from ..images import described, encode_images
 from ..limits import RANDOM_SEED
 from ..output.report import resident_bytes
 from ..request import shared_seed
-from ..strategies.dualparal_settings import TRUE
 from ..strategies.table import lane_layers, strategy_of
 from ..launch.errors import Refused, refuse
 from .continuing import appended_digest, last_latents, last_noise_of
@@ -192,7 +191,7 @@ class DualParalWanModel(xFuserWan21T2VModel):
     def _read_last_latents(self):
         path, count = self.command.continue_from, self.dualparal_config.context_latents
         latents = last_latents(path, self.pipe.vae, count)
-        if self.dualparal.config.context_timestep == TRUE:  # they are seen clean
+        if not self.dualparal_config.given_noise:
             return dict(continue_latents=latents)
         noise = last_noise_of(path, self.family.facts, (latents.shape[1], *latents.shape[3:]), count)
         return dict(continue_latents=latents, continue_noise=noise)

@@ -86,6 +86,7 @@ def check_effect(args, config, guidance_scale, num_experts=1):
         ("dualparal_checkpoint_context_gb", config.checkpoint is None, "nothing is saved without --dualparal_checkpoint"),
         ("dualparal_checkpoint_context_gb", keeps_nothing, "nothing is kept without --dualparal_context cached"),
         ("dualparal_context_store", keeps_nothing, "nothing waits without --dualparal_context cached"),
+        ("dualparal_given_noise", not args["dualparal_continue_from"], "no video is continued without --dualparal_continue_from"),
         ("dualparal_decode", args["use_parallel_vae"], "--use_parallel_vae decodes at the end"),
         ("num_iterations", args["profile"], "--profile makes the video --profile_wait + --profile_warmup + --profile_active times"),
         ("warmup_calls", args["profile"], "--profile has --profile_warmup"),
