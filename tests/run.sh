@@ -5,8 +5,12 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/../examples/install.sh"
 
 cd "$root"
-marked=""
-if python tests/upstream_digest.py; then marked="not upstream"; fi
-# All tests run two files at a time: much of a test is one process that starts others, or waits for them.
-if [ $# -eq 0 ]; then set -- --numprocesses 2 --dist loadfile --no-loadscope-reorder; fi
-python -m pytest --quiet --durations=10 -m "$marked" "$@"
+unmarked=""
+if python tests/upstream_digest.py; then unmarked="not upstream"; fi
+if [ $# -gt 0 ]; then
+  python -m pytest --quiet --durations=10 -m "$unmarked" "$@"
+else
+  # Two files at a time: much of a test is one process that starts others, or waits for them. Those that measure time come after them.
+  python -m pytest --quiet --durations=10 -m "not alone${unmarked:+ and $unmarked}" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+  python -m pytest --quiet -m alone
+fi

@@ -26,6 +26,7 @@ from xdualparal.plan.pricing import trace_of
 from xdualparal.plan.recorded import read_trace
 from xdualparal.strategies.table import lane_layers
 
+pytestmark = pytest.mark.alone
 CASE = Case("paced", num_frames=77, num_steps=4)
 
 
