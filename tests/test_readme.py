@@ -16,7 +16,7 @@ MEASURED = (ROOT / "examples" / "measured.md").read_text()
 
 def test_its_pictures_and_programs_are_there():
     for text in (README, MEASURED):
-        named = re.findall(r"\]\((examples/[\w./]+)\)", text) + re.findall(r"`?((?:examples|tests)/[\w/]+\.\w+)", text)
+        named = re.findall(r"\]\((examples/[\w./]+)\)", text) + re.findall(r"((?:examples|tests)/[\w/]+\.\w+)", text)
         assert len(named) > 10 and not [name for name in named if not (ROOT / name).is_file()]
 
 

@@ -161,10 +161,16 @@ class Request:
             {name: getattr(self, name) for name in names}, guidance_scale=float(self.guidance_scale),
             guidance_scale_2=self.guidance_scale_2, boundary_ratio=self._boundary_ratio, seed=self.generator.initial_seed(),
             embeds=tuple(short_digest(rows.float().cpu().numpy().tobytes()) for rows in embeds),
-            continued=_digest_of(self.continue_latents, self.continue_noise), image=_digest_of(self.image_latents, self.last_image_latents, self.image_embeds),
+            continued=self._continued(), image=_digest_of(self.image_latents, self.last_image_latents, self.image_embeds),
             generator=short_digest(self.generator.get_state().numpy().tobytes()),
             scheduler=f"{type(scheduler).__name__} {short_digest(settings.encode())}", flow_shift=flow_shift(scheduler),
         )
+
+    def _continued(self):
+        """What tells the video that is continued from others. It says that its frames are seen as ``given_noise`` says: runs that were begun before that was a
+        setting saw them with each step's noise, and must not be resumed without it."""
+        digest = _digest_of(self.continue_latents, self.continue_noise)
+        return digest and f"{digest} by given_noise"
 
     @property
     def latent_shape(self):
